@@ -1,0 +1,223 @@
+"""Loading a pipeline's weights: one function, four sources.
+
+`bundled` and `path` are folders in diffusers' format; `hub` is a folder that the Hub's client fetches first; `synthetic`
+is a folder of configurations whose weights are made here. Weights come from safetensors only, and no code of a
+checkpoint is ever run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import hashlib
+import importlib
+import inspect
+import json
+from pathlib import Path
+from typing import Any, Dict, Iterator, NamedTuple, Optional, Sequence
+
+import torch
+
+from . import portable
+from .digest import combine
+from .protocol import CannotRunHere, CaseError
+from .tensors import digest_module
+
+INDEX_FILE = "model_index.json"
+DIGESTS_FILE = "digests.json"
+HUB_SECONDS = 5.0  # how long the Hub may take to answer at all
+
+
+class Checkpoint(NamedTuple):
+    """A loaded pipeline, the digests of what it was loaded from, and the commit that a Hub's revision resolved to."""
+
+    pipeline: Any
+    weights: Dict[str, str]
+    commit: Optional[str]
+
+
+def load(source: Dict[str, Any], pipeline_name: str, dtype: torch.dtype, enable: Sequence[str] = ()) -> Checkpoint:
+    """Load the pipeline that `source` names, on the CPU.
+
+    Args:
+        source: `kind` (`bundled`, `synthetic`, `path` or `hub`) with `folder`, or for the Hub `repository` and `revision`.
+        pipeline_name: A pipeline class of diffusers.
+        dtype: The floating-point type of every component.
+        enable: Names of the pipeline's `enable_...` methods to call, such as `attention_slicing`.
+
+    Raises:
+        CannotRunHere: The weights are not on this machine and cannot be fetched.
+        CaseError: There is no such pipeline or repository, or it has no safetensors.
+    """
+    pipeline_class = named("pipeline", pipeline_name)
+    commit = None
+    if source["kind"] == "hub":
+        folder = _fetch(source["repository"], source["revision"])
+        commit = folder.name
+    else:
+        folder = Path(source["folder"])
+        if not (folder / INDEX_FILE).is_file():
+            raise CannotRunHere(f"no checkpoint in {folder}: expected a folder in diffusers' format, with {INDEX_FILE}")
+    if source["kind"] == "synthetic":
+        pipeline = synthesize(folder, pipeline_class, dtype)
+    else:
+        pipeline = pipeline_class.from_pretrained(folder, torch_dtype=dtype, use_safetensors=True, local_files_only=True)
+    for name in enable:
+        getattr(pipeline, f"enable_{name}")()
+    pipeline.set_progress_bar_config(disable=True)
+    weights = digest_weights(pipeline)
+    if source["kind"] == "synthetic" and dtype == torch.float32:
+        _check_digests(folder, weights)
+    weights["configuration"] = _digest_configuration(folder)
+    return Checkpoint(pipeline, weights, commit)
+
+
+def digest_weights(pipeline: Any) -> Dict[str, str]:
+    """Return the digest of every component that has weights, by component name."""
+    return {name: digest_module(part) for name, part in pipeline.components.items() if isinstance(part, torch.nn.Module)}
+
+
+def named(what: str, name: str) -> Any:
+    """Return a class of diffusers by its name alone; `what` is `pipeline` or `scheduler`.
+
+    Raises:
+        CaseError: This release of diffusers has no such class.
+    """
+    import diffusers
+
+    found = getattr(diffusers, name, None) if name.isidentifier() else None
+    base = diffusers.DiffusionPipeline if what == "pipeline" else diffusers.SchedulerMixin
+    if inspect.isclass(found) and issubclass(found, base):
+        return found
+    near = difflib.get_close_matches(name, dir(diffusers), n=1)
+    hint = f"; did you mean `{near[0]}`?" if near else ""
+    raise CaseError(f"diffusers {diffusers.__version__} has no {what} `{name}`{hint}")
+
+
+def make_scheduler(current: Any, replacement: Optional[Dict[str, Any]]) -> Any:
+    """Return a fresh scheduler: of the same class and configuration, or as the case's replacement says.
+
+    Raises:
+        CaseError: The class or one of the settings does not exist; diffusers itself would ignore the setting.
+    """
+    if replacement is None:
+        return type(current).from_config(current.config)
+    settings = {key: value for key, value in replacement.items() if key != "class"}
+    scheduler_class = named("scheduler", replacement["class"]) if "class" in replacement else type(current)
+    known = list(inspect.signature(scheduler_class.__init__).parameters)[1:]
+    for key in settings:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"; did you mean `{near[0]}`?" if near else ""
+            raise CaseError(f"`{scheduler_class.__name__}` has no setting `{key}`{hint}")
+    return scheduler_class.from_config(current.config, **settings)
+
+
+def _fetch(repository: str, revision: str) -> Path:
+    """Return the folder of a Hub repository's snapshot: from the Hub, else from the local cache."""
+    from diffusers import DiffusionPipeline
+    from huggingface_hub import model_info
+
+    try:
+        model_info(repository, revision=revision, timeout=HUB_SECONDS)  # `download` waits for a silent Hub without end
+        return Path(DiffusionPipeline.download(repository, revision=revision, use_safetensors=True))
+    except Exception as error:  # the client's own errors differ from release to release
+        first = error
+    cause = " ".join(str(first).split())[:200] or type(first).__name__
+    if "`safetensors` weights" in cause:
+        raise CaseError(f"{repository} (revision {revision}) has no safetensors for some component: {cause}") from first
+    try:
+        return Path(DiffusionPipeline.download(repository, revision=revision, use_safetensors=True, local_files_only=True))
+    except Exception as error:
+        if getattr(getattr(first, "response", None), "status_code", None) == 404:
+            raise CaseError(f"the Hub has no pipeline {repository} (revision {revision}): {cause}") from first
+        raise CannotRunHere(
+            f"weights of {repository} (revision {revision}) are not on this machine and the Hub did not give them: "
+            f"{cause}; fetch them with: hf download {repository} --revision {revision}"
+        ) from error
+
+
+def synthesize(folder: Path, pipeline_class: Any, dtype: torch.dtype) -> Any:
+    """Build the pipeline from its configurations and fill its weights in place."""
+    index = json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))
+    parts: Dict[str, Any] = {}
+    for name, entry in index.items():
+        if not isinstance(entry, list) or entry[0] is None:
+            continue
+        part = _part(_class(entry[0], entry[1], pipeline_class), folder / name)
+        if isinstance(part, torch.nn.Module):
+            portable.fill(name, part)
+            part = (part if dtype == torch.float32 else part.to(dtype)).eval()
+        parts[name] = part
+    optional = {name: None for name, entry in index.items() if isinstance(entry, list) and entry[0] is None}
+    switches = {name: value for name, value in index.items() if not name.startswith("_") and not isinstance(value, list)}
+    return pipeline_class(**parts, **optional, **switches)
+
+
+def _class(library: str, name: str, pipeline_class: Any) -> Any:
+    """Return the class that a model index means: of diffusers, of transformers, or one that the pipeline's module imports."""
+    homes = {"diffusers": "diffusers", "transformers": "transformers"}
+    found = getattr(importlib.import_module(homes.get(library, pipeline_class.__module__)), name, None)
+    if not inspect.isclass(found):
+        raise CaseError(f"{library} has no component class `{name}` in this environment")
+    return found
+
+
+def _part(part_class: Any, folder: Path) -> Any:
+    """Build one component from its configuration; its weights, if any, are what torch left in memory."""
+    if issubclass(part_class, torch.nn.Module):
+        with _uninitialised():
+            if hasattr(part_class, "config_class") and part_class.config_class is not None:
+                return part_class(part_class.config_class.from_pretrained(folder))
+            return part_class.from_config(part_class.load_config(folder))
+    return part_class.from_pretrained(folder)
+
+
+@contextlib.contextmanager
+def _uninitialised() -> Iterator[None]:
+    """Skip torch's random initialisation, which is slow and overwritten at once."""
+    names = ("kaiming_uniform_", "kaiming_normal_", "xavier_uniform_", "xavier_normal_", "uniform_", "normal_", "trunc_normal_")
+    own = {name: getattr(torch.nn.init, name) for name in names}
+    for name in names:
+        setattr(torch.nn.init, name, lambda tensor, *_, **__: tensor)
+    try:
+        yield
+    finally:
+        for name, function in own.items():
+            setattr(torch.nn.init, name, function)
+
+
+def _check_digests(folder: Path, weights: Dict[str, str]) -> None:
+    expected = json.loads((folder / DIGESTS_FILE).read_text(encoding="utf-8"))
+    wrong = sorted(name for name in {*expected, *weights} if expected.get(name) != weights.get(name))
+    if wrong:
+        raise CaseError(
+            f"synthetic weights in {folder}: {', '.join(wrong)} have other digests than {DIGESTS_FILE} says; the libraries "
+            "here lay out these modules otherwise, or this machine's float32 arithmetic is not exact"
+        )
+
+
+def _digest_configuration(folder: Path) -> str:
+    """Return one digest of the configurations and vocabularies that the pipeline reads, without fields that name versions.
+
+    Only those files count, so that it is the same however the folder was filled.
+    """
+    index = json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))
+    paths = {folder / INDEX_FILE}
+    for name, entry in index.items():
+        if not isinstance(entry, list) or entry[0] is None:
+            continue
+        part = folder / name if (folder / name).is_dir() else folder
+        has_weights = (part / "config.json").is_file()
+        kinds = ("config.json",) if has_weights else ("*.json", "*.txt", "*.model")
+        paths.update(path for kind in kinds for path in part.glob(kind))
+    found = {}
+    for path in paths:
+        data = path.read_bytes()
+        if path.suffix == ".json":
+            content = json.loads(data)
+            if isinstance(content, dict):
+                content = {k: v for k, v in content.items() if not k.startswith("_") and k != "transformers_version"}
+            data = json.dumps(content, sort_keys=True).encode()
+        found[path.relative_to(folder).as_posix()] = hashlib.sha256(data).hexdigest()
+    return combine(found)

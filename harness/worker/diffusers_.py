@@ -1,0 +1,69 @@
+"""The adapter for diffusers: one loaded pipeline, called as a case says, with what the call returned as arrays."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any, Dict, List, Optional
+
+import numpy as np
+import torch
+
+from . import checkpoints, noise, stages
+from .tensors import tensors_in
+
+
+class Pipeline:
+    """A pipeline on its device, ready to be called again and again; every run gets fresh schedulers and generators."""
+
+    def __init__(self, case: Dict[str, Any], checkpoint: checkpoints.Checkpoint, device: torch.device) -> None:
+        self.case, self.device = case, device
+        self.checkpoint = checkpoint
+        self.pipeline = checkpoint.pipeline.to(device)
+        self.source = noise.Source(case["generator"], case["seeds"], device)
+        self.stored_schedulers = stages.schedulers_of(self.pipeline)
+
+    def run(self, on_stage: Optional[stages.OnStage] = None, drawn: Optional[List[torch.Tensor]] = None) -> Dict[str, torch.Tensor]:
+        """Call the pipeline once and return its outputs by name, watched where `on_stage` is given."""
+        self._fresh_schedulers()
+        with contextlib.ExitStack() as stack:
+            draw = self.source.drawing()
+            if draw is not None or drawn is not None:
+                stack.enter_context(noise.drawn_by(draw, drawn))
+            if on_stage is not None:
+                stack.enter_context(stages.watched(self.pipeline, on_stage))
+            result = self.pipeline(**self.case["call"], generator=self.source.fresh())
+        return outputs_of(result)
+
+    def scheduler_configuration(self) -> Dict[str, Dict[str, Any]]:
+        """Return the configuration in effect of every scheduler, by component name."""
+        return {
+            name: {"class": type(part).__name__, **{k: v for k, v in part.config.items() if not k.startswith("_")}}
+            for name, part in stages.schedulers_of(self.pipeline).items()
+        }
+
+    def close(self) -> None:
+        """Give the pipeline its own schedulers back, so that the next case finds it as it was loaded."""
+        for name, scheduler in self.stored_schedulers.items():
+            setattr(self.pipeline, name, scheduler)
+
+    def _fresh_schedulers(self) -> None:
+        replacement = self.case.get("scheduler")
+        for name, stored in self.stored_schedulers.items():
+            mine = replacement if name == "scheduler" else None
+            setattr(self.pipeline, name, checkpoints.make_scheduler(stored, mine))
+
+
+def outputs_of(result: Any) -> Dict[str, torch.Tensor]:
+    """Return a pipeline's arrays by the name that the pipeline gives them, in the singular; images of PIL come as uint8.
+
+    A tuple (`return_dict: false`) has its first element as `image`, as every image pipeline orders it.
+    """
+    fields = result.items() if hasattr(result, "items") else zip(["image", *map(str, range(1, 9))], result)
+    found: Dict[str, torch.Tensor] = {}
+    for name, value in fields:
+        singular = name.removesuffix("s")
+        if isinstance(value, (list, tuple)) and value and hasattr(value[0], "convert"):
+            found[singular] = torch.from_numpy(np.stack([np.asarray(image) for image in value]))
+        elif "nsfw" not in name:
+            found.update({path: tensor.detach().to("cpu") for path, tensor in tensors_in(value, singular).items()})
+    return found

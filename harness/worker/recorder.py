@@ -1,0 +1,191 @@
+"""One case run to a recording: timed without capture, repeated, then once more watched, and written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any, Callable, Dict, List, Optional
+
+import numpy as np
+import safetensors.torch
+import torch
+
+from . import checkpoints, cost, determinism, environment, numerics, protocol
+from .diffusers_ import Pipeline
+from .tensors import digest_tensor, dtype_name, tensors_in, to_numpy
+
+Tensors = Dict[str, torch.Tensor]
+
+
+class Recorder:
+    """Runs cases one after another; keeps the last checkpoint loaded, and each numerics class once measured."""
+
+    def __init__(self, send: Callable[..., None]) -> None:
+        self._send = send
+        self._loaded_key: Optional[str] = None
+        self._loaded: Optional[checkpoints.Checkpoint] = None
+        self._load_seconds = 0.0
+        self._classes: Dict[str, Dict[str, Any]] = {}
+
+    def describe(self, device: str, dtype: str, mode: str) -> Dict[str, Any]:
+        """Return the environment and numerics class of this process for one device, dtype and mode."""
+        place = _device(device)
+        with determinism.settings(mode):
+            return self._environment(place, getattr(torch, dtype), mode)
+
+    def record(self, case: Dict[str, Any], folder: Path) -> None:
+        """Run `case` and write its recording to `folder`.
+
+        Raises:
+            CannotRunHere: No such device, or the weights are not at hand.
+            CaseError: The case names what this environment's libraries do not have.
+        """
+        device = _device(case["device"])
+        with determinism.settings(case["determinism"]):
+            here = self._environment(device, getattr(torch, case["dtype"]), case["determinism"])
+            checkpoint = self._checkpoint(case)
+            pipeline = Pipeline(case, checkpoint, device)
+            try:
+                figures, runs = self._timed(case, pipeline, device)
+                capture = Capture(pipeline, case)
+                self._progress(case, "recording")
+                outputs = self._seeded(case, lambda: pipeline.run(capture.on_stage, capture.drawn))
+            finally:
+                pipeline.close()
+        content = {
+            "format": protocol.RECORDING_FORMAT,
+            "case": case,
+            "environment": here,
+            "inputs": {"weights": checkpoint.weights, "commit": checkpoint.commit, "schedulers": capture.schedulers},
+            "noise": [summary(tensor) for tensor in capture.drawn],
+            "outputs": {name: summary(tensor) for name, tensor in outputs.items()},
+            "stages": capture.stages,
+            "repeat": repeat_of([*runs, outputs]),
+            "cost": {"load_seconds": self._load_seconds, **figures},
+        }
+        tensors = {f"output/{name}": tensor for name, tensor in outputs.items()}
+        tensors.update({f"noise/{index}": tensor.cpu() for index, tensor in enumerate(capture.drawn)})
+        tensors.update(capture.kept)
+        packed = safetensors.torch.save({name: t.contiguous().clone() for name, t in tensors.items()}, {"format": "pt"})
+        text = protocol.dumps(content).encode()
+        protocol.write_folder(folder, {protocol.TENSORS_FILE: packed, protocol.RECORDING_FILE: text})
+
+    def _timed(self, case: Dict[str, Any], pipeline: Pipeline, device: torch.device) -> "tuple[Dict[str, Any], List[Tensors]]":
+        """Run without capture: the first run apart, because it also warms up; then the steady ones."""
+        meters, runs = [], []
+        for index in range(case["rounds"]):
+            self._progress(case, f"run {index + 1} of {case['rounds']}")
+            with cost.measured(device) as meter:
+                runs.append(self._seeded(case, pipeline.run))
+            meters.append(meter)
+        steady = [meter.seconds for meter in meters[1:]] or [meters[0].seconds]
+        figures = {
+            "first_seconds": meters[0].seconds,
+            "rounds_seconds": steady,
+            "seconds": median(steady),
+            "peak_bytes": max(meter.peak_bytes for meter in meters),
+        }
+        return figures, runs
+
+    def _seeded(self, case: Dict[str, Any], run: Callable[[], Tensors]) -> Tensors:
+        if case["generator"] == "none":
+            determinism.scatter_global_streams()
+        else:
+            determinism.seed_global_streams(case["seeds"][0])
+        return run()
+
+    def _checkpoint(self, case: Dict[str, Any]) -> checkpoints.Checkpoint:
+        key = json.dumps([case[part] for part in ("checkpoint", "pipeline", "dtype", "enable")], sort_keys=True)
+        if self._loaded is None or key != self._loaded_key:
+            self._loaded = self._loaded_key = None  # frees the last one before the next is loaded
+            self._progress(case, "loading the checkpoint")
+            started = time.perf_counter()
+            self._loaded = checkpoints.load(case["checkpoint"], case["pipeline"], getattr(torch, case["dtype"]), case["enable"])
+            self._load_seconds = time.perf_counter() - started
+            self._loaded_key = key
+        return self._loaded
+
+    def _environment(self, device: torch.device, dtype: torch.dtype, mode: str) -> Dict[str, Any]:
+        key = f"{device} {dtype} {mode}"
+        if key not in self._classes:
+            self._classes[key] = numerics.numerics_class(device, dtype)
+        return {**environment.describe(device), "class": self._classes[key]}
+
+    def _progress(self, case: Dict[str, Any], doing: str) -> None:
+        self._send(protocol.PROGRESS, case=case["id"], doing=doing)
+
+
+class Capture:
+    """What is seen of one watched run: stages in order, the noise drawn, and the tensors that a baseline needs."""
+
+    def __init__(self, pipeline: Pipeline, case: Dict[str, Any]) -> None:
+        self.stages: List[Dict[str, Any]] = []
+        self.drawn: List[torch.Tensor] = []
+        self.kept: Tensors = {}
+        self._pipeline = pipeline
+        self._steps_only = case.get("keep", "steps") == "steps"
+        self.schedulers: Dict[str, Any] = {}
+
+    def on_stage(self, name: str, inputs: Dict[str, Any], result: Any) -> Any:
+        if not self.schedulers:
+            self.schedulers = self._pipeline.scheduler_configuration()
+        found = tensors_in(result)
+        self.stages.append(
+            {
+                "name": name,
+                "inputs": {key: digest_tensor(tensor) for key, tensor in tensors_in(inputs).items()},
+                "outputs": {key: digest_tensor(tensor) for key, tensor in found.items()},
+            }
+        )
+        if self._steps_only and ".step#" in name and found:
+            sample = found.get("prev_sample", next(iter(found.values())))
+            self.kept[f"stage/{name}"] = sample.detach().to("cpu", copy=True)
+        return result
+
+
+def summary(tensor: torch.Tensor) -> Dict[str, Any]:
+    """Return shape, dtype, digest and statistics of a tensor; sums are accumulated in float64."""
+    array = to_numpy(tensor.to(torch.float32) if tensor.dtype == torch.bfloat16 else tensor)
+    wide = array.astype(np.float64)
+    finite = bool(np.isfinite(wide).all())
+    filled = bool(array.size) and finite
+    return {
+        "shape": list(tensor.shape),
+        "dtype": dtype_name(tensor.dtype),
+        "digest": digest_tensor(tensor),
+        "finite": finite,
+        "abs_sum": float(np.abs(wide).sum()) if finite else None,
+        "l2": float(np.sqrt((wide * wide).sum())) if finite else None,
+        "min": float(wide.min()) if filled else None,
+        "max": float(wide.max()) if filled else None,
+    }
+
+
+def repeat_of(runs: List[Tensors]) -> Dict[str, Any]:
+    """Return how far the runs of one case lie apart; the last one was watched, the others were not.
+
+    `l_inf` is the largest difference from the first run, 0.0 when all bits are the same and None where it has no value.
+    """
+    digests = [{name: digest_tensor(tensor) for name, tensor in run.items()} for run in runs]
+    distance: Optional[float] = 0.0
+    for run, own in zip(runs[1:], digests[1:]):
+        for name in own:
+            if own[name] == digests[0].get(name):
+                continue
+            first, now = runs[0].get(name), run[name]
+            if first is None or first.shape != now.shape:
+                distance = None
+            elif distance is not None:
+                gap = (now.to(torch.float64) - first.to(torch.float64)).abs().max().item() if now.numel() else 0.0
+                distance = None if math.isnan(gap) else max(distance, gap)
+    distinct = len({json.dumps(d, sort_keys=True) for d in digests})
+    return {"runs": len(runs), "distinct": distinct, "l_inf": distance, "watched_as_plain": digests[-1] == digests[0]}
+
+
+def _device(name: str) -> torch.device:
+    if name == "cuda" and not torch.cuda.is_available():
+        raise protocol.CannotRunHere("no CUDA device on this machine")
+    return torch.device(name)
