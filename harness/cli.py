@@ -1,0 +1,241 @@
+"""The command line: reads arguments, calls the session, prints, and turns errors into exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.arguments import Command, build_parser
+from harness.errors import HarnessError, UsageError
+from harness.scenarios import Case, Scenario, read_all
+from harness.selection import select
+
+if TYPE_CHECKING:
+    from harness.baselines import Store
+    from harness.records import Outcome
+    from harness.session import Session
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    arguments = build_parser(COMMANDS).parse_args(argv)
+    command: Command = arguments.command
+    try:
+        return command(arguments)
+    except HarnessError as error:
+        print(f"harness: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("harness: interrupted; what had finished is kept", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of a pipe, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception:
+        traceback.print_exc()
+        print("harness: this is a defect of the harness; please report it with the lines above", file=sys.stderr)
+        return 4
+
+
+def list_cases(arguments: argparse.Namespace) -> int:
+    """Print every case: where its weights come from, whether it can run here, which baselines it has."""
+    from harness.report.terminal import console, table
+
+    baselines = Path(arguments.baselines)
+    lines = []
+    for case in _cases(arguments):
+        checkpoint = case.scenario.checkpoint
+        weights = f"{checkpoint['kind']}: {checkpoint.get('name') or checkpoint['repository']}"
+        classes = sorted(path.stem for path in (baselines / case.scenario.name / case.place).glob("*.json"))
+        has = ", ".join(classes) or ("none" if case.scenario.owes_baseline else "owes none")
+        lines.append((case.id, weights, cannot_run(case) or "yes", has, " ".join(case.scenario.tags)))
+    console().print(table(("case", "weights", "runs here", "baselines", "tags"), lines))
+    return 0
+
+
+def cannot_run(case: Case) -> str:
+    """Return why a case cannot run on this machine, as far as can be told without importing a framework; else nothing."""
+    if case.device == "cuda" and not Path("/dev/nvidiactl").exists():
+        return "no: no CUDA device"
+    checkpoint = case.scenario.checkpoint
+    if checkpoint["kind"] == "path" and not Path(checkpoint["folder"]).is_dir():
+        return f"no: no folder {checkpoint['folder']}"
+    if checkpoint["kind"] == "hub":
+        home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
+        cache = Path(os.environ.get("HF_HUB_CACHE", home / "hub"))
+        if not (cache / f"models--{checkpoint['repository'].replace('/', '--')}" / "snapshots").is_dir():
+            return "if the Hub gives its weights"
+    return ""
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run cases, judge them, print and keep the result."""
+    from harness.judge.gate import exit_code
+    from harness.report.markdown import markdown
+    from harness.report.terminal import console, print_run
+
+    session = _run_cases(arguments, _cases(arguments))
+    summary = session.out / "summary.md"
+    summary.write_text(markdown(session.outcomes, session.environment, session.out), encoding="utf-8")
+    print_run(console(), session.outcomes, session.out)
+    print(f"results and recordings: {session.out}")
+    return exit_code(session.outcomes, strict=arguments.strict)
+
+
+def record(arguments: argparse.Namespace) -> int:
+    """Run cases that have no baseline of this machine's class, and write theirs."""
+    from harness.records import Recording
+    from harness.report.terminal import console, print_run
+
+    cases = [case for case in _cases(arguments) if case.scenario.owes_baseline]
+    if not cases:
+        raise UsageError("every chosen case is expected to vary; such cases owe no baseline")
+    session = _run_cases(arguments, cases)
+    written, failed = 0, []
+    for case in cases:
+        outcome = next(o for o in session.outcomes if o.case == case.id)
+        same_class = bool(outcome.baseline and outcome.baseline["same_class"])
+        if outcome.verdict == "missing" or (outcome.passes and not same_class):
+            path = session.store.write(case, Recording.read(session.folder(case)), arguments.reason)
+            print(f"wrote {path}")
+            written += 1
+        elif outcome.fails:
+            failed.append(outcome)
+    if failed:
+        print_run(console(), failed, session.out)
+    unverified = sum(o.verdict == "unverified" for o in session.outcomes)
+    had = len(cases) - written - len(failed) - unverified
+    print(f"{written} written, {had} had one, {unverified} could not run here, {len(failed)} failed")
+    return 1 if failed else 3 if unverified == len(cases) else 0
+
+
+def accept(arguments: argparse.Namespace) -> int:
+    """Make what a run recorded the baselines from now on."""
+    from harness.baselines import Store
+    from harness.records import Recording
+    from harness.session import Session, read_results
+
+    if not arguments.reason.strip():
+        raise UsageError("--reason is empty; say why the new output is right, for whoever reviews the baseline")
+    run_folder, store = Path(arguments.run), Store(Path(arguments.baselines))
+    outcomes, _ = read_results(run_folder)
+    session, written = Session(store, run_folder), 0
+    verdicts = {outcome.case: outcome for outcome in outcomes}
+    for case in select(read_all(map(Path, arguments.scenarios)), arguments.k, arguments.device):
+        outcome = verdicts.get(case.id)
+        if outcome is None or outcome.verdict not in ("drifted", "stale", "missing", "incomparable", "within"):
+            continue
+        folder = session.folder(case)
+        if not case.scenario.owes_baseline or not folder.is_dir():
+            continue
+        recording = Recording.read(folder)
+        if recording.content["case"] != case.request():
+            raise UsageError(f"{case.id}: the scenario was edited after {run_folder}; run it again, then accept that run")
+        if any(not output["finite"] for output in recording.outputs.values()):
+            raise UsageError(f"{case.id}: holds NaN or infinity, which can never be a baseline")
+        print(f"wrote {store.write(case, recording, arguments.reason)} ({outcome.verdict}: {outcome.reason})")
+        written += 1
+    if not written:
+        raise UsageError(f"{run_folder} holds nothing to accept: no chosen case drifted, is stale or lacks a baseline")
+    return 0
+
+
+def env(arguments: argparse.Namespace) -> int:
+    """Print the environment of a worker on this machine: versions, hardware, effective switches, numerics class."""
+    from harness.baselines import Store
+    from harness.report.terminal import console, table
+    from harness.session import Session, new_run
+
+    with Session(Store(Path(arguments.baselines)), new_run(_temporary())) as session:
+        facts = session.describe(arguments.device, arguments.dtype, arguments.determinism)
+    found = facts.pop("class")
+    print(f"numerics class {found['name']} for {arguments.device}-{arguments.dtype}, determinism {arguments.determinism}")
+    lines = [
+        (group, name, str(value)) for group, values in facts.items() if isinstance(values, dict) for name, value in _flat(values)
+    ]
+    console().print(table(("group", "name", "value"), [*lines, *(("operator", n, d) for n, d in found["operators"].items())]))
+    return 0
+
+
+def report(arguments: argparse.Namespace) -> int:
+    """Print the report of one or more runs."""
+    from harness.judge.gate import exit_code
+    from harness.report.markdown import markdown
+    from harness.report.terminal import console, print_run
+    from harness.session import read_results
+
+    outcomes: list[Outcome] = []
+    for path in map(Path, arguments.runs):
+        outcomes, environment = read_results(path)
+        if arguments.markdown:
+            print(markdown(outcomes, environment, path))
+        else:
+            print_run(console(), outcomes, path)
+    return exit_code(outcomes, strict=False) if len(arguments.runs) == 1 else 0
+
+
+def gate(arguments: argparse.Namespace) -> int:
+    """Say whether a release may go out: every scenario that the policy requires, on every device kind, from many runs."""
+    from harness.judge.gate import gate_code, hold
+    from harness.report.terminal import console, table
+    from harness.session import read_results
+
+    outcomes = [outcome for path in arguments.runs for outcome in read_results(Path(path))[0]]
+    held = hold(Path(arguments.policy), outcomes)
+    console().print(table(("scenario", "on", "state", "because"), [(h.scenario, h.on, h.state, h.reason) for h in held]))
+    code = gate_code(held)
+    print(
+        {
+            0: "the gate is open",
+            1: "the gate is closed: something required fails",
+            3: "the gate is closed: something required was not verified",
+        }[code]
+    )
+    return code
+
+
+def _cases(arguments: argparse.Namespace) -> list[Case]:
+    scenarios: list[Scenario] = read_all(map(Path, arguments.paths or ["scenarios"]))
+    return select(scenarios, arguments.k, arguments.device)
+
+
+def _run_cases(arguments: argparse.Namespace, cases: list[Case]) -> Session:
+    """Run cases with progress; returns the closed session."""
+    from harness.baselines import Store
+    from harness.report.terminal import progress
+    from harness.session import Session, new_run
+
+    store: Store = Store(Path(arguments.baselines))
+    out = Path(arguments.out) if arguments.out else new_run()
+    with progress(len(cases)) as (doing, done), Session(store, out, lambda case, what: doing(case.id, what)) as session:
+        session.run_all(cases, arguments.jobs, lambda outcome: done(outcome.case))
+    return session
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    found: list[tuple[str, Any]] = []
+    for name, value in sorted(values.items()):
+        found += _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else [(prefix + name, value)]
+    return found
+
+
+def _temporary() -> Path:
+    import tempfile
+
+    return Path(tempfile.mkdtemp(prefix="harness-"))
+
+
+COMMANDS: dict[str, Command] = {
+    "list": list_cases,
+    "run": run,
+    "record": record,
+    "accept": accept,
+    "env": env,
+    "report": report,
+    "gate": gate,
+}

@@ -1,0 +1,64 @@
+"""Every error that the harness raises, and the exit code that the command line gives it.
+
+HarnessError                 exit 4   a defect of the harness, or a store that cannot be read
+  UsageError                 exit 2   a wrong flag, path or selection
+    ScenarioError            exit 2   a mistake in a YAML file: file, line, field, expected, found
+  BaselineError              exit 4   a baseline that cannot be trusted: damaged, or of another format
+  LaunchError                         a worker did not start, crashed or timed out: verdict `error`
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class HarnessError(Exception):
+    """The harness cannot go on."""
+
+    exit_code = 4
+
+
+class UsageError(HarnessError):
+    """The command asks for something that does not exist or makes no sense."""
+
+    exit_code = 2
+
+
+class ScenarioError(UsageError):
+    """A mistake in a YAML file, placed on its line.
+
+    Args:
+        path: The file.
+        line: Counted from 1.
+        field: Dotted path of the field, empty for the whole file.
+        expected: What may stand there.
+        found: What stands there.
+        hint: What to do; empty if `expected` says it.
+    """
+
+    def __init__(self, path: Path, line: int, field: str, expected: str, found: str, hint: str = "") -> None:
+        self.path, self.line, self.field = path, line, field
+        self.expected, self.found, self.hint = expected, found, hint
+        where = f"{path}:{line}:" + (f" `{field}`" if field else "")
+        lines = [where, f"  expected: {expected}", f"  found:    {found}"]
+        if hint:
+            lines.append(f"  hint:     {hint}")
+        super().__init__("\n".join(lines))
+
+
+class BaselineError(HarnessError):
+    """A baseline on disk that cannot be used as it is.
+
+    Args:
+        path: The file.
+        problem: What is wrong with it.
+        remedy: What to do.
+    """
+
+    def __init__(self, path: Path, problem: str, remedy: str) -> None:
+        self.path, self.problem, self.remedy = path, problem, remedy
+        super().__init__(f"{path}: {problem}\n  do: {remedy}")
+
+
+class LaunchError(HarnessError):
+    """A worker process ended or was ended before it answered."""

@@ -1,0 +1,82 @@
+"""What a scenario expects of its runs, apart from any baseline: that they repeat or vary, and how a batch's images relate."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from harness.judge import drift, tolerance
+from harness.records import Check, Recording
+from harness.scenarios import Scenario
+
+if TYPE_CHECKING:
+    from harness.records import Array
+
+
+def broken(scenario: Scenario, recording: Recording, singles: list[Recording]) -> tuple[str, list[Check]]:
+    """Return why an expectation does not hold (empty if all do), and the checks made on the way.
+
+    Args:
+        scenario: Names the expectations.
+        recording: The case's recording.
+        singles: For `batch-equals-single`: the recording of each image made alone, in order.
+    """
+    repeat, checks = recording.content["repeat"], []
+    for expectation in scenario.expect:
+        problem = ""
+        if expectation == "repeatable" and repeat["distinct"] > 1:
+            problem = _unrepeatable(repeat)
+        elif expectation == "varies" and repeat["distinct"] < repeat["runs"]:
+            problem = f"{repeat['runs']} runs gave {repeat['distinct']} different outputs; every run must differ"
+        elif expectation == "batch-equals-single":
+            batch = _batch_checks(recording, singles, scenario.tolerance["batch"])
+            checks += batch
+            worst = [check for check in batch if not check.passed]
+            problem = f"{worst[0].what} = {worst[0].value:.3g} (bound {worst[0].bound:.3g})" if worst else ""
+        elif expectation in ("identical-images", "distinct-images"):
+            problem = _images(recording, same=expectation == "identical-images")
+        elif expectation == "identical-noise":
+            problem = _noise(recording)
+        if problem:
+            return f"expected `{expectation}`: {problem}", checks
+    return "", checks
+
+
+def _unrepeatable(repeat: dict[str, float]) -> str:
+    if repeat["distinct"] == 2 and not repeat["watched_as_plain"]:
+        return "the watched run differs from the plain runs"
+    return f"{repeat['runs']} runs gave {repeat['distinct']} different outputs, L-inf between runs {repeat['l_inf']}"
+
+
+def _batch_checks(recording: Recording, singles: list[Recording], bounds: dict[str, float] | str) -> list[Check]:
+    checks = []
+    for name, batch in _outputs(recording).items():
+        for index, single in enumerate(singles):
+            moved = drift.measure(batch[index : index + 1], _outputs(single)[name])
+            checks += tolerance.check(f"{name}[{index}] against the same image alone:", moved, bounds)
+    return checks
+
+
+def _images(recording: Recording, *, same: bool) -> str:
+    for name, batch in _outputs(recording).items():
+        for first, second in combinations(range(len(batch)), 2):
+            if np.array_equal(batch[first], batch[second]) != same:
+                word = "differ" if same else "are the same"
+                return f"{name}[{first}] and {name}[{second}] {word}"
+        if len(batch) < 2:
+            return f"{name} holds {len(batch)} image; there must be several"
+    return ""
+
+
+def _noise(recording: Recording) -> str:
+    noise = recording.tensors().get("noise/0")
+    if noise is None or len(noise) < 2:
+        return "no noise of several images was drawn"
+    odd = [index for index in range(len(noise)) if not np.array_equal(noise[index], noise[0])]
+    return f"the noise of image {odd[0]} differs from that of image 0" if odd else ""
+
+
+def _outputs(recording: Recording) -> dict[str, Array]:
+    return {name[len("output/") :]: array for name, array in recording.tensors().items() if name.startswith("output/")}

@@ -1,0 +1,121 @@
+"""All wording of reports: outcomes as table rows, failures as paragraphs, runs as a line. Knows no medium."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+from harness.records import FAIL, PASS, UNVERIFIED, Check, Outcome
+
+HEADINGS = ("case", "verdict", "against", "L-inf", "rel L2", "abs-sum", "head-room", "seconds", "cost", "peak")
+MEANING = {
+    "identical": "same bits",
+    "within": "inside every tolerance",
+    "drifted": "outside a tolerance, or other bits where the class owes the same",
+    "unrepeatable": "runs on this machine differ, or an expectation does not hold",
+    "missing": "no baseline",
+    "stale": "the baseline belongs to another version of the scenario or other weights",
+    "incomparable": "structure differs, or not finite",
+    "error": "it did not run to the end",
+    "unverified": "it could not run here",
+}
+
+
+def row(outcome: Outcome) -> tuple[str, ...]:
+    """Return one line of the table, in the order of `HEADINGS`; empty where there is nothing to say."""
+    worst = max(outcome.outputs.values(), key=lambda drift: _sortable(drift.l_inf), default=None)
+    cost = outcome.cost
+    return (
+        outcome.case,
+        outcome.verdict,
+        against(outcome),
+        f"{worst.l_inf:.2e}" if worst else "",
+        f"{worst.rel_l2:.2e}" if worst else "",
+        _abs_sum(worst.abs_sum, worst.abs_sum_expected) if worst else "",
+        head_room(outcome.checks),
+        f"{cost['seconds']:.3f}" if "seconds" in cost else "",
+        f"{cost['verdict']}" + (f" x{cost['ratio']:.2f}" if cost.get("ratio") else "") if cost else "",
+        f"{cost['peak_bytes'] / 2**20:.0f} MiB" if "peak_bytes" in cost else "",
+    )
+
+
+def against(outcome: Outcome) -> str:
+    """Return which kind of baseline judged: `same class`, `other class`, or nothing."""
+    if outcome.baseline is None:
+        return "published" if outcome.passes and "published" in outcome.reason else ""
+    return "same class" if outcome.baseline["same_class"] else "other class"
+
+
+def head_room(checks: Iterable[Check]) -> str:
+    """Return how many times the tightest used tolerance is larger than what it was held against."""
+    used = [check.bound / check.value for check in checks if check.value > 0]
+    return f"x{min(used):.3g}" if used else ""
+
+
+def required(check: Check) -> str:
+    """Return the smallest bound with two digits that would have admitted this number."""
+    if not math.isfinite(check.value) or check.value <= 0:
+        return "none"
+    scale = 10 ** (math.floor(math.log10(check.value)) - 1)
+    return f"{math.ceil(check.value / scale) * scale:.1e}"
+
+
+def paragraph(outcome: Outcome, run: Path) -> str:
+    """Return what a person needs to act on an outcome: what, where, how far, what changed, what to do next."""
+    lines = [f"{outcome.verdict}: {outcome.case}", f"  why:      {outcome.reason}"]
+    for name, drift in outcome.outputs.items():
+        if drift.l_inf == 0:
+            continue
+        share = f"{drift.differing} of {drift.size} elements differ ({100 * drift.differing / drift.size:.3g} %)"
+        lines.append(f"  {name}: L-inf {drift.l_inf:.3e}, relative L2 {drift.rel_l2:.3e}; {share}")
+        lines.append(f"    worst:  {drift.worst_index} expected {drift.worst_expected:.9g}, actual {drift.worst_actual:.9g}")
+        lines.append(f"    abs-sum {drift.abs_sum:.6f}, expected {drift.abs_sum_expected:.6f}")
+    for check in outcome.checks:
+        if not check.passed:
+            lines.append(
+                f"  over:     {check.what} = {check.value:.3e}, bound {check.bound:.3e}, required tolerance {required(check)}"
+            )
+    if outcome.first_divergence:
+        lines.append(f"  first:    {outcome.first_divergence}")
+    if outcome.baseline:
+        lines.append(f"  baseline: {outcome.baseline['why']}")
+        changed = outcome.changes or ("nothing in the environment",)
+        lines.append(f"  changed:  {changed[0]}")
+        lines += [f"            {change}" for change in changed[1:8]]
+        if len(changed) > 8:
+            lines.append(f"            and {len(changed) - 8} more in results.json")
+    if outcome.log:
+        lines += ["  log:", *(f"    {line}" for line in outcome.log.strip().splitlines()[-6:])]
+    advice = advise(outcome, run)
+    return "\n".join([*lines, *([f"  next:     {advice}"] if advice else [])])
+
+
+def advise(outcome: Outcome, run: Path) -> str:
+    """Return the command that comes next, or nothing."""
+    if outcome.verdict == "missing":
+        return f"harness record -k '{outcome.case}'"
+    if outcome.verdict in ("drifted", "stale", "incomparable"):
+        return f"harness accept {run} -k '{outcome.case}' --reason TEXT, if this is what you want from now on"
+    return ""
+
+
+def summary(outcomes: list[Outcome]) -> str:
+    """Return one line: `14 cases: 12 identical, 2 unverified`."""
+    counted = Counter(outcome.verdict for outcome in outcomes)
+    words = [f"{counted[verdict]} {verdict}" for verdict in (*PASS, *FAIL, UNVERIFIED) if counted[verdict]]
+    return f"{len(outcomes)} case{'s' if len(outcomes) != 1 else ''}: {', '.join(words) or 'nothing ran'}"
+
+
+def not_checked(outcomes: Iterable[Outcome]) -> list[str]:
+    """Return a line for everything that was asked for and not verified."""
+    return [f"{outcome.case}: {outcome.reason}" for outcome in outcomes if outcome.verdict == UNVERIFIED]
+
+
+def _abs_sum(actual: float, expected: float) -> str:
+    return f"{actual:.4f}" if actual == expected else f"{actual:.4f} ({actual - expected:+.1e})"
+
+
+def _sortable(number: float) -> float:
+    return math.inf if math.isnan(number) else number

@@ -1,0 +1,81 @@
+"""Tables and progress on a terminal, by rich; plain text when the output is no terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from harness.records import FAIL, PASS, Outcome
+from harness.report import rows
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+PLAIN_WIDTH = 200  # a pipe or a log file has no width; nothing is cut or folded there
+
+
+def console() -> Console:
+    """Return where to print: rich honours NO_COLOR itself."""
+    out = Console(highlight=False, soft_wrap=True)
+    return out if out.is_terminal else Console(highlight=False, width=PLAIN_WIDTH, soft_wrap=True)
+
+
+def table(headings: Sequence[str], lines: Sequence[Sequence[str]], *, colour: int | None = None) -> Table:
+    """Return a table without boxes; column `colour` holds verdicts. Columns that are empty everywhere are left out."""
+    used = [index for index, _ in enumerate(headings) if any(line[index] for line in lines)]
+    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for index in used:
+        made.add_column(headings[index], no_wrap=index <= 1, overflow="fold")
+    for line in lines:
+        made.add_row(*(Text(line[index], style=_style(line[index]) if index == colour else "") for index in used))
+    return made
+
+
+def print_run(out: Console, outcomes: list[Outcome], run: Path) -> None:
+    """Print a run: the table, a paragraph per failure, what was not checked, and the summary."""
+    outcomes = sorted(outcomes, key=lambda outcome: outcome.case)
+    shown = [outcome for outcome in outcomes if outcome.verdict != "unverified"]
+    if shown:
+        out.print(table(rows.HEADINGS, [rows.row(outcome) for outcome in shown], colour=1))
+    for outcome in outcomes:
+        if outcome.fails:
+            out.print()
+            out.print(Text(rows.paragraph(outcome, run)))
+    missed = rows.not_checked(outcomes)
+    if missed:
+        out.print()
+        out.print(Text("not checked:"))
+        for line in missed:
+            out.print(Text(f"  {line}"))
+    out.print()
+    out.print(Text(rows.summary(outcomes), style=_style("drifted" if any(o.fails for o in outcomes) else "identical")))
+
+
+@contextmanager
+def progress(total: int) -> Iterator[tuple[Callable[[str, str], None], Callable[[str], None]]]:
+    """Show what is running, on standard error and only on a terminal; yields (doing, done)."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    err = Console(stderr=True)
+    columns = (SpinnerColumn(), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
+        task = bar.add_task("starting a worker", total=total)
+
+        def doing(case: str, what: str) -> None:
+            bar.update(task, description=escape(f"{case}: {what}"))
+
+        def done(case: str) -> None:
+            bar.advance(task)
+
+        yield doing, done
+
+
+def _style(verdict: str) -> str:
+    return "green" if verdict in PASS else "red" if verdict in FAIL else "yellow" if verdict == "unverified" else ""

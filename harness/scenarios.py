@@ -1,0 +1,255 @@
+"""Scenarios: YAML files that become cases. Reads files; loads no weights, imports no framework."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from harness.errors import ScenarioError, UsageError
+from harness.schema import Place, load, nearest
+from harness.shape import SHAPE, SOURCES, UNREPEATABLE
+
+DATA = Path(__file__).parent / "data"
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One YAML file, read and checked.
+
+    `name` is the file's stem; `checkpoint` holds what the worker needs to load it; `expect`, `tolerance`, `published` and
+    `cost` are the judge's.
+    """
+
+    path: Path
+    name: str
+    description: str
+    pipeline: str
+    checkpoint: dict[str, str]
+    call: dict[str, Any]
+    scheduler: dict[str, Any] | None = None
+    seeds: tuple[int, ...] = (0,)
+    generator: str = "cpu"
+    devices: tuple[str, ...] = ("cpu",)
+    dtypes: tuple[str, ...] = ("float32",)
+    enable: tuple[str, ...] = ()
+    determinism: str = "full"
+    expect: tuple[str, ...] = ("repeatable",)
+    reference: str | None = None
+    tolerance: dict[str, Any] = field(default_factory=dict)
+    published: dict[str, Any] = field(default_factory=dict)
+    cost: dict[str, Any] = field(default_factory=dict)
+    timeout: float = 3600.0
+    tags: tuple[str, ...] = ()
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of everything that decides the numbers; a baseline of another fingerprint is `stale`."""
+        identity = {key: value for key, value in self.checkpoint.items() if key != "folder"}
+        decides = [self.pipeline, identity, self.scheduler, self.call, self.seeds, self.generator, self.enable, self.determinism]
+        return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    def owes_baseline(self) -> bool:
+        """Whether the outputs can be held against stored ones at all."""
+        return "varies" not in self.expect
+
+    def cases(self) -> list[Case]:
+        """Return the scenario on each of its devices with each of its dtypes."""
+        return [Case(self, device, dtype) for device in self.devices for dtype in self.dtypes]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A scenario on one device with one dtype: the unit that runs.
+
+    `knobs` are environment variables that the worker starts with; `image` picks one image of a batch, to be made alone.
+    """
+
+    scenario: Scenario
+    device: str
+    dtype: str
+    knobs: tuple[tuple[str, str], ...] = ()
+    image: int | None = None
+
+    @property
+    def place(self) -> str:
+        """Device and dtype: `cpu-float32`."""
+        return f"{self.device}-{self.dtype}"
+
+    @property
+    def id(self) -> str:
+        """`ddim-digits[cpu-float32]`, as pytest would write it."""
+        return f"{self.scenario.name}[{self.place}]"
+
+    def request(self) -> dict[str, Any]:
+        """Return the case as the worker reads it."""
+        scenario, seeds, call, rounds = (
+            self.scenario,
+            list(self.scenario.seeds),
+            self.scenario.call,
+            self.scenario.cost.get("rounds", 2),
+        )
+        if self.image is not None:
+            call, seeds, rounds = _alone(call, len(seeds), self.image), [seeds[self.image]], 1
+        return {
+            "id": self.id,
+            "pipeline": scenario.pipeline,
+            "checkpoint": scenario.checkpoint,
+            "scheduler": scenario.scheduler,
+            "call": call,
+            "seeds": seeds,
+            "generator": scenario.generator,
+            "enable": list(scenario.enable),
+            "device": self.device,
+            "dtype": self.dtype,
+            "determinism": scenario.determinism,
+            "rounds": rounds,
+        }
+
+
+def _alone(call: dict[str, Any], images: int, image: int) -> dict[str, Any]:
+    """Return the call that makes one image of a batch: lists of one per image give theirs, counts become one."""
+    counts = ("batch_size", "num_images_per_prompt", "num_videos_per_prompt", "num_waveforms_per_prompt")
+    single: dict[str, Any] = {}
+    for key, value in call.items():
+        if key in counts and value == images:
+            single[key] = 1
+        else:
+            single[key] = [value[image]] if isinstance(value, list) and len(value) == images else value
+    return single
+
+
+def find(paths: Iterable[Path]) -> list[Path]:
+    """Return the scenario files that `paths` mean: files as they are, folders with every `*.yaml` below them.
+
+    Raises:
+        UsageError: A path does not exist, or nothing was found.
+    """
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            found += sorted(p for pattern in ("*.yaml", "*.yml") for p in path.rglob(pattern))
+        elif path.exists():
+            found.append(path)
+        else:
+            raise UsageError(f"{path}: no such file or folder; expected scenarios (YAML)")
+    if not found:
+        raise UsageError(f"no scenarios in {', '.join(map(str, paths))}; `harness init` writes a first one")
+    return list(dict.fromkeys(found))
+
+
+def read_all(paths: Iterable[Path]) -> list[Scenario]:
+    """Read every scenario that `paths` mean; raises ScenarioError at the first mistake or at two files of one name."""
+    scenarios: dict[str, Scenario] = {}
+    for path in find(paths):
+        scenario = read(path)
+        if scenario.name in scenarios:
+            other = scenarios[scenario.name].path
+            raise ScenarioError(path, 1, "", "a file name of its own", f"`{scenario.name}` is also {other}", "rename one file")
+        scenarios[scenario.name] = scenario
+    return list(scenarios.values())
+
+
+def read(path: Path) -> Scenario:
+    """Read and check one scenario.
+
+    Raises:
+        ScenarioError: The file has a mistake; the error names its line.
+    """
+    values, place = load(path, SHAPE)
+    members = {key: value_place for key, (_, value_place) in place.members().items()}
+    _check_names(values, members)
+    _check_together(values, members, place)
+    cases = values.get("cases", {})
+    generator = values.get("generator", "cpu")
+    return Scenario(
+        path=path,
+        name=path.stem,
+        description=values["description"],
+        pipeline=values["pipeline"],
+        checkpoint=_checkpoint(values["checkpoint"], members["checkpoint"]),
+        call=values["call"],
+        scheduler=values.get("scheduler"),
+        seeds=tuple(values.get("seed", [0])),
+        generator=generator,
+        devices=tuple(cases.get("device", ["cpu"])),
+        dtypes=tuple(cases.get("dtype", ["float32"])),
+        enable=tuple(values.get("enable", [])),
+        determinism=values.get("determinism", "full"),
+        expect=tuple(values.get("expect", ["varies" if generator in UNREPEATABLE else "repeatable"])),
+        reference=values.get("reference"),
+        tolerance=values.get("tolerance", {}),
+        published=values.get("published", {}),
+        cost=values.get("cost", {}),
+        timeout=float(values.get("timeout", 3600.0)),
+        tags=tuple(values.get("tags", [])),
+    )
+
+
+def _checkpoint(value: dict[str, str], place: Place) -> dict[str, str]:
+    named = [source for source in SOURCES if source in value]
+    if len(named) != 1:
+        found = " and ".join(f"`{source}`" for source in named) or "none of them"
+        raise place.wrong("exactly one of `bundled`, `synthetic`, `path`, `hub`", found)
+    (kind,) = named
+    member = place.members()[kind][1]
+    if kind == "hub":
+        if not re.fullmatch(r"[\w.-]+/[\w.-]+", value["hub"]):
+            raise member.wrong("a repository such as `google/ddpm-cifar10-32`", f"`{value['hub']}`")
+        return {"kind": "hub", "repository": value["hub"], "revision": value.get("revision", "main")}
+    if "revision" in value:
+        raise place.members()["revision"][0].wrong("`revision` only beside `hub`", f"`revision` beside `{kind}`")
+    if kind == "path":
+        return {"kind": "path", "name": value["path"], "folder": str((place.path.parent / value["path"]).resolve())}
+    known = sorted(folder.name for folder in (DATA / kind).iterdir())
+    if value[kind] not in known:
+        raise member.wrong("one of " + ", ".join(f"`{name}`" for name in known), f"`{value[kind]}`", nearest(value[kind], known))
+    return {"kind": kind, "name": value[kind], "folder": str(DATA / kind / value[kind])}
+
+
+@cache
+def _diffusers_names() -> frozenset[str]:
+    """Return the public names of the installed diffusers without importing it; empty where it is not installed."""
+    spec = importlib.util.find_spec("diffusers")
+    if spec is None or spec.origin is None:
+        return frozenset()
+    text = Path(spec.origin).read_text(encoding="utf-8", errors="replace")
+    return frozenset(re.findall(r'"([A-Z]\w+)"', text))
+
+
+def _check_names(values: dict[str, Any], members: dict[str, Place]) -> None:
+    pairs = [("pipeline", values["pipeline"], members["pipeline"])]
+    if "class" in values.get("scheduler", {}):
+        pairs.append(("scheduler", values["scheduler"]["class"], members["scheduler"].members()["class"][1]))
+    for what, name, place in pairs:
+        known = {known for known in _diffusers_names() if what.capitalize() in known}
+        if known and name not in known:
+            raise place.wrong(f"a {what} class of diffusers", f"`{name}`", nearest(str(name), known))
+
+
+def _check_together(values: dict[str, Any], members: dict[str, Place], place: Place) -> None:
+    """Check what no single field can tell."""
+    generator, seeds, expect = values.get("generator", "cpu"), values.get("seed", [0]), values.get("expect", [])
+    call = members["call"].members()
+    for key in ("generator", "latents"):
+        if key in call:
+            raise call[key][0].wrong("call arguments without it", f"`{key}`", "noise is set by `generator` and `seed`")
+    if generator == "shared" and len(set(seeds)) > 1:
+        raise members["seed"].wrong("one seed, repeated once per image, because `generator: shared` is one generator", f"{seeds}")
+    if ("varies" in expect) != (generator in UNREPEATABLE) and expect:
+        fits = "`varies`" if generator in UNREPEATABLE else "anything but `varies`"
+        raise members["expect"].wrong(f"{fits} with `generator: {generator}`", f"{expect}")
+    if "batch-equals-single" in expect:
+        if len(seeds) < 2:
+            raise members["expect"].wrong("a list of seeds, one per image, for `batch-equals-single`", f"seed: {seeds}")
+        if "batch" not in values.get("tolerance", {}):
+            raise members.get("tolerance", place).wrong("`tolerance.batch` for `batch-equals-single`", "no such key")
+    if "reference" in values and not re.fullmatch(r"(cpu|cuda)-(float32|float16|bfloat16|float64)", values["reference"]):
+        raise members["reference"].wrong("a device and dtype such as `cpu-float32`", f"`{values['reference']}`")

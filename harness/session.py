@@ -1,0 +1,216 @@
+"""The whole way of a case: select, launch, judge, keep. The only place that knows it all."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Self
+
+from harness.baselines import Store
+from harness.errors import BaselineError, HarnessError, LaunchError, UsageError
+from harness.judge.verdict import judge, unrun
+from harness.launch.local import Worker, variables
+from harness.records import Outcome, Recording
+from harness.scenarios import Case
+from harness.worker.protocol import DESCRIBED, RECORDED, UNVERIFIED, dumps
+
+RESULTS_FORMAT = "harness-results/1"
+RESULTS_FILE = "results.json"
+OnProgress = Callable[[Case, str], None]
+
+
+class Slot:
+    """At most one live worker; another is started when the settings change or the last one was lost."""
+
+    def __init__(self, log: Path) -> None:
+        self._log = log
+        self._worker: Worker | None = None
+
+    def ask(
+        self, request: dict[str, Any], settings: dict[str, str], timeout: float, on_progress: Callable[[str], None]
+    ) -> dict[str, Any]:
+        """Send a request to a worker with `settings`; raises LaunchError, after which the next call starts afresh."""
+        if self._worker is None or self._worker.settings != settings:
+            self.close()
+            self._worker = Worker(settings, self._log)
+        try:
+            return self._worker.ask(request, timeout, on_progress)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """End the worker, if there is one."""
+        worker, self._worker = self._worker, None
+        if worker:
+            worker.close()
+
+
+class Session:
+    """Runs cases and keeps what they leave in one run folder.
+
+    Args:
+        store: Where baselines are.
+        out: The run's folder; made when the first case runs.
+        on_progress: Called with a case and what it is doing.
+    """
+
+    def __init__(self, store: Store, out: Path, on_progress: OnProgress = lambda case, doing: None) -> None:
+        self.store, self.out, self._on_progress = store, out, on_progress
+        self.outcomes: list[Outcome] = []
+        self.environment: dict[str, Any] = {}
+        self._slots: list[Slot] = []
+        self._stopping = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End every worker and write `results.json`, also when the run was interrupted."""
+        self._stop()
+        if self.outcomes:
+            self.write_results()
+
+    def run(self, case: Case, slot: Slot | None = None) -> Outcome:
+        """Run one case, judge it and remember the outcome."""
+        try:
+            outcome = self._judged(case, slot or self._slot(0))
+        except _NotRecordedError as error:
+            outcome = unrun(case, error.verdict, error.reason, error.log)
+        except (LaunchError, BaselineError) as error:
+            outcome = unrun(case, "error", str(error))
+        if not self._stopping:  # a case cut short by Ctrl-C has no outcome
+            self.outcomes.append(outcome)
+        return outcome
+
+    def run_all(self, cases: Iterable[Case], jobs: int, on_outcome: Callable[[Outcome], None]) -> None:
+        """Run cases by `jobs` workers at once; cases that share settings and a checkpoint follow each other on one worker."""
+        groups: dict[str, list[Case]] = {}
+        for case in cases:
+            shared = [_settings(case), case.scenario.checkpoint, case.scenario.pipeline, case.dtype]
+            groups.setdefault(json.dumps(shared, sort_keys=True), []).append(case)
+        waiting: queue.SimpleQueue[list[Case]] = queue.SimpleQueue()
+        for key in sorted(groups):
+            waiting.put(groups[key])
+        failures: list[BaseException] = []
+
+        def work(slot: Slot) -> None:
+            try:
+                while True:
+                    for case in waiting.get_nowait():
+                        if self._stopping:
+                            return
+                        on_outcome(self.run(case, slot))
+            except queue.Empty:
+                return
+            except Exception as error:  # a defect in the judge: raised again in the caller's thread
+                failures.append(error)
+                self._stopping = True
+
+        threads = [threading.Thread(target=work, args=(self._slot(index),), daemon=True) for index in range(max(1, jobs))]
+        for thread in threads:
+            thread.start()
+        try:
+            for thread in threads:
+                thread.join()
+        except BaseException:
+            self._stop()
+            raise
+        if failures:
+            raise failures[0]
+
+    def describe(self, device: str, dtype: str, determinism: str) -> dict[str, Any]:
+        """Return the environment and numerics class of a worker on this machine.
+
+        Raises:
+            UsageError: The device is not here.
+        """
+        request = {"describe": {"device": device, "dtype": dtype, "mode": determinism}}
+        event = self._slot(0).ask(request, variables(determinism, {}), 600.0, lambda _: None)
+        if event["event"] != DESCRIBED:
+            raise UsageError(event["reason"])
+        return dict(event["environment"])
+
+    def folder(self, case: Case) -> Path:
+        """Return where the recording of a case lies, or will lie, in the run's folder."""
+        alone = "" if case.image is None else f"-image{case.image}"
+        return self.out / "recordings" / case.scenario.name / f"{case.place}{alone}"
+
+    def write_results(self) -> Path:
+        """Write `results.json` whole, outcomes in the order of their ids, and return its path."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        outcomes = [outcome.as_json() for outcome in sorted(self.outcomes, key=lambda outcome: outcome.case)]
+        text = dumps({"format": RESULTS_FORMAT, "environment": self.environment, "outcomes": outcomes})
+        path = self.out / RESULTS_FILE
+        temporary = path.with_name(f".{path.name}.tmp")
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+        return path
+
+    def _slot(self, index: int) -> Slot:
+        while len(self._slots) <= index:
+            self._slots.append(Slot(self.out / "logs" / f"worker-{len(self._slots)}.log"))
+        return self._slots[index]
+
+    def _stop(self) -> None:
+        self._stopping = True
+        for slot in self._slots:
+            slot.close()
+
+    def _judged(self, case: Case, slot: Slot) -> Outcome:
+        recording = self._recorded(case, slot)
+        alone = range(len(case.scenario.seeds)) if "batch-equals-single" in case.scenario.expect else ()
+        singles = [self._recorded(replace(case, image=image), slot) for image in alone]
+        self.environment = self.environment or recording.content["environment"]
+        match = self.store.match(case, recording.numerics_class) if case.scenario.owes_baseline else None
+        return judge(case, recording, match, singles)
+
+    def _recorded(self, case: Case, slot: Slot) -> Recording:
+        """Run a case in the slot's worker and return its recording; raises _NotRecordedError if it left none."""
+        folder = self.folder(case)
+        request = {"case": case.request(), "out": str(folder.resolve())}
+        event = slot.ask(request, _settings(case), case.scenario.timeout, lambda doing: self._on_progress(case, doing))
+        if event["event"] != RECORDED:
+            verdict = "unverified" if event["event"] == UNVERIFIED else "error"
+            raise _NotRecordedError(verdict, event["reason"], event.get("traceback", ""))
+        return Recording.read(folder)
+
+
+class _NotRecordedError(Exception):
+    """A case left no recording: the verdict that follows, why, and the traceback if there is one."""
+
+    def __init__(self, verdict: str, reason: str, log: str) -> None:
+        self.verdict, self.reason, self.log = verdict, reason, log
+        super().__init__(reason)
+
+
+def _settings(case: Case) -> dict[str, str]:
+    return variables(case.scenario.determinism, dict(case.knobs))
+
+
+def new_run(root: Path = Path("runs")) -> Path:
+    """Return the path of a new run's folder, named by the time."""
+    return root / datetime.now(UTC).strftime("%Y-%m-%dT%H-%M-%S")
+
+
+def read_results(run: Path) -> tuple[list[Outcome], dict[str, Any]]:
+    """Return the outcomes and the environment of a run: its folder, or its `results.json`.
+
+    Raises:
+        UsageError: There is no such run.
+        HarnessError: The file is of another format.
+    """
+    path = run / RESULTS_FILE if run.is_dir() else run
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path}: no results of a run here ({error})") from error
+    if content.get("format") != RESULTS_FORMAT:
+        raise HarnessError(f"{path}: has format {content.get('format')!r}; this harness reads {RESULTS_FORMAT!r}")
+    return [Outcome.from_json(data) for data in content["outcomes"]], content["environment"]

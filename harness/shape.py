@@ -1,0 +1,88 @@
+"""What a scenario file may hold, key by key: read by the harness, and printed as JSON Schema for editors.
+
+python -m harness.shape > harness/data/scenario.schema.json
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from harness.schema import Anything, Either, Number, OneOrMore, Record, Table, Text
+
+GENERATORS = ("cpu", "device", "numpy", "none", "reused", "shared")
+EXPECTATIONS = ("repeatable", "varies", "batch-equals-single", "identical-images", "distinct-images", "identical-noise")
+UNREPEATABLE = ("none", "reused")  # generators whose runs must differ
+ENABLES = ("attention_slicing", "vae_slicing", "vae_tiling")  # the pipeline's own `enable_...` methods; they move bits
+SOURCES = ("bundled", "synthetic", "path", "hub")
+
+_BOUNDS = Record(
+    {name: Number(least=0) for name in ("l_inf", "rel_l2", "local_l_inf", "local_rel_l2")},
+    help={
+        "l_inf": "largest difference of any element, in the output's unit",
+        "rel_l2": "L2 norm of the difference over the L2 norm of the baseline",
+        "local_l_inf": "the same as l_inf, per stage, when every stage gets the baseline's inputs",
+        "local_rel_l2": "the same as rel_l2, per stage, when every stage gets the baseline's inputs",
+    },
+)
+_CLOSE = Either(Text(("identical",)), _BOUNDS)
+SHAPE = Record(
+    {
+        "description": Text(),
+        "pipeline": Text(what="the name of a pipeline class of diffusers"),
+        "checkpoint": Record({source: Text() for source in SOURCES} | {"revision": Text()}),
+        "scheduler": Table(Anything()),
+        "call": Table(Anything()),
+        "seed": OneOrMore(Number(least=0, whole=True)),
+        "generator": Text(GENERATORS),
+        "cases": Record(
+            {
+                "device": OneOrMore(Text(("cpu", "cuda")), distinct=True),
+                "dtype": OneOrMore(Text(("float32", "float16", "bfloat16", "float64")), distinct=True),
+            }
+        ),
+        "enable": OneOrMore(Text(ENABLES), distinct=True),
+        "determinism": Text(("full", "default")),
+        "expect": OneOrMore(Text(EXPECTATIONS), distinct=True),
+        "reference": Text(what="a device and dtype such as `cpu-float32`"),
+        "tolerance": Record({"same-class": Text(("identical",)), "cross-class": _CLOSE, "batch": _CLOSE, "reason": Text()}),
+        "published": Table(
+            Record(
+                {"abs_sum": Number(least=0), "within": Number(least=0), "on": Text(("cpu", "cuda")), "source": Text()},
+                required=("abs_sum", "within", "source"),
+            )
+        ),
+        "cost": Record({"slower": Number(least=1), "at_least_seconds": Number(least=0), "rounds": Number(least=1, whole=True)}),
+        "timeout": Number(above=0),
+        "tags": OneOrMore(Text(), distinct=True),
+    },
+    required=("description", "pipeline", "checkpoint", "call"),
+    help={
+        "description": "what the scenario is, in a sentence",
+        "pipeline": "the name of a pipeline class of diffusers",
+        "checkpoint": "where weights come from: one of bundled, synthetic, path, hub",
+        "scheduler": "replaces the checkpoint's own: class, and settings of that class",
+        "call": "passed to the pipeline as it is",
+        "seed": "one seed, or a list: one per image",
+        "generator": "where noise comes from; made anew for every run",
+        "cases": "devices and dtypes on which the scenario runs",
+        "enable": "memory savers of the pipeline; they change its arithmetic",
+        "determinism": "full sets every deterministic switch; default leaves the libraries as they are",
+        "expect": "what must hold of the runs",
+        "reference": "the device and dtype whose baseline judges cases that have none of their own",
+        "tolerance": "how close is close enough, per kind of comparison",
+        "published": "values from a paper or a guide, where no array exists",
+        "cost": "when a change of run time is worth a word, and how often to time",
+        "timeout": "seconds until the case is ended as an error",
+        "tags": "words that -k finds",
+    },
+)
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema of a scenario."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "harness scenario", **SHAPE.schema()}
+
+
+if __name__ == "__main__":
+    print(json.dumps(json_schema(), indent=1))
