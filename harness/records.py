@@ -82,7 +82,7 @@ class Recording:
         return dict(self.content["environment"]["class"])
 
     def tensors(self) -> dict[str, Array]:
-        """Return the kept tensors: `output/NAME`, `noise/INDEX`, `stage/NAME`."""
+        """Return the kept tensors: `output/NAME`, `noise/INDEX`, `stage/NAME/KEY`."""
         return open_tensors(self.tensors_path)
 
 
@@ -152,6 +152,7 @@ class Outcome:
     checks: tuple[Check, ...] = ()
     first_divergence: str | None = None
     free: dict[str, dict[str, float]] = field(default_factory=dict)
+    local: dict[str, dict[str, float]] = field(default_factory=dict)
     cost: dict[str, Any] = field(default_factory=dict)
     repeat_l_inf: float | None = None
     changes: tuple[str, ...] = ()
@@ -188,7 +189,7 @@ class Outcome:
             "baseline": self.baseline,
             "outputs": outputs,
             "checks": [{"what": c.what, "value": c.value, "bound": c.bound} for c in self.checks],
-            "stages": {"first_divergence": self.first_divergence, "free": self.free},
+            "stages": {"first_divergence": self.first_divergence, "free": self.free, "local": self.local},
             "cost": self.cost,
             "repeat_l_inf": self.repeat_l_inf,
             "changes": list(self.changes),
@@ -207,5 +208,6 @@ class Outcome:
             checks=tuple(Check(**check) for check in data["checks"]),
             first_divergence=data["stages"]["first_divergence"],
             free=data["stages"]["free"],
+            local=data["stages"]["local"],
             changes=tuple(data["changes"]),
         )

@@ -69,7 +69,8 @@ class Scenario:
 class Case:
     """A scenario on one device with one dtype: the unit that runs.
 
-    `knobs` are environment variables that the worker starts with; `image` picks one image of a batch, to be made alone.
+    `knobs` are environment variables that the worker starts with; `image` picks one image of a batch, to be made
+    alone; `anchors` is a baseline's tensors, fed to every stage in place of what came before it.
     """
 
     scenario: Scenario
@@ -77,6 +78,7 @@ class Case:
     dtype: str
     knobs: tuple[tuple[str, str], ...] = ()
     image: int | None = None
+    anchors: Path | None = None
 
     @property
     def place(self) -> str:
@@ -98,6 +100,8 @@ class Case:
         )
         if self.image is not None:
             call, seeds, rounds = _alone(call, len(seeds), self.image), [seeds[self.image]], 1
+        if self.anchors is not None:
+            rounds = 0
         return {
             "id": self.id,
             "pipeline": scenario.pipeline,
@@ -111,6 +115,7 @@ class Case:
             "dtype": self.dtype,
             "determinism": scenario.determinism,
             "rounds": rounds,
+            "anchors": str(self.anchors) if self.anchors else None,
         }
 
 

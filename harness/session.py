@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from harness.baselines import Store
 from harness.errors import BaselineError, HarnessError, LaunchError, UsageError
-from harness.judge.verdict import judge, unrun
+from harness.judge.verdict import judge, unrun, wants_anchored
 from harness.launch.local import Worker, variables
 from harness.records import Outcome, Recording
 from harness.scenarios import Case
@@ -139,8 +139,9 @@ class Session:
 
     def folder(self, case: Case) -> Path:
         """Return where the recording of a case lies, or will lie, in the run's folder."""
-        alone = "" if case.image is None else f"-image{case.image}"
-        return self.out / "recordings" / case.scenario.name / f"{case.place}{alone}"
+        kind = "" if case.image is None else f"-image{case.image}"
+        kind += "-anchored" if case.anchors else ""
+        return self.out / "recordings" / case.scenario.name / f"{case.place}{kind}"
 
     def write_results(self) -> Path:
         """Write `results.json` whole, outcomes in the order of their ids, and return its path."""
@@ -169,7 +170,11 @@ class Session:
         singles = [self._recorded(replace(case, image=image), slot) for image in alone]
         self.environment = self.environment or recording.content["environment"]
         match = self.store.match(case, recording.numerics_class) if case.scenario.owes_baseline else None
-        return judge(case, recording, match, singles)
+        anchored = None
+        if match and wants_anchored(case.scenario, recording, match):
+            tensors = match.baseline.recording.tensors_path.resolve()
+            anchored = self._recorded(replace(case, anchors=tensors), slot)
+        return judge(case, recording, match, singles, anchored)
 
     def _recorded(self, case: Case, slot: Slot) -> Recording:
         """Run a case in the slot's worker and return its recording; raises _NotRecordedError if it left none."""

@@ -33,10 +33,13 @@ def broken(scenario: Scenario, recording: Recording, singles: list[Recording]) -
         elif expectation == "batch-equals-single":
             batch = _batch_checks(recording, singles, scenario.tolerance["batch"])
             checks += batch
-            worst = [check for check in batch if not check.passed]
-            problem = f"{worst[0].what} = {worst[0].value:.3g} (bound {worst[0].bound:.3g})" if worst else ""
-        elif expectation in ("identical-images", "distinct-images"):
-            problem = _images(recording, same=expectation == "identical-images")
+            problem = _worst(batch)
+        elif expectation == "identical-images":
+            alike = _alike_checks(recording, scenario.tolerance.get("batch"))
+            checks += alike
+            problem = _worst(alike) if alike else "there is no second image"
+        elif expectation == "distinct-images":
+            problem = _same_images(recording)
         elif expectation == "identical-noise":
             problem = _noise(recording)
         if problem:
@@ -59,12 +62,25 @@ def _batch_checks(recording: Recording, singles: list[Recording], bounds: dict[s
     return checks
 
 
-def _images(recording: Recording, *, same: bool) -> str:
+def _alike_checks(recording: Recording, bounds: dict[str, float] | str | None) -> list[Check]:
+    """Hold every image against the first: another place in a batch may round otherwise, by as much as `tolerance.batch`."""
+    checks = []
+    for name, batch in _outputs(recording).items():
+        for index in range(1, len(batch)):
+            checks += tolerance.check(f"{name}[{index}] against {name}[0]:", drift.measure(batch[index], batch[0]), bounds)
+    return checks
+
+
+def _worst(checks: list[Check]) -> str:
+    failed = [check for check in checks if not check.passed]
+    return f"{failed[0].what} = {failed[0].value:.3g} (bound {failed[0].bound:.3g})" if failed else ""
+
+
+def _same_images(recording: Recording) -> str:
     for name, batch in _outputs(recording).items():
         for first, second in combinations(range(len(batch)), 2):
-            if np.array_equal(batch[first], batch[second]) != same:
-                word = "differ" if same else "are the same"
-                return f"{name}[{first}] and {name}[{second}] {word}"
+            if np.array_equal(batch[first], batch[second]):
+                return f"{name}[{first}] and {name}[{second}] are the same"
         if len(batch) < 2:
             return f"{name} holds {len(batch)} image; there must be several"
     return ""

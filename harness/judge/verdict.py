@@ -23,7 +23,17 @@ def unrun(case: Case, verdict: str, reason: str, log: str = "") -> Outcome:
     )
 
 
-def judge(case: Case, recording: Recording, match: Match | None, singles: list[Recording]) -> Outcome:
+def wants_anchored(scenario: Scenario, now: Recording, match: Match) -> bool:
+    """Whether the case must run once more on the baseline's inputs: other bits, in another class, of the same structure."""
+    then = match.baseline.recording
+    if match.same_class or _stale(scenario, match, now) or _structure(now, then):
+        return False
+    return not _same_bits(now, then)
+
+
+def judge(
+    case: Case, recording: Recording, match: Match | None, singles: list[Recording], anchored: Recording | None = None
+) -> Outcome:
     """Say the verdict on one recording.
 
     Args:
@@ -31,6 +41,7 @@ def judge(case: Case, recording: Recording, match: Match | None, singles: list[R
         recording: What it left.
         match: The baseline to hold it against, or None if there is none.
         singles: The recordings of each image made alone, where the scenario expects `batch-equals-single`.
+        anchored: The recording in which every stage got the baseline's inputs, where `wants_anchored` says so.
     """
     scenario = case.scenario
     then = match.baseline.recording if match else None
@@ -64,6 +75,8 @@ def judge(case: Case, recording: Recording, match: Match | None, singles: list[R
     structure = _structure(recording, then)
     if structure:
         return Outcome(verdict="incomparable", reason=structure, **common)
+    if anchored is not None:
+        common["local"] = _stage_drifts(anchored, then)
     return _compared(case, recording, match, published, common)
 
 
@@ -72,12 +85,12 @@ def _compared(case: Case, now: Recording, match: Match, published: list[Check], 
     scenario, then = case.scenario, match.baseline.recording
     common["checks"] = (*common["checks"], *published)
     common["first_divergence"] = divergence.first(now, then)
-    same = all(now.outputs[name]["digest"] == then.outputs[name]["digest"] for name in then.outputs)
+    same = _same_bits(now, then)
     if not same:
-        common["outputs"], common["free"] = _drifts(now, then)
+        common["outputs"], common["free"] = _output_drifts(now, then), _stage_drifts(now, then)
         bounds = "identical" if match.same_class else scenario.tolerance.get("cross-class")
         held = [check for name, d in common["outputs"].items() for check in tolerance.check(name, d, bounds)]
-        common["checks"] = (*held, *common["checks"])
+        common["checks"] = (*held, *tolerance.check_local(common.get("local", {}), bounds), *common["checks"])
     else:
         common["outputs"] = {name: _still(output) for name, output in then.outputs.items()}
     failed = [check for check in common["checks"] if not check.passed]
@@ -141,16 +154,25 @@ def _structure(now: Recording, then: Recording) -> str:
     return ""
 
 
-def _drifts(now: Recording, then: Recording) -> tuple[dict[str, Drift], dict[str, dict[str, float]]]:
-    """Return the drift of every output, and the free drift of every stage that both sides kept."""
+def _same_bits(now: Recording, then: Recording) -> bool:
+    return all(now.outputs[name]["digest"] == then.outputs[name]["digest"] for name in then.outputs)
+
+
+def _output_drifts(now: Recording, then: Recording) -> dict[str, Drift]:
     mine, theirs = now.tensors(), then.tensors()
-    outputs = {name: drift.measure(mine[f"output/{name}"], theirs[f"output/{name}"]) for name in then.outputs}
-    free = {}
-    for name in theirs:
-        if name.startswith("stage/") and name in mine and mine[name].shape == theirs[name].shape:
+    return {name: drift.measure(mine[f"output/{name}"], theirs[f"output/{name}"]) for name in then.outputs}
+
+
+def _stage_drifts(now: Recording, then: Recording) -> dict[str, dict[str, float]]:
+    """Return the drift of every stage that both sides kept, in the order of the run; noise first."""
+    mine, theirs = now.tensors(), then.tensors()
+    order = {f"stage/{stage['name']}": index for index, stage in enumerate(then.stages)}
+    found = {}
+    for name in sorted(theirs, key=lambda name: (order.get(name.rsplit("/", 1)[0], -1), name)):
+        if not name.startswith("output/") and name in mine and mine[name].shape == theirs[name].shape:
             moved = drift.measure(mine[name], theirs[name])
-            free[name[len("stage/") :]] = {"l_inf": moved.l_inf, "rel_l2": moved.rel_l2}
-    return outputs, free
+            found[name.removeprefix("stage/")] = {"l_inf": moved.l_inf, "rel_l2": moved.rel_l2}
+    return found
 
 
 def _still(output: dict[str, Any]) -> Drift:

@@ -36,7 +36,7 @@ def row(outcome: Outcome) -> tuple[str, ...]:
         _abs_sum(worst.abs_sum, worst.abs_sum_expected) if worst else "",
         head_room(outcome.checks),
         f"{cost['seconds']:.3f}" if "seconds" in cost else "",
-        f"{cost['verdict']}" + (f" x{cost['ratio']:.2f}" if cost.get("ratio") else "") if cost else "",
+        " ".join(filter(None, [cost.get("verdict", ""), f"x{cost['ratio']:.2f}" if cost.get("ratio") else ""])),
         f"{cost['peak_bytes'] / 2**20:.0f} MiB" if "peak_bytes" in cost else "",
     )
 
@@ -109,8 +109,12 @@ def summary(outcomes: list[Outcome]) -> str:
 
 
 def not_checked(outcomes: Iterable[Outcome]) -> list[str]:
-    """Return a line for everything that was asked for and not verified."""
-    return [f"{outcome.case}: {outcome.reason}" for outcome in outcomes if outcome.verdict == UNVERIFIED]
+    """Return what was asked for and not verified: a line per reason, with the cases that it holds for."""
+    reasons: dict[str, list[str]] = {}
+    for outcome in outcomes:
+        if outcome.verdict == UNVERIFIED:
+            reasons.setdefault(outcome.reason, []).append(outcome.case)
+    return [f"{reason}: {', '.join(cases)}" for reason, cases in reasons.items()]
 
 
 def _abs_sum(actual: float, expected: float) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, Optional
 
 import numpy as np
 import torch
@@ -22,13 +22,13 @@ class Pipeline:
         self.source = noise.Source(case["generator"], case["seeds"], device)
         self.stored_schedulers = stages.schedulers_of(self.pipeline)
 
-    def run(self, on_stage: Optional[stages.OnStage] = None, drawn: Optional[List[torch.Tensor]] = None) -> Dict[str, torch.Tensor]:
+    def run(self, on_stage: Optional[stages.OnStage] = None, on_draw: Optional[noise.OnDraw] = None) -> Dict[str, torch.Tensor]:
         """Call the pipeline once and return its outputs by name, watched where `on_stage` is given."""
         self._fresh_schedulers()
         with contextlib.ExitStack() as stack:
             draw = self.source.drawing()
-            if draw is not None or drawn is not None:
-                stack.enter_context(noise.drawn_by(draw, drawn))
+            if draw is not None or on_draw is not None:
+                stack.enter_context(noise.drawn_by(draw, on_draw))
             if on_stage is not None:
                 stack.enter_context(stages.watched(self.pipeline, on_stage))
             result = self.pipeline(**self.case["call"], generator=self.source.fresh())

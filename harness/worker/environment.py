@@ -5,11 +5,9 @@ from __future__ import annotations
 import os
 import platform
 import re
-import sys
 from pathlib import Path
 from typing import Any, Dict, Optional
 
-import numpy as np
 import torch
 
 from . import determinism
@@ -103,8 +101,4 @@ def describe(device: torch.device) -> Dict[str, Any]:
         "hardware": hardware,
         "flags": flags,
         "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
-        "byteorder": sys.byteorder,
-        "blas": re.sub(r"\s+", " ", np.show_config(mode="dicts")["Build Dependencies"]["blas"]["name"])
-        if hasattr(np, "show_config")
-        else "",
     }

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import sys
 from contextlib import contextmanager
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence
+from typing import Any, Callable, Dict, Iterator, Optional, Sequence
 
 import numpy as np
 import torch
 
 Draw = Callable[..., torch.Tensor]
+OnDraw = Callable[[torch.Tensor], None]
 
 
 class Source:
@@ -67,16 +68,16 @@ def _numpy_draw(seeds: Sequence[int]) -> Draw:
 
 
 @contextmanager
-def drawn_by(draw: Optional[Draw], seen: Optional[List[torch.Tensor]] = None) -> Iterator[None]:
-    """Make every `randn_tensor` of diffusers call `draw` (None: its own) and append what was drawn to `seen`."""
+def drawn_by(draw: Optional[Draw], on_draw: Optional[OnDraw] = None) -> Iterator[None]:
+    """Make every `randn_tensor` of diffusers call `draw` (None: its own) and show what was drawn to `on_draw`."""
     from diffusers.utils import torch_utils
 
     own: Draw = torch_utils.randn_tensor
 
     def randn_tensor(*args: Any, **kwargs: Any) -> torch.Tensor:
         drawn = (draw or own)(*args, **kwargs)
-        if seen is not None:
-            seen.append(drawn.detach().clone())
+        if on_draw is not None:
+            on_draw(drawn)
         return drawn
 
     def swap(old: Draw, new: Draw) -> None:

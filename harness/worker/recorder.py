@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 from pathlib import Path
 from statistics import median
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
-import numpy as np
 import safetensors.torch
 import torch
 
 from . import checkpoints, cost, determinism, environment, numerics, protocol
+from .capture import Capture, Tensors, repeat_of, summary
 from .diffusers_ import Pipeline
-from .tensors import digest_tensor, dtype_name, tensors_in, to_numpy
-
-Tensors = Dict[str, torch.Tensor]
 
 
 class Recorder:
@@ -50,9 +46,11 @@ class Recorder:
             pipeline = Pipeline(case, checkpoint, device)
             try:
                 figures, runs = self._timed(case, pipeline, device)
-                capture = Capture(pipeline, case)
+                capture = Capture(
+                    pipeline.scheduler_configuration, safetensors.torch.load_file(case["anchors"]) if case["anchors"] else None
+                )
                 self._progress(case, "recording")
-                outputs = self._seeded(case, lambda: pipeline.run(capture.on_stage, capture.drawn))
+                outputs = self._seeded(case, lambda: pipeline.run(capture.on_stage, capture.on_draw))
             finally:
                 pipeline.close()
         content = {
@@ -60,20 +58,19 @@ class Recorder:
             "case": case,
             "environment": here,
             "inputs": {"weights": checkpoint.weights, "commit": checkpoint.commit, "schedulers": capture.schedulers},
-            "noise": [summary(tensor) for tensor in capture.drawn],
+            "noise": [summary(tensor) for tensor in capture.noise()],
             "outputs": {name: summary(tensor) for name, tensor in outputs.items()},
             "stages": capture.stages,
             "repeat": repeat_of([*runs, outputs]),
             "cost": {"load_seconds": self._load_seconds, **figures},
         }
         tensors = {f"output/{name}": tensor for name, tensor in outputs.items()}
-        tensors.update({f"noise/{index}": tensor.cpu() for index, tensor in enumerate(capture.drawn)})
-        tensors.update(capture.kept)
+        tensors.update(capture.tensors())
         packed = safetensors.torch.save({name: t.contiguous().clone() for name, t in tensors.items()}, {"format": "pt"})
         text = protocol.dumps(content).encode()
         protocol.write_folder(folder, {protocol.TENSORS_FILE: packed, protocol.RECORDING_FILE: text})
 
-    def _timed(self, case: Dict[str, Any], pipeline: Pipeline, device: torch.device) -> "tuple[Dict[str, Any], List[Tensors]]":
+    def _timed(self, case: Dict[str, Any], pipeline: Pipeline, device: torch.device) -> Tuple[Dict[str, Any], List[Tensors]]:
         """Run without capture: the first run apart, because it also warms up; then the steady ones."""
         meters, runs = [], []
         for index in range(case["rounds"]):
@@ -81,6 +78,8 @@ class Recorder:
             with cost.measured(device) as meter:
                 runs.append(self._seeded(case, pipeline.run))
             meters.append(meter)
+        if not meters:
+            return {}, runs
         steady = [meter.seconds for meter in meters[1:]] or [meters[0].seconds]
         figures = {
             "first_seconds": meters[0].seconds,
@@ -116,73 +115,6 @@ class Recorder:
 
     def _progress(self, case: Dict[str, Any], doing: str) -> None:
         self._send(protocol.PROGRESS, case=case["id"], doing=doing)
-
-
-class Capture:
-    """What is seen of one watched run: stages in order, the noise drawn, and the tensors that a baseline needs."""
-
-    def __init__(self, pipeline: Pipeline, case: Dict[str, Any]) -> None:
-        self.stages: List[Dict[str, Any]] = []
-        self.drawn: List[torch.Tensor] = []
-        self.kept: Tensors = {}
-        self._pipeline = pipeline
-        self._steps_only = case.get("keep", "steps") == "steps"
-        self.schedulers: Dict[str, Any] = {}
-
-    def on_stage(self, name: str, inputs: Dict[str, Any], result: Any) -> Any:
-        if not self.schedulers:
-            self.schedulers = self._pipeline.scheduler_configuration()
-        found = tensors_in(result)
-        self.stages.append(
-            {
-                "name": name,
-                "inputs": {key: digest_tensor(tensor) for key, tensor in tensors_in(inputs).items()},
-                "outputs": {key: digest_tensor(tensor) for key, tensor in found.items()},
-            }
-        )
-        if self._steps_only and ".step#" in name and found:
-            sample = found.get("prev_sample", next(iter(found.values())))
-            self.kept[f"stage/{name}"] = sample.detach().to("cpu", copy=True)
-        return result
-
-
-def summary(tensor: torch.Tensor) -> Dict[str, Any]:
-    """Return shape, dtype, digest and statistics of a tensor; sums are accumulated in float64."""
-    array = to_numpy(tensor.to(torch.float32) if tensor.dtype == torch.bfloat16 else tensor)
-    wide = array.astype(np.float64)
-    finite = bool(np.isfinite(wide).all())
-    filled = bool(array.size) and finite
-    return {
-        "shape": list(tensor.shape),
-        "dtype": dtype_name(tensor.dtype),
-        "digest": digest_tensor(tensor),
-        "finite": finite,
-        "abs_sum": float(np.abs(wide).sum()) if finite else None,
-        "l2": float(np.sqrt((wide * wide).sum())) if finite else None,
-        "min": float(wide.min()) if filled else None,
-        "max": float(wide.max()) if filled else None,
-    }
-
-
-def repeat_of(runs: List[Tensors]) -> Dict[str, Any]:
-    """Return how far the runs of one case lie apart; the last one was watched, the others were not.
-
-    `l_inf` is the largest difference from the first run, 0.0 when all bits are the same and None where it has no value.
-    """
-    digests = [{name: digest_tensor(tensor) for name, tensor in run.items()} for run in runs]
-    distance: Optional[float] = 0.0
-    for run, own in zip(runs[1:], digests[1:]):
-        for name in own:
-            if own[name] == digests[0].get(name):
-                continue
-            first, now = runs[0].get(name), run[name]
-            if first is None or first.shape != now.shape:
-                distance = None
-            elif distance is not None:
-                gap = (now.to(torch.float64) - first.to(torch.float64)).abs().max().item() if now.numel() else 0.0
-                distance = None if math.isnan(gap) else max(distance, gap)
-    distinct = len({json.dumps(d, sort_keys=True) for d in digests})
-    return {"runs": len(runs), "distinct": distinct, "l_inf": distance, "watched_as_plain": digests[-1] == digests[0]}
 
 
 def _device(name: str) -> torch.device:

@@ -1,0 +1,31 @@
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: run test lint nightly schema clean
+
+run: .venv/ready  ## the main job: every bundled and synthetic case that takes seconds, judged; writes runs/main/summary.md
+	$(BIN)/harness run scenarios -k "not slow and not hub" --device cpu --jobs 2 --out runs/main
+
+test: .venv/ready lint  ## what CI runs
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+nightly: .venv/ready  ## everything that this machine can run, the slow cases too
+	$(BIN)/python -m pytest
+	$(BIN)/harness run scenarios --jobs 2 --out runs/nightly
+
+schema: .venv/ready  ## the JSON Schema of a scenario, for editors
+	$(BIN)/python -m harness.shape > harness/data/scenario.schema.json
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $@
+
+clean:
+	rm -rf .venv runs .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,118 @@
+"""What is kept of a watched run: digests of every stage, the tensors that a baseline needs, and how runs differ."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any, Callable, Dict, List, Optional
+
+import numpy as np
+import torch
+
+from .tensors import digest_tensor, dtype_name, tensors_in, to_numpy
+
+Tensors = Dict[str, torch.Tensor]
+
+
+class Capture:
+    """What is seen of one watched run: stages in order, the noise drawn, and the tensors that a baseline needs.
+
+    With `anchors`, a baseline's tensors, every stage's own result is kept and then overwritten by the baseline's, so that
+    the next stage gets the baseline's inputs and shows its own arithmetic alone.
+    """
+
+    def __init__(self, configuration: Callable[[], Dict[str, Any]], anchors: Optional[Tensors] = None) -> None:
+        self.stages: List[Dict[str, Any]] = []
+        self.schedulers: Dict[str, Any] = {}
+        self._configuration = configuration
+        self._anchors = anchors or {}
+        self._kept: Tensors = {}
+        self._pending: Tensors = {}
+
+    def on_draw(self, drawn: torch.Tensor) -> None:
+        """Keep noise, then put the baseline's in its place if there is one."""
+        index = sum(name.startswith("noise/") for name in self._kept)
+        self._keep({f"noise/{index}": drawn})
+
+    def on_stage(self, name: str, inputs: Dict[str, Any], result: Any) -> Any:
+        """Note a stage's digests and keep its tensors, but for those of a denoiser, which its scheduler's step contains."""
+        if not self.schedulers:
+            self.schedulers = self._configuration()
+        found = tensors_in(result)
+        self.stages.append(
+            {
+                "name": name,
+                "inputs": {key: digest_tensor(tensor) for key, tensor in tensors_in(inputs).items()},
+                "outputs": {key: digest_tensor(tensor) for key, tensor in found.items()},
+            }
+        )
+        is_step = ".step#" in name
+        if is_step:
+            self._pending = {}
+            found = dict([("sample", found.get("prev_sample", next(iter(found.values()))))] if found else [])
+        self._flush()
+        tensors = {f"stage/{name}/{key}": tensor for key, tensor in found.items()}
+        if is_step or any(full in self._anchors for full in tensors):
+            self._keep(tensors)
+        else:
+            self._pending = tensors
+        return result
+
+    def tensors(self) -> Tensors:
+        """Return what was kept: `noise/INDEX` and `stage/NAME/KEY`."""
+        self._flush()
+        return self._kept
+
+    def noise(self) -> List[torch.Tensor]:
+        """Return the noise drawn, in order."""
+        return [tensor for name, tensor in self._kept.items() if name.startswith("noise/")]
+
+    def _flush(self) -> None:
+        pending, self._pending = self._pending, {}
+        self._keep(pending)
+
+    def _keep(self, tensors: Tensors) -> None:
+        for name, tensor in tensors.items():
+            self._kept[name] = tensor.detach().to("cpu", copy=True)
+            anchor = self._anchors.get(name)
+            if anchor is not None and anchor.shape == tensor.shape and anchor.dtype == tensor.dtype:
+                tensor.copy_(anchor)
+
+
+def summary(tensor: torch.Tensor) -> Dict[str, Any]:
+    """Return shape, dtype, digest and statistics of a tensor; sums are accumulated in float64."""
+    array = to_numpy(tensor.to(torch.float32) if tensor.dtype == torch.bfloat16 else tensor)
+    wide = array.astype(np.float64)
+    finite = bool(np.isfinite(wide).all())
+    filled = bool(array.size) and finite
+    return {
+        "shape": list(tensor.shape),
+        "dtype": dtype_name(tensor.dtype),
+        "digest": digest_tensor(tensor),
+        "finite": finite,
+        "abs_sum": float(np.abs(wide).sum()) if finite else None,
+        "l2": float(np.sqrt((wide * wide).sum())) if finite else None,
+        "min": float(wide.min()) if filled else None,
+        "max": float(wide.max()) if filled else None,
+    }
+
+
+def repeat_of(runs: List[Tensors]) -> Dict[str, Any]:
+    """Return how far the runs of one case lie apart; the last one was watched, the others were not.
+
+    `l_inf` is the largest difference from the first run, 0.0 when all bits are the same and None where it has no value.
+    """
+    digests = [{name: digest_tensor(tensor) for name, tensor in run.items()} for run in runs]
+    distance: Optional[float] = 0.0
+    for run, own in zip(runs[1:], digests[1:]):
+        for name in own:
+            if own[name] == digests[0].get(name):
+                continue
+            first, now = runs[0].get(name), run[name]
+            if first is None or first.shape != now.shape:
+                distance = None
+            elif distance is not None:
+                gap = (now.to(torch.float64) - first.to(torch.float64)).abs().max().item() if now.numel() else 0.0
+                distance = None if math.isnan(gap) else max(distance, gap)
+    distinct = len({json.dumps(d, sort_keys=True) for d in digests})
+    return {"runs": len(runs), "distinct": distinct, "l_inf": distance, "watched_as_plain": digests[-1] == digests[0]}

@@ -1,0 +1,68 @@
+"""What the README shows is what happens: its scenario, its command's output, its failure text."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from harness.cli import main
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def block(name: str) -> str:
+    """Return the fenced block that follows `<!-- runs: NAME -->`."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    found = re.search(rf"<!-- runs: {name} -->\n```\w+\n(.*?)```", text, re.DOTALL)
+    assert found, f"README.md has no block {name!r}"
+    return found.group(1)
+
+
+def shape_of(text: str) -> list[str]:
+    """Return the text's lines with figures, paths and spacing made alike: those differ from machine to machine."""
+    text = re.sub(r"cpu-\w+-\w+-t\d+-[0-9a-f]{8}", "CLASS", text)
+    text = re.sub(r"(?:/\S*/|runs/)\S+", "RUN", text)
+    text = re.sub(r"\b(ok|slower|faster|unknown)( x[\d.]+)?(?=\s+\d+ MiB)", "COST", text)
+    text = re.sub(r"[-+]?\d[\d.]*(e[-+]\d+)?", "#", text)
+    return [" ".join(line.split()) for line in text.strip().splitlines()]
+
+
+def test_the_scenario_of_the_readme_is_the_one_in_the_repository() -> None:
+    """The README's ten lines are the file's."""
+    assert block("scenario") == (ROOT / "scenarios" / "ddim-digits.yaml").read_text(encoding="utf-8")
+
+
+def test_the_command_of_the_readme_prints_what_the_readme_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same lines, figures apart; on the machine class that recorded the baseline the verdict is `identical`."""
+    monkeypatch.chdir(ROOT)
+    command, _, shown = block("command").partition("\n")
+    code = main([*command.removeprefix("$ harness ").split(), "--out", str(tmp_path / "run")])
+    printed = capsys.readouterr().out
+    assert code == 0
+    if "other class" in printed:
+        shown = shown.replace("identical", "within   ").replace("same class", "other class")
+        assert printed.count("within") == shown.count("within")
+    else:
+        assert shape_of(printed) == shape_of(shown)
+
+
+def test_the_failure_of_the_readme_is_what_a_drift_prints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Recorded on this machine, run under another CPU dispatch, without a tolerance: the README's lines, figures apart."""
+    text = (ROOT / "scenarios" / "ddim-digits.yaml").read_text(encoding="utf-8")
+    scenario = tmp_path / "strict.yaml"
+    scenario.write_text(re.sub(r"tolerance:\n.*\n", "", text).replace("device: [cpu, cuda]", "device: cpu"), encoding="utf-8")
+    baselines = ["--baselines", str(tmp_path / "baselines")]
+    assert main(["record", str(scenario), *baselines, "--out", str(tmp_path / "first")]) == 0
+    capsys.readouterr()
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", "default")
+    assert main(["run", str(scenario), *baselines, "--out", str(tmp_path / "second")]) == 1
+    printed = capsys.readouterr().out
+    paragraph = printed[printed.index("drifted: ") : printed.index("\n\n1 case")]
+    shown = block("drift").split("\n", 1)[1]
+    assert shape_of(paragraph) == shape_of(shown)
