@@ -70,7 +70,8 @@ class Case:
     """A scenario on one device with one dtype: the unit that runs.
 
     `knobs` are environment variables that the worker starts with; `image` picks one image of a batch, to be made
-    alone; `anchors` is a baseline's tensors, fed to every stage in place of what came before it.
+    alone; `anchors` is a baseline's tensors, fed to every stage in place of what came before it; `perturb`
+    seeds a nudge by one unit in the last place of what is fed: the anchors, or the initial noise.
     """
 
     scenario: Scenario
@@ -79,6 +80,7 @@ class Case:
     knobs: tuple[tuple[str, str], ...] = ()
     image: int | None = None
     anchors: Path | None = None
+    perturb: int | None = None
 
     @property
     def place(self) -> str:
@@ -100,7 +102,7 @@ class Case:
         )
         if self.image is not None:
             call, seeds, rounds = _alone(call, len(seeds), self.image), [seeds[self.image]], 1
-        if self.anchors is not None:
+        if self.anchors is not None or self.perturb is not None:
             rounds = 0
         return {
             "id": self.id,
@@ -116,6 +118,7 @@ class Case:
             "determinism": scenario.determinism,
             "rounds": rounds,
             "anchors": str(self.anchors) if self.anchors else None,
+            "perturb": self.perturb,
         }
 
 

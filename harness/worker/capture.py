@@ -9,6 +9,7 @@ from typing import Any, Callable, Dict, List, Optional
 import numpy as np
 import torch
 
+from .portable import uniform
 from .tensors import digest_tensor, dtype_name, tensors_in, to_numpy
 
 Tensors = Dict[str, torch.Tensor]
@@ -18,14 +19,18 @@ class Capture:
     """What is seen of one watched run: stages in order, the noise drawn, and the tensors that a baseline needs.
 
     With `anchors`, a baseline's tensors, every stage's own result is kept and then overwritten by the baseline's, so that
-    the next stage gets the baseline's inputs and shows its own arithmetic alone.
+    the next stage gets the baseline's inputs and shows its own arithmetic alone. With `perturb`, a seed, what is fed on
+    moves by one unit in the last place: the anchors, or without them the initial noise.
     """
 
-    def __init__(self, configuration: Callable[[], Dict[str, Any]], anchors: Optional[Tensors] = None) -> None:
+    def __init__(
+        self, configuration: Callable[[], Dict[str, Any]], anchors: Optional[Tensors] = None, perturb: Optional[int] = None
+    ) -> None:
         self.stages: List[Dict[str, Any]] = []
         self.schedulers: Dict[str, Any] = {}
         self._configuration = configuration
         self._anchors = anchors or {}
+        self._perturb = perturb
         self._kept: Tensors = {}
         self._pending: Tensors = {}
 
@@ -74,9 +79,25 @@ class Capture:
     def _keep(self, tensors: Tensors) -> None:
         for name, tensor in tensors.items():
             self._kept[name] = tensor.detach().to("cpu", copy=True)
-            anchor = self._anchors.get(name)
-            if anchor is not None and anchor.shape == tensor.shape and anchor.dtype == tensor.dtype:
-                tensor.copy_(anchor)
+            fed = self._anchors.get(name)
+            if fed is None and self._perturb is not None and name == "noise/0":
+                fed = self._kept[name]
+            if fed is not None and fed.shape == tensor.shape and fed.dtype == tensor.dtype:
+                tensor.copy_(fed if self._perturb is None else nudged(fed, f"{self._perturb} {name}"))
+
+
+def nudged(tensor: torch.Tensor, name: str) -> torch.Tensor:
+    """Return a copy whose every element lies one unit in the last place away, up or down as the stream `name` says.
+
+    Zeros, infinities and NaN stay, and so do tensors of whole numbers.
+    """
+    if not tensor.is_floating_point():
+        return tensor.clone()
+    kinds = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    bits = tensor.detach().cpu().contiguous().view(kinds[tensor.element_size()])
+    up = torch.from_numpy(uniform(name, tuple(tensor.shape))) >= 0
+    moves = torch.isfinite(tensor) & (tensor != 0)
+    return torch.where(moves, bits + torch.where(up, 1, -1).to(bits.dtype), bits).view(tensor.dtype)
 
 
 def summary(tensor: torch.Tensor) -> Dict[str, Any]:

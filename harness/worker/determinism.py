@@ -6,6 +6,7 @@ that the launcher gives to the worker; see `harness/launch/local.py`.
 
 from __future__ import annotations
 
+import os
 import random
 from contextlib import contextmanager
 from operator import attrgetter
@@ -76,7 +77,7 @@ def switches() -> List[Switch]:
         *_attribute(torch.backends.cuda.matmul, "allow_fp16_reduced_precision_reduction", "cuda.matmul.fp16_reduction", False),
         *_attribute(torch.backends.cuda.matmul, "allow_bf16_reduced_precision_reduction", "cuda.matmul.bf16_reduction", False),
         *_attention(),
-        Switch("num_threads", torch.get_num_threads, torch.set_num_threads, 1),
+        Switch("num_threads", torch.get_num_threads, torch.set_num_threads, int(os.environ.get("OMP_NUM_THREADS", "1"))),
     ]
 
 

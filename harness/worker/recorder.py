@@ -46,9 +46,8 @@ class Recorder:
             pipeline = Pipeline(case, checkpoint, device)
             try:
                 figures, runs = self._timed(case, pipeline, device)
-                capture = Capture(
-                    pipeline.scheduler_configuration, safetensors.torch.load_file(case["anchors"]) if case["anchors"] else None
-                )
+                anchors = safetensors.torch.load_file(case["anchors"]) if case["anchors"] else None
+                capture = Capture(pipeline.scheduler_configuration, anchors, case["perturb"])
                 self._progress(case, "recording")
                 outputs = self._seeded(case, lambda: pipeline.run(capture.on_stage, capture.on_draw))
             finally:
