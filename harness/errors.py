@@ -4,7 +4,8 @@ HarnessError                 exit 4   a defect of the harness, or a store that c
   UsageError                 exit 2   a wrong flag, path or selection
     ScenarioError            exit 2   a mistake in a YAML file: file, line, field, expected, found
   BaselineError              exit 4   a baseline that cannot be trusted: damaged, or of another format
-  LaunchError                         a worker did not start, crashed or timed out: verdict `error`
+  NotRecordedError           exit 1   a case left no recording: verdict `error` or `unverified`
+    LaunchError                       its worker did not start, crashed or timed out: verdict `error`
 """
 
 from __future__ import annotations
@@ -60,5 +61,21 @@ class BaselineError(HarnessError):
         super().__init__(f"{path}: {problem}\n  do: {remedy}")
 
 
-class LaunchError(HarnessError):
+class NotRecordedError(HarnessError):
+    """A case left no recording.
+
+    Args:
+        reason: Why.
+        verdict: What follows: `error` or `unverified`.
+        log: The traceback, if there is one.
+    """
+
+    exit_code = 1
+
+    def __init__(self, reason: str, verdict: str = "error", log: str = "") -> None:
+        self.reason, self.verdict, self.log = reason, verdict, log
+        super().__init__(reason)
+
+
+class LaunchError(NotRecordedError):
     """A worker process ended or was ended before it answered."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from harness.baselines import Store
-from harness.errors import BaselineError, HarnessError, LaunchError, UsageError
+from harness.errors import BaselineError, HarnessError, NotRecordedError, UsageError
 from harness.judge.verdict import judge, unrun, wants_anchored
 from harness.launch.local import Worker, variables
 from harness.records import Outcome, Recording
@@ -81,9 +81,9 @@ class Session:
         """Run one case, judge it and remember the outcome."""
         try:
             outcome = self._judged(case, slot or self._slot(0))
-        except _NotRecordedError as error:
+        except NotRecordedError as error:
             outcome = unrun(case, error.verdict, error.reason, error.log)
-        except (LaunchError, BaselineError) as error:
+        except BaselineError as error:
             outcome = unrun(case, "error", str(error))
         if not self._stopping:  # a case cut short by Ctrl-C has no outcome
             self.outcomes.append(outcome)
@@ -164,35 +164,31 @@ class Session:
         for slot in self._slots:
             slot.close()
 
+    def record(self, case: Case, slot: Slot | None = None, folder: Path | None = None) -> Recording:
+        """Run a case and return its recording, unjudged.
+
+        Raises:
+            NotRecordedError: It left none; the error says which verdict follows.
+        """
+        folder, slot = folder or self.folder(case), slot or self._slot(0)
+        request = {"case": case.request(), "out": str(folder.resolve())}
+        event = slot.ask(request, _settings(case), case.scenario.timeout, lambda doing: self._on_progress(case, doing))
+        if event["event"] != RECORDED:
+            verdict = "unverified" if event["event"] == UNVERIFIED else "error"
+            raise NotRecordedError(event["reason"], verdict, event.get("traceback", ""))
+        return Recording.read(folder)
+
     def _judged(self, case: Case, slot: Slot) -> Outcome:
-        recording = self._recorded(case, slot)
+        recording = self.record(case, slot)
         alone = range(len(case.scenario.seeds)) if "batch-equals-single" in case.scenario.expect else ()
-        singles = [self._recorded(replace(case, image=image), slot) for image in alone]
+        singles = [self.record(replace(case, image=image), slot) for image in alone]
         self.environment = self.environment or recording.content["environment"]
         match = self.store.match(case, recording.numerics_class) if case.scenario.owes_baseline else None
         anchored = None
         if match and wants_anchored(case.scenario, recording, match):
             tensors = match.baseline.recording.tensors_path.resolve()
-            anchored = self._recorded(replace(case, anchors=tensors), slot)
+            anchored = self.record(replace(case, anchors=tensors), slot)
         return judge(case, recording, match, singles, anchored)
-
-    def _recorded(self, case: Case, slot: Slot) -> Recording:
-        """Run a case in the slot's worker and return its recording; raises _NotRecordedError if it left none."""
-        folder = self.folder(case)
-        request = {"case": case.request(), "out": str(folder.resolve())}
-        event = slot.ask(request, _settings(case), case.scenario.timeout, lambda doing: self._on_progress(case, doing))
-        if event["event"] != RECORDED:
-            verdict = "unverified" if event["event"] == UNVERIFIED else "error"
-            raise _NotRecordedError(verdict, event["reason"], event.get("traceback", ""))
-        return Recording.read(folder)
-
-
-class _NotRecordedError(Exception):
-    """A case left no recording: the verdict that follows, why, and the traceback if there is one."""
-
-    def __init__(self, verdict: str, reason: str, log: str) -> None:
-        self.verdict, self.reason, self.log = verdict, reason, log
-        super().__init__(reason)
 
 
 def _settings(case: Case) -> dict[str, str]:
