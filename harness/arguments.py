@@ -81,4 +81,12 @@ def build_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     made.add_argument(
         "--policy", required=True, metavar="FILE", help="YAML: which scenarios a release requires, on which device kinds"
     )
+    made = add("calibrate", "tolerances from measured noise", "harness calibrate scenarios/ddim-digits.yaml --write")
+    made.add_argument("scenario", metavar="SCENARIO", help="a scenario file")
+    made.add_argument("--write", action="store_true", help="put the bounds and their evidence into the scenario and its baselines")
+    made.add_argument("--seeds", type=int, default=3, metavar="N", help="seeds to replicate over (default: %(default)s)")
+    made.add_argument("--perturbations", type=int, default=8, metavar="N", help="nudges to make (default: %(default)s)")
+    made.add_argument("--out", metavar="DIR", help="where recordings go (default: runs/ and the time)")
+    choosing(made, "")
+    made.set_defaults(device="cpu")
     return parser

@@ -199,6 +199,39 @@ def gate(arguments: argparse.Namespace) -> int:
     return code
 
 
+def calibrate(arguments: argparse.Namespace) -> int:
+    """Derive a scenario's tolerances from measured noise: nudges by one unit in the last place, and synthetic platforms."""
+    from harness.baselines import Store, annotate
+    from harness.report.terminal import console, print_calibration, progress
+    from harness.session import Session, new_run
+    from harness.study.calibrate import calibrate as measure
+    from harness.study.calibrate import write_tolerance
+    from harness.study.platforms import PLATFORMS
+
+    (case, *others) = select(read_all([Path(arguments.scenario)]), arguments.k, arguments.device)
+    if others:
+        raise UsageError(f"{arguments.scenario} has {len(others) + 1} cases; choose one with -k, such as -k {case.place}")
+    store, out = Store(Path(arguments.baselines)), Path(arguments.out) if arguments.out else new_run()
+    platforms = PLATFORMS if case.device == "cpu" else {}
+    total = arguments.seeds + 2 * arguments.perturbations + 2 * arguments.seeds * len(platforms)
+    with progress(total) as (doing, done), Session(store, out) as session:
+
+        def step(name: str) -> None:
+            doing(case.id, name)
+            done(case.id)
+
+        found = measure(session, case, platforms, seeds=arguments.seeds, perturbations=arguments.perturbations, on_step=step)
+    print_calibration(console(), found, case.scenario.tolerance.get("cross-class"))
+    if arguments.write:
+        evidence = found.evidence()
+        write_tolerance(case.scenario.path, found.bounds(), evidence)
+        print(f"wrote {case.scenario.path}")
+        for path in store.files(case.scenario.name, case.place):
+            annotate(path, evidence)
+            print(f"wrote {path}: evidence")
+    return 0 if all(found.left_out().values()) else 1
+
+
 def _cases(arguments: argparse.Namespace) -> list[Case]:
     scenarios: list[Scenario] = read_all(map(Path, arguments.paths or ["scenarios"]))
     return select(scenarios, arguments.k, arguments.device)
@@ -238,4 +271,5 @@ COMMANDS: dict[str, Command] = {
     "env": env,
     "report": report,
     "gate": gate,
+    "calibrate": calibrate,
 }

@@ -17,6 +17,7 @@ from harness.schema import Place, load, nearest
 from harness.shape import SHAPE, SOURCES, UNREPEATABLE
 
 DATA = Path(__file__).parent / "data"
+LOOSE = 4  # how many times looser than its evidence a bound may be without a reason
 
 
 @dataclass(frozen=True)
@@ -259,5 +260,17 @@ def _check_together(values: dict[str, Any], members: dict[str, Place], place: Pl
             raise members["expect"].wrong("a list of seeds, one per image, for `batch-equals-single`", f"seed: {seeds}")
         if "batch" not in values.get("tolerance", {}):
             raise members.get("tolerance", place).wrong("`tolerance.batch` for `batch-equals-single`", "no such key")
+    _check_evidence(values.get("tolerance", {}), members)
     if "reference" in values and not re.fullmatch(r"(cpu|cuda)-(float32|float16|bfloat16|float64)", values["reference"]):
         raise members["reference"].wrong("a device and dtype such as `cpu-float32`", f"`{values['reference']}`")
+
+
+def _check_evidence(tolerance: dict[str, Any], members: dict[str, Place]) -> None:
+    """Refuse a bound that is much looser than what was measured, unless a person says why."""
+    bounds, measured = tolerance.get("cross-class"), tolerance.get("evidence", {}).get("bounds", {})
+    if not isinstance(bounds, dict) or "reason" in tolerance:
+        return
+    for metric, bound in bounds.items():
+        if metric in measured and bound > LOOSE * measured[metric]:
+            place = members["tolerance"].members()["cross-class"][1].members()[metric][1]
+            raise place.wrong(f"at most {LOOSE} times the measured {measured[metric]:g}, or a `reason` beside it", f"{bound:g}")

@@ -26,6 +26,18 @@ _BOUNDS = Record(
     },
 )
 _CLOSE = Either(Text(("identical",)), _BOUNDS)
+_EVIDENCE = Record(
+    {
+        "bounds": _BOUNDS,
+        "noise": _BOUNDS,
+        "worst": _BOUNDS,
+        "platforms": Number(least=0, whole=True),
+        "seeds": Number(least=1, whole=True),
+        "on": Text(),
+        "date": Text(),
+    },
+    required=("bounds",),
+)
 SHAPE = Record(
     {
         "description": Text(),
@@ -45,7 +57,9 @@ SHAPE = Record(
         "determinism": Text(("full", "default")),
         "expect": OneOrMore(Text(EXPECTATIONS), distinct=True),
         "reference": Text(what="a device and dtype such as `cpu-float32`"),
-        "tolerance": Record({"same-class": Text(("identical",)), "cross-class": _CLOSE, "batch": _CLOSE, "reason": Text()}),
+        "tolerance": Record(
+            {"same-class": Text(("identical",)), "cross-class": _CLOSE, "batch": _CLOSE, "evidence": _EVIDENCE, "reason": Text()}
+        ),
         "published": Table(
             Record(
                 {"abs_sum": Number(least=0), "within": Number(least=0), "on": Text(("cpu", "cuda")), "source": Text()},

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from harness.records import Drift
+from harness.records import Drift, Recording
 
 if TYPE_CHECKING:
     from harness.records import Array
@@ -65,3 +65,21 @@ def measure(actual: Array, expected: Array) -> Drift:
         worst_expected=float(flat_expected[worst_at]) if actual.size else 0.0,
         finite=finite,
     )
+
+
+def of_outputs(now: Recording, then: Recording) -> dict[str, Drift]:
+    """Return the drift of every output of `then`; both recordings must have the same structure."""
+    mine, theirs = now.tensors(), then.tensors()
+    return {name: measure(mine[f"output/{name}"], theirs[f"output/{name}"]) for name in then.outputs}
+
+
+def of_stages(now: Recording, then: Recording) -> dict[str, dict[str, float]]:
+    """Return `l_inf` and `rel_l2` of every stage's tensor that both sides kept, in the order of the run; noise first."""
+    mine, theirs = now.tensors(), then.tensors()
+    order = {f"stage/{stage['name']}": index for index, stage in enumerate(then.stages)}
+    found = {}
+    for name in sorted(theirs, key=lambda name: (order.get(name.rsplit("/", 1)[0], -1), name)):
+        if not name.startswith("output/") and name in mine and mine[name].shape == theirs[name].shape:
+            moved = measure(mine[name], theirs[name])
+            found[name.removeprefix("stage/")] = {"l_inf": moved.l_inf, "rel_l2": moved.rel_l2}
+    return found

@@ -76,7 +76,7 @@ def judge(
     if structure:
         return Outcome(verdict="incomparable", reason=structure, **common)
     if anchored is not None:
-        common["local"] = _stage_drifts(anchored, then)
+        common["local"] = drift.of_stages(anchored, then)
     return _compared(case, recording, match, published, common)
 
 
@@ -87,7 +87,7 @@ def _compared(case: Case, now: Recording, match: Match, published: list[Check], 
     common["first_divergence"] = divergence.first(now, then)
     same = _same_bits(now, then)
     if not same:
-        common["outputs"], common["free"] = _output_drifts(now, then), _stage_drifts(now, then)
+        common["outputs"], common["free"] = drift.of_outputs(now, then), drift.of_stages(now, then)
         bounds = "identical" if match.same_class else scenario.tolerance.get("cross-class")
         held = [check for name, d in common["outputs"].items() for check in tolerance.check(name, d, bounds)]
         common["checks"] = (*held, *tolerance.check_local(common.get("local", {}), bounds), *common["checks"])
@@ -156,23 +156,6 @@ def _structure(now: Recording, then: Recording) -> str:
 
 def _same_bits(now: Recording, then: Recording) -> bool:
     return all(now.outputs[name]["digest"] == then.outputs[name]["digest"] for name in then.outputs)
-
-
-def _output_drifts(now: Recording, then: Recording) -> dict[str, Drift]:
-    mine, theirs = now.tensors(), then.tensors()
-    return {name: drift.measure(mine[f"output/{name}"], theirs[f"output/{name}"]) for name in then.outputs}
-
-
-def _stage_drifts(now: Recording, then: Recording) -> dict[str, dict[str, float]]:
-    """Return the drift of every stage that both sides kept, in the order of the run; noise first."""
-    mine, theirs = now.tensors(), then.tensors()
-    order = {f"stage/{stage['name']}": index for index, stage in enumerate(then.stages)}
-    found = {}
-    for name in sorted(theirs, key=lambda name: (order.get(name.rsplit("/", 1)[0], -1), name)):
-        if not name.startswith("output/") and name in mine and mine[name].shape == theirs[name].shape:
-            moved = drift.measure(mine[name], theirs[name])
-            found[name.removeprefix("stage/")] = {"l_inf": moved.l_inf, "rel_l2": moved.rel_l2}
-    return found
 
 
 def _still(output: dict[str, Any]) -> Drift:

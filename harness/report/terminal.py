@@ -18,6 +18,8 @@ from harness.report import rows
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from harness.study.calibrate import Calibration
+
 PLAIN_WIDTH = 200  # a pipe or a log file has no width; nothing is cut or folded there
 
 
@@ -56,6 +58,23 @@ def print_run(out: Console, outcomes: list[Outcome], run: Path) -> None:
             out.print(Text(f"  {line}"))
     out.print()
     out.print(Text(rows.summary(outcomes), style=_style("drifted" if any(o.fails for o in outcomes) else "identical")))
+
+
+def print_calibration(out: Console, found: Calibration, now: dict[str, float] | str | None) -> None:
+    """Print what was measured, the bounds that follow, and what each would say of a platform that it never saw."""
+    left_out = found.left_out()
+    metrics = ("rel_l2", "l_inf", "local_rel_l2", "local_l_inf")
+
+    def line(name: str, figures: dict[str, float], note: str = "") -> tuple[str, ...]:
+        return (name, *(f"{figures[metric]:.2e}" if metric in figures else "" for metric in metrics), note)
+
+    lines = [line(name, f, "admitted" if left_out[name] else "not admitted") for name, f in found.platforms.items()]
+    lines.append(line("one unit in the last place, median", found.noise))
+    lines.append(line("bounds that follow", found.bounds()))
+    if isinstance(now, dict):
+        lines.append(line("bounds of the scenario", now))
+    out.print(Text(f"{found.case} against {found.on}; {found.seeds} seeds, {found.perturbations} nudges"))
+    out.print(table(("platform", *metrics, "by bounds without it"), lines))
 
 
 @contextmanager
