@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Mapping
 
+from harness.study.platforms import PLATFORMS
+
 Command = Callable[[argparse.Namespace], int]
 
 CODES = """exit codes:
@@ -13,6 +15,8 @@ CODES = """exit codes:
   2  usage, or a mistake in a YAML file
   3  nothing fails, but nothing was verified, or (--strict, gate) something asked for was not
   4  a defect of the harness itself, or a store that cannot be read"""
+
+PATHS = "scenario files or folders (default: scenarios)"
 
 
 def build_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
@@ -27,66 +31,81 @@ def build_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
 
     def add(name: str, short: str, example: str) -> argparse.ArgumentParser:
         made = subparsers.add_parser(
-            name, help=short, description=commands[name].__doc__, epilog=f"example:\n  {example}\n\n{CODES}",
+            name, help=short, description=commands[name].__doc__, epilog=f"example:\n  harness {name} {example}\n\n{CODES}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )  # fmt: skip
         made.set_defaults(command=commands[name])
         made.add_argument("--baselines", default="baselines", metavar="DIR", help="the store (default: %(default)s)")
         return made
 
-    def choosing(made: argparse.ArgumentParser, paths: str) -> None:
-        if paths == "paths":
-            made.add_argument("paths", nargs="*", metavar="PATH", help="scenario files or folders (default: scenarios)")
-        made.add_argument(
-            "-k", default="", metavar="EXPR", help="only cases whose id holds a word or whose tags are it: 'ddim and not slow'"
-        )
-        made.add_argument("--device", choices=("cpu", "cuda"), help="only cases on this device")
+    _add_cases(add)
+    _add_runs(add)
+    _add_studies(add)
+    return parser
 
-    def running(made: argparse.ArgumentParser) -> None:
-        choosing(made, "paths")
-        made.add_argument("--out", metavar="DIR", help="the run's folder (default: runs/ and the time)")
-        made.add_argument(
-            "-j", "--jobs", type=int, default=1, metavar="N", help="workers at once, one thread each (default: %(default)s)"
-        )
 
-    choosing(add("list", "scenarios, cases, which can run here, which have baselines", "harness list -k 'not slow'"), "paths")
-    made = add("run", "run cases and judge them against baselines", "harness run scenarios -k 'digits and not slow' --device cpu")
-    running(made)
+def _add_cases(add: Callable[[str, str, str], argparse.ArgumentParser]) -> None:
+    """The commands that choose cases and run them."""
+    made = add("list", "scenarios, cases, which can run here, which have baselines", "-k 'not slow'")
+    made.add_argument("paths", nargs="*", metavar="PATH", help=PATHS)
+    _choosing(made)
+    made = add("run", "run cases and judge them against baselines", "scenarios -k 'digits and not slow' --device cpu")
+    _running(made)
     made.add_argument("--strict", action="store_true", help="exit 3 if anything asked for could not be verified")
-    made = add("record", "write the baselines that are missing", "harness record scenarios/ddim-digits.yaml")
-    running(made)
-    made.add_argument(
-        "--reason", default="first recording on this class", metavar="TEXT", help="kept in the baseline (default: %(default)s)"
-    )
-    made = add(
-        "accept",
-        "replace baselines by what a run recorded",
-        "harness accept runs/nightly -k ddim --reason 'diffusers 0.43 fixes #123'",
-    )
-    made.add_argument("run", metavar="RUN", help="the run's folder")
-    made.add_argument("--reason", required=True, metavar="TEXT", help="why the new output is right; kept in the baseline")
-    made.add_argument(
-        "--scenarios", nargs="+", default=["scenarios"], metavar="PATH", help="scenario files or folders (default: scenarios)"
-    )
-    choosing(made, "")
-    made = add("env", "environment, effective switches, numerics class", "harness env --device cpu --dtype float16")
+    made = add("record", "write the baselines that are missing", "scenarios/ddim-digits.yaml")
+    _running(made)
+    first = "first recording on this class"
+    made.add_argument("--reason", default=first, metavar="TEXT", help="kept in the baseline (default: %(default)s)")
+    made = add("env", "environment, effective switches, numerics class", "--device cpu --dtype float16")
     made.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     made.add_argument("--dtype", default="float32", choices=("float32", "float16", "bfloat16", "float64"))
     made.add_argument("--determinism", default="full", choices=("full", "default"))
-    made = add("report", "print the report of runs again", "harness report runs/nightly --markdown >> $GITHUB_STEP_SUMMARY")
+
+
+def _add_runs(add: Callable[[str, str, str], argparse.ArgumentParser]) -> None:
+    """The commands that read what runs left."""
+    made = add("accept", "replace baselines by what a run recorded", "runs/nightly -k ddim --reason 'diffusers 0.43 fixes #123'")
+    made.add_argument("run", metavar="RUN", help="the run's folder")
+    made.add_argument("--reason", required=True, metavar="TEXT", help="why the new output is right; kept in the baseline")
+    made.add_argument("--scenarios", nargs="+", default=["scenarios"], metavar="PATH", help=PATHS)
+    _choosing(made)
+    made = add("report", "print the report of runs again", "runs/nightly --markdown >> $GITHUB_STEP_SUMMARY")
     made.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder")
     made.add_argument("--markdown", action="store_true", help="as Markdown")
-    made = add("gate", "one verdict for a release, from many machines' runs", "harness gate runs/* --policy .ci/release.yaml")
+    made = add("gate", "one verdict for a release, from many machines' runs", "runs/* --policy .ci/release.yaml")
     made.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder")
-    made.add_argument(
-        "--policy", required=True, metavar="FILE", help="YAML: which scenarios a release requires, on which device kinds"
-    )
-    made = add("calibrate", "tolerances from measured noise", "harness calibrate scenarios/ddim-digits.yaml --write")
-    made.add_argument("scenario", metavar="SCENARIO", help="a scenario file")
-    made.add_argument("--write", action="store_true", help="put the bounds and their evidence into the scenario and its baselines")
+    policy = "YAML: which scenarios a release requires, on which device kinds"
+    made.add_argument("--policy", required=True, metavar="FILE", help=policy)
+
+
+def _add_studies(add: Callable[[str, str, str], argparse.ArgumentParser]) -> None:
+    """The commands that vary one case to learn about its tolerances."""
+    made = add("calibrate", "tolerances from measured noise", "scenarios/ddim-digits.yaml --write")
+    _studying(made)
+    made.add_argument("--write", action="store_true", help="put bounds and evidence into the scenario and its baselines")
     made.add_argument("--seeds", type=int, default=3, metavar="N", help="seeds to replicate over (default: %(default)s)")
     made.add_argument("--perturbations", type=int, default=8, metavar="N", help="nudges to make (default: %(default)s)")
+    made = add("challenge", "inject known faults; which do the tolerances catch?", "scenarios/sd-digits.yaml --write")
+    _studying(made)
+    made.add_argument("--write", action="store_true", help="keep the certificate in the scenario's baselines")
+    made.add_argument("--platform", default="portable", choices=sorted(PLATFORMS), help="the other class (default: %(default)s)")
+
+
+def _choosing(made: argparse.ArgumentParser, device: str | None = None) -> None:
+    words = "only cases whose id holds a word or whose tags are it: 'ddim and not slow'"
+    made.add_argument("-k", default="", metavar="EXPR", help=words)
+    made.add_argument("--device", choices=("cpu", "cuda"), default=device, help="only cases on this device")
+
+
+def _running(made: argparse.ArgumentParser) -> None:
+    made.add_argument("paths", nargs="*", metavar="PATH", help=PATHS)
+    _choosing(made)
+    made.add_argument("--out", metavar="DIR", help="the run's folder (default: runs/ and the time)")
+    jobs = "workers at once, one thread each (default: %(default)s)"
+    made.add_argument("-j", "--jobs", type=int, default=1, metavar="N", help=jobs)
+
+
+def _studying(made: argparse.ArgumentParser) -> None:
+    made.add_argument("scenario", metavar="SCENARIO", help="a scenario file")
+    _choosing(made, device="cpu")
     made.add_argument("--out", metavar="DIR", help="where recordings go (default: runs/ and the time)")
-    choosing(made, "")
-    made.set_defaults(device="cpu")
-    return parser

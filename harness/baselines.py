@@ -114,11 +114,14 @@ class Store:
         return path
 
 
-def annotate(path: Path, evidence: dict[str, Any]) -> None:
-    """Keep the evidence for the scenario's tolerances in the baseline at `path`; its recording stays as it is."""
+def annotate(path: Path, name: str, facts: dict[str, Any]) -> None:
+    """Keep facts about the scenario's tolerances in the baseline at `path`; its recording stays as it is.
+
+    `name` is `evidence`, what the bounds were derived from, or `certificate`, which faults they catch.
+    """
     content = json.loads(path.read_text(encoding="utf-8"))
     content.pop("digest")
-    content["evidence"] = evidence
+    content[name] = facts
     _write_whole(path, dumps({**content, "digest": _digest_json(content)}).encode())
 
 

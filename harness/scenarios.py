@@ -72,7 +72,8 @@ class Case:
 
     `knobs` are environment variables that the worker starts with; `image` picks one image of a batch, to be made
     alone; `anchors` is a baseline's tensors, fed to every stage in place of what came before it; `perturb`
-    seeds a nudge by one unit in the last place of what is fed: the anchors, or the initial noise.
+    seeds a nudge by one unit in the last place of what is fed: the anchors, or the initial noise;
+    `fault` is planted into the pipeline.
     """
 
     scenario: Scenario
@@ -82,6 +83,7 @@ class Case:
     image: int | None = None
     anchors: Path | None = None
     perturb: int | None = None
+    fault: dict[str, Any] | None = None
 
     @property
     def place(self) -> str:
@@ -103,7 +105,7 @@ class Case:
         )
         if self.image is not None:
             call, seeds, rounds = _alone(call, len(seeds), self.image), [seeds[self.image]], 1
-        if self.anchors is not None or self.perturb is not None:
+        if self.anchors is not None or self.perturb is not None or self.fault is not None:
             rounds = 0
         return {
             "id": self.id,
@@ -120,6 +122,7 @@ class Case:
             "rounds": rounds,
             "anchors": str(self.anchors) if self.anchors else None,
             "perturb": self.perturb,
+            "fault": self.fault,
         }
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from harness.study.calibrate import Calibration
+    from harness.study.challenge import Challenge
 
 PLAIN_WIDTH = 200  # a pipe or a log file has no width; nothing is cut or folded there
 
@@ -75,6 +76,25 @@ def print_calibration(out: Console, found: Calibration, now: dict[str, float] | 
         lines.append(line("bounds of the scenario", now))
     out.print(Text(f"{found.case} against {found.on}; {found.seeds} seeds, {found.perturbations} nudges"))
     out.print(table(("platform", *metrics, "by bounds without it"), lines))
+
+
+def print_challenge(out: Console, found: Challenge) -> None:
+    """Print every fault: its proof, its effect, whether it is caught in the same class and in another, and by which bound."""
+    lines = []
+    for trial in sorted(found.trials, key=lambda trial: -trial.effect):
+        below = "below the noise" if trial.effect <= found.noise else "MISSED"
+        caught = f"caught x{trial.ratio:.3g} by {trial.checks[0].what}" if trial.cross_class else f"{below} x{trial.ratio:.2g}"
+        lines.append((trial.fault, f"{trial.effect:.1e}", "caught" if trial.same_class else "MISSED", caught, trial.proof[:60]))
+    out.print(Text(f"{found.case}; the other class is {found.platform}"))
+    out.print(table(("fault", "effect", "same class", "other class", "proof"), lines))
+    for name, why in found.without_effect.items():
+        out.print(Text(f"no effect: {name}: {why.splitlines()[0][:120]}"))
+    c = found.certificate()
+    out.print()
+    out.print(Text(
+        f"same class: {c['same_class_caught']} of {c['faults']} caught; other class: {c['cross_class_caught']} of the "
+        f"{c['above_noise']} whose effect is above the noise ({found.noise:.1e})"
+    ))  # fmt: skip
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 from typing import Any, Callable, Dict, List, Optional, Tuple
@@ -14,6 +15,7 @@ import torch
 from . import checkpoints, cost, determinism, environment, numerics, protocol
 from .capture import Capture, Tensors, repeat_of, summary
 from .diffusers_ import Pipeline
+from .faults import planted
 
 
 class Recorder:
@@ -40,11 +42,14 @@ class Recorder:
             CaseError: The case names what this environment's libraries do not have.
         """
         device = _device(case["device"])
-        with determinism.settings(case["determinism"]):
+        proof = None
+        with determinism.settings(case["determinism"]), ExitStack() as faults:
             here = self._environment(device, getattr(torch, case["dtype"]), case["determinism"])
             checkpoint = self._checkpoint(case)
             pipeline = Pipeline(case, checkpoint, device)
             try:
+                if case.get("fault"):
+                    proof = faults.enter_context(planted(pipeline.pipeline, case["fault"]))
                 figures, runs = self._timed(case, pipeline, device)
                 anchors = safetensors.torch.load_file(case["anchors"]) if case["anchors"] else None
                 capture = Capture(pipeline.scheduler_configuration, anchors, case["perturb"])
@@ -55,6 +60,7 @@ class Recorder:
         content = {
             "format": protocol.RECORDING_FORMAT,
             "case": case,
+            "fault": proof,
             "environment": here,
             "inputs": {"weights": checkpoint.weights, "commit": checkpoint.commit, "schedulers": capture.schedulers},
             "noise": [summary(tensor) for tensor in capture.noise()],
