@@ -23,6 +23,9 @@ FORMAT = "harness-baseline/1"
 KEPT = ("environment", "inputs", "noise", "outputs", "stages", "cost")  # of a recording; the rest belongs to the run
 
 
+NOTES = ("evidence", "certificate")  # about the scenario's tolerances; they outlive a recording of the same scenario
+
+
 class Store:
     """Baselines in a folder: `SCENARIO/DEVICE-DTYPE/CLASS.json`, with the tensors in `CLASS.DIGEST.safetensors` beside it."""
 
@@ -42,17 +45,14 @@ class Store:
         Raises:
             BaselineError: A baseline is damaged or of another format.
         """
-        own = [self.read(path) for path in self.files(case.scenario.name, case.place)]
-        for baseline in own:
-            found = baseline.recording.numerics_class
-            if found["hash"] == numerics_class["hash"]:
-                return Match(baseline, True, f"the same class {found['name']}")
-        places = [(case.place, own)]
-        if case.scenario.reference and case.scenario.reference != case.place:
-            files = self.files(case.scenario.name, case.scenario.reference)
-            places.append((case.scenario.reference, [self.read(path) for path in files]))
-        for place, baselines in places:
-            for baseline in baselines:
+        own = self.root / case.scenario.name / case.place / f"{numerics_class['name']}.json"
+        if own.exists():
+            baseline = self.read(own)
+            if baseline.recording.numerics_class["hash"] == numerics_class["hash"]:
+                return Match(baseline, True, f"the same class {numerics_class['name']}")
+        for place in dict.fromkeys([case.place, case.scenario.reference or case.place]):
+            for path in self.files(case.scenario.name, place):
+                baseline = self.read(path)
                 if baseline.reference:
                     return Match(baseline, False, f"class {baseline.recording.numerics_class['name']}, the reference of {place}")
         return None
@@ -63,7 +63,7 @@ class Store:
         Raises:
             BaselineError: It is damaged, or of another format.
         """
-        remedy = "restore both files from version control, or record the case again"
+        remedy = "restore both files from version control, or delete them and record the case again"
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
@@ -80,7 +80,9 @@ class Store:
         if not tensors.is_file() or _digest_file(tensors) != content["tensors"]["digest"]:
             raise BaselineError(tensors, "is missing or damaged: its digest does not fit", remedy)
         recording = Recording({key: content[key] for key in KEPT}, tensors)
-        return Baseline(path, content["fingerprint"], content["reference"], {**content["provenance"], "digest": digest}, recording)
+        provenance = {**content["provenance"], "digest": digest}
+        notes = {name: content[name] for name in NOTES if name in content}
+        return Baseline(path, content["fingerprint"], content["reference"], provenance, recording, notes)
 
     def write(self, case: Case, recording: Recording, reason: str) -> Path:
         """Make `recording` the baseline of `case` for its numerics class, and return the path of its JSON file.
@@ -104,6 +106,7 @@ class Store:
             "tensors": {"file": tensors.name, "digest": digest},
             "provenance": _provenance(reason, replaced),
             **{key: recording.content[key] for key in KEPT},
+            **(replaced.notes if replaced and replaced.fingerprint == case.scenario.fingerprint else {}),
         }
         content["digest"] = _digest_json(content)
         folder.mkdir(parents=True, exist_ok=True)
@@ -148,7 +151,7 @@ def _digest_json(content: dict[str, Any]) -> str:
 
 
 def _digest_file(path: Path) -> str:
-    return digest_bytes(np.memmap(path, dtype=np.uint8, mode="r"))
+    return digest_bytes(np.memmap(path, dtype=np.uint8, mode="r") if path.stat().st_size else np.zeros(0, np.uint8))
 
 
 def _write_whole(path: Path, data: bytes) -> None:

@@ -135,7 +135,7 @@ def accept(arguments: argparse.Namespace) -> int:
         if not case.scenario.owes_baseline or not folder.is_dir():
             continue
         recording = Recording.read(folder)
-        if recording.content["case"] != case.request():
+        if _elsewhere(recording.content["case"]) != _elsewhere(case.request()):
             raise UsageError(f"{case.id}: the scenario was edited after {run_folder}; run it again, then accept that run")
         if any(not output["finite"] for output in recording.outputs.values()):
             raise UsageError(f"{case.id}: holds NaN or infinity, which can never be a baseline")
@@ -144,6 +144,11 @@ def accept(arguments: argparse.Namespace) -> int:
     if not written:
         raise UsageError(f"{run_folder} holds nothing to accept: no chosen case drifted, is stale or lacks a baseline")
     return 0
+
+
+def _elsewhere(request: dict[str, Any]) -> dict[str, Any]:
+    """Return a case's request without the folder of its weights, which differs from checkout to checkout."""
+    return {**request, "checkpoint": {key: value for key, value in request["checkpoint"].items() if key != "folder"}}
 
 
 def env(arguments: argparse.Namespace) -> int:

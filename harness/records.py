@@ -88,13 +88,14 @@ class Recording:
 
 @dataclass(frozen=True)
 class Baseline:
-    """An accepted recording, with who accepted it, when and why."""
+    """An accepted recording, with who accepted it, when and why; `notes` hold evidence for the scenario's tolerances."""
 
     path: Path
     fingerprint: str
     reference: bool
     provenance: dict[str, Any]
     recording: Recording
+    notes: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -134,7 +134,8 @@ def _alone(call: dict[str, Any], images: int, image: int) -> dict[str, Any]:
         if key in counts and value == images:
             single[key] = 1
         else:
-            single[key] = [value[image]] if isinstance(value, list) and len(value) == images else value
+            each = isinstance(value, list) and len(value) == images and key not in ("timesteps", "sigmas")
+            single[key] = [value[image]] if each else value
     return single
 
 
@@ -242,7 +243,7 @@ def _check_names(values: dict[str, Any], members: dict[str, Place]) -> None:
         pairs.append(("scheduler", values["scheduler"]["class"], members["scheduler"].members()["class"][1]))
     for what, name, place in pairs:
         known = {known for known in _diffusers_names() if what.capitalize() in known}
-        if known and name not in known:
+        if known and str(name) not in known:
             raise place.wrong(f"a {what} class of diffusers", f"`{name}`", nearest(str(name), known))
 
 
@@ -258,6 +259,9 @@ def _check_together(values: dict[str, Any], members: dict[str, Place], place: Pl
     if ("varies" in expect) != (generator in UNREPEATABLE) and expect:
         fits = "`varies`" if generator in UNREPEATABLE else "anything but `varies`"
         raise members["expect"].wrong(f"{fits} with `generator: {generator}`", f"{expect}")
+    for pair in (("varies", "repeatable"), ("identical-images", "distinct-images")):
+        if set(pair) <= set(expect):
+            raise members["expect"].wrong(f"`{pair[0]}` or `{pair[1]}`", "both")
     if "batch-equals-single" in expect:
         if len(seeds) < 2:
             raise members["expect"].wrong("a list of seeds, one per image, for `batch-equals-single`", f"seed: {seeds}")

@@ -96,8 +96,14 @@ def nearest(word: str, words: Iterable[str]) -> str:
     return f"did you mean `{near[0]}`?" if near else ""
 
 
-def _construct(node: yaml.Node) -> Any:
-    return yaml.constructor.SafeConstructor().construct_object(node, deep=True)
+def _construct(place: Place) -> Any:
+    """Return the scalar at `place` as a Python value; a value that cannot be made is a mistake of the file."""
+    try:
+        return yaml.constructor.SafeConstructor().construct_object(place.node, deep=True)
+    except (yaml.YAMLError, ValueError) as error:
+        raise place.wrong(
+            "a value that can be read", f"{place.node.value!r} ({getattr(error, 'problem', None) or error})"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -108,7 +114,7 @@ class Text:
     what: str = "a string"
 
     def read(self, place: Place) -> str:
-        value = _construct(place.node) if isinstance(place.node, yaml.ScalarNode) else None
+        value = _construct(place) if isinstance(place.node, yaml.ScalarNode) else None
         expected = "one of " + ", ".join(f"`{choice}`" for choice in self.choices) if self.choices else self.what
         if not isinstance(value, str) or not value:
             raise place.wrong(expected)
@@ -134,12 +140,12 @@ class Number:
         return kind + bound
 
     def read(self, place: Place) -> float | int:
-        value = _construct(place.node) if isinstance(place.node, yaml.ScalarNode) else None
+        value = _construct(place) if isinstance(place.node, yaml.ScalarNode) else None
         if isinstance(value, str) and _is_number(value):
             raise place.wrong(self._expected(), hint=f"YAML 1.1 reads `{value}` as text; write {_with_dot(value)}")
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise place.wrong(self._expected())
-        if not math.isfinite(value) or (self.whole and not isinstance(value, int)):
+        if not _is_finite(value) or (self.whole and not isinstance(value, int)):
             raise place.wrong(self._expected())
         if (self.least is not None and value < self.least) or (self.above is not None and value <= self.above):
             raise place.wrong(self._expected())
@@ -154,6 +160,13 @@ def _is_number(text: str) -> bool:
     try:
         return math.isfinite(float(text))
     except ValueError:
+        return False
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number beyond float64
         return False
 
 
@@ -194,6 +207,7 @@ class Record:
 
     fields: Mapping[str, Shape]
     required: tuple[str, ...] = ()
+    filled: bool = False
     help: Mapping[str, str] = field(default_factory=dict)
 
     def read(self, place: Place) -> dict[str, Any]:
@@ -205,6 +219,8 @@ class Record:
         for key in self.required:
             if key not in members:
                 raise place.wrong(f"the key `{key}`", "no such key")
+        if self.filled and not members:
+            raise place.wrong("at least one of " + ", ".join(f"`{name}`" for name in self.fields), "an empty mapping")
         return {key: self.fields[key].read(value) for key, (_, value) in members.items()}
 
     def schema(self) -> dict[str, Any]:
@@ -217,6 +233,7 @@ class Record:
             "properties": properties,
             "required": list(self.required),
             "additionalProperties": False,
+            **({"minProperties": 1} if self.filled else {}),
         }
 
 
@@ -261,7 +278,7 @@ class Anything:
             return {key: self.read(value) for key, (_, value) in place.members().items()}
         if isinstance(place.node, yaml.SequenceNode):
             return [self.read(place.inside(node, index)) for index, node in enumerate(place.node.value)]
-        value = _construct(place.node)
+        value = _construct(place)
         if isinstance(value, float) and not math.isfinite(value):
             raise place.wrong("a finite number")
         if (
@@ -269,7 +286,7 @@ class Anything:
             and "e" in value.lower()
             and _is_number(value)
             and isinstance(place.node, yaml.ScalarNode)
-            and place.node.style is None
+            and not place.node.style
         ):
             raise place.wrong("a number or a quoted string", hint=f"YAML 1.1 reads `{value}` as text; write {_with_dot(value)}")
         if value is not None and not isinstance(value, str | int | float | bool):

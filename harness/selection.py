@@ -31,7 +31,8 @@ def case_words(case: Case) -> tuple[str, ...]:
 
 
 def compile_expression(text: str) -> Callable[[Iterable[str]], bool]:
-    """Compile `not slow and (ddim or sd)`: a word fits when it is part of a case's id, or a whole tag.
+    """Compile `not slow and (ddim or sd)`: a word fits when it is part of a case's id, or a whole tag;
+    one that ends in `]` must be the whole id.
 
     Raises:
         UsageError: The expression cannot be read.
@@ -80,6 +81,8 @@ def compile_expression(text: str) -> Callable[[Iterable[str]], bool]:
         word = take()
         if word in ("and", "or", ")"):
             raise UsageError(f"-k {text!r}: expected a word, found `{word}`")
+        if word.endswith("]"):
+            return lambda words: word == words[0]
         return lambda words: word in words[0] or word in words[1:]
 
     admits = either()

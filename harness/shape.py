@@ -6,6 +6,7 @@ python -m harness.shape > harness/data/scenario.schema.json
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 from harness.schema import Anything, Either, Number, OneOrMore, Record, Table, Text
@@ -25,7 +26,8 @@ _BOUNDS = Record(
         "local_rel_l2": "the same as rel_l2, per stage, when every stage gets the baseline's inputs",
     },
 )
-_CLOSE = Either(Text(("identical",)), _BOUNDS)
+_CLOSE = Either(Text(("identical",)), replace(_BOUNDS, filled=True))
+_BATCH = Either(Text(("identical",)), Record({name: Number(least=0) for name in ("l_inf", "rel_l2")}, filled=True))
 _EVIDENCE = Record(
     {
         "bounds": _BOUNDS,
@@ -58,7 +60,7 @@ SHAPE = Record(
         "expect": OneOrMore(Text(EXPECTATIONS), distinct=True),
         "reference": Text(what="a device and dtype such as `cpu-float32`"),
         "tolerance": Record(
-            {"same-class": Text(("identical",)), "cross-class": _CLOSE, "batch": _CLOSE, "evidence": _EVIDENCE, "reason": Text()}
+            {"same-class": Text(("identical",)), "cross-class": _CLOSE, "batch": _BATCH, "evidence": _EVIDENCE, "reason": Text()}
         ),
         "published": Table(
             Record(

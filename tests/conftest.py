@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-import re
 import shutil
 import sys
 import threading
@@ -17,7 +17,7 @@ from harness import cli, session
 from harness.launch.local import Worker, variables
 from harness.records import Recording
 from harness.report import rows
-from harness.scenarios import DATA, Case, read
+from harness.scenarios import DATA, read
 
 # For in-process runs of pytest, which forget what they import first: numpy must not load twice in a process.
 assert rows.HEADINGS
@@ -28,12 +28,13 @@ BASICS = {
     "checkpoint": "{bundled: digits-ddpm}",
     "call": "{num_inference_steps: 1, output_type: np}",
     "seed": "0",
+    "cost": "{rounds: 1}",  # a round less is a garbage collection of all of torch less, which takes longer than the case
 }
 
-# Answers as the real worker does, after what the case's `call` tells it to suffer.
+# Answers as the real worker does, after what the case's `call` tells it to suffer; what it records is a copy.
 PRETENDER = """\
 #!{python}
-import json, os, sys, time
+import json, os, shutil, sys, time
 
 def send(event, **fields):
     print(json.dumps(dict(event=event, **fields)), flush=True)
@@ -56,7 +57,11 @@ for line in sys.stdin:
     if "status" in call:
         os._exit(call["status"])
     time.sleep(call.get("seconds", 0))
-    send("unverified", reason=f"process {{os.getpid()}}")
+    if "PRETENDER_RECORDS" in os.environ:
+        shutil.copytree(os.environ["PRETENDER_RECORDS"], request["out"])
+        send("recorded")
+    else:
+        send("unverified", reason=f"process {{os.getpid()}}")
 """
 
 
@@ -64,6 +69,14 @@ def scenario_text(**changes: str | None) -> str:
     """Return the smallest scenario as YAML, with `changes` to its keys; None leaves a key out."""
     fields: dict[str, str | None] = {**BASICS, **changes}
     return "".join(f"{key.replace('_', '-')}: {value}\n" for key, value in fields.items() if value is not None)
+
+
+class Answer(NamedTuple):
+    """How a worker answered: its last event, what it said that it was doing, and the recording if there is one."""
+
+    event: dict[str, Any]
+    doing: list[str]
+    recording: Recording | None
 
 
 class Lent:
@@ -98,8 +111,8 @@ class Pool:
         self._started: list[Worker] = []
         self._lock = threading.Lock()
 
-    def lend(self, settings: dict[str, str], log: Path | None = None) -> Lent:
-        """Return a worker as `Worker(settings, log)` would: an idle one of these settings, or a new one."""
+    def lend(self, settings: dict[str, str]) -> Lent:
+        """Return an idle worker that was started with these settings, or a new one."""
         key = (sorted(settings.items()), os.environ.get("ATEN_CPU_CAPABILITY"))
         with self._lock:
             found = next((entry for entry in self._idle if entry[0] == key), None)
@@ -114,13 +127,6 @@ class Pool:
         """End every worker."""
         for worker in self._started:
             worker.close()
-
-
-class Taken(NamedTuple):
-    """What one case left: its recording, and what the worker said that it was doing."""
-
-    recording: Recording
-    doing: list[str]
 
 
 class Done(NamedTuple):
@@ -138,9 +144,9 @@ class Shop:
         root: The folder, which is the current one.
     """
 
-    def __init__(self, root: Path, capture: pytest.CaptureFixture[str]) -> None:
+    def __init__(self, root: Path, capture: pytest.CaptureFixture[str], shelf: Path) -> None:
         self.root = root
-        self._capture = capture
+        self._capture, self._shelf = capture, shelf
 
     def scenario(self, name: str = "digits", folder: str = "scenarios", **changes: str | None) -> Path:
         """Write `FOLDER/NAME.yaml`: the smallest scenario with `changes` to its keys."""
@@ -162,6 +168,18 @@ class Shop:
             code = int(str(wrong_usage.code))
         return Done(code, *self._capture.readouterr())
 
+    def recorded(self, name: str = "digits", folder: str = "scenarios", **changes: str | None) -> Path:
+        """Write a scenario that has a baseline: recorded when a test first asks for it, a copy of that afterwards."""
+        path = self.scenario(name, folder, **changes)
+        kept = self._shelf / hashlib.sha256(f"{name} {path.read_text(encoding='utf-8')}".encode()).hexdigest()
+        own = self.root / "baselines" / name
+        if kept.exists():
+            shutil.copytree(kept, own)
+        else:
+            assert self.harness("record", str(path)).code == 0
+            shutil.copytree(own, kept)
+        return path
+
     def baseline(self, name: str = "digits") -> Path:
         """Return the one baseline of a scenario."""
         (path,) = (self.root / "baselines" / name).rglob("*.json")
@@ -180,55 +198,68 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pool]:
 def pooled(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> Pool:
     """Sessions of this process borrow their workers from the pool."""
     monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
-    monkeypatch.setattr(session, "Worker", pool.lend)
+    monkeypatch.setattr(session, "Worker", lambda settings, log: pool.lend(settings))
     return pool
 
 
+@pytest.fixture(scope="session")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where baselines are kept for the tests that need the same ones."""
+    return tmp_path_factory.mktemp("shelf")
+
+
 @pytest.fixture
-def shop(pooled: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Shop:
+def shop(pooled: Pool, shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Shop:
     """An empty folder to run the harness in."""
     monkeypatch.chdir(tmp_path)
-    return Shop(tmp_path, capsys)
+    return Shop(tmp_path, capsys, shelf)
+
+
+def put(worker: Lent, text: str, folder: Path) -> Answer:
+    """Write a scenario into `folder` and send its first case to a worker."""
+    path, out, doing = folder / "scenario.yaml", folder / "recording", []
+    path.write_text(text, encoding="utf-8")
+    event = worker.ask({"case": read(path).cases()[0].request(), "out": str(out)}, 300.0, doing.append)
+    return Answer(event, doing, Recording.read(out) if event == {"event": "recorded"} else None)
+
+
+@pytest.fixture
+def ask(pool: Pool, tmp_path: Path) -> Iterator[Callable[..., Answer]]:
+    """Send the smallest scenario, with changes to its keys, to one worker."""
+    worker = pool.lend(variables("full", {}))
+    yield lambda **changes: put(worker, scenario_text(**changes), tmp_path)
+    worker.close()
 
 
 @pytest.fixture(scope="session")
-def take(pool: Pool, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Taken]:
-    """Make the recording of a scenario: of this repository by its name, or the smallest one with changes to its keys."""
-    made: dict[str, Taken] = {}
+def take(pool: Pool, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Recording]:
+    """Return the recording of a scenario, made once: of this repository by its name, or the smallest one with changes."""
+    made: dict[str, Recording] = {}
 
-    def record(name: str = "", *, again: bool = False, **changes: str | None) -> Taken:
+    def record(name: str = "", **changes: str | None) -> Recording:
         text = (DATA.parents[1] / "scenarios" / f"{name}.yaml").read_text(encoding="utf-8") if name else scenario_text(**changes)
-        if again or text not in made:
-            folder = tmp_path_factory.mktemp("taken")
-            path = folder / "scenario.yaml"
-            path.write_text(text, encoding="utf-8")
-            made[text] = ask(pool, read(path).cases()[0], folder / "recording")
+        if text not in made:
+            worker = pool.lend(variables("full", {}))
+            answer = put(worker, text, tmp_path_factory.mktemp("taken"))
+            worker.close()
+            assert answer.recording, answer.event
+            made[text] = answer.recording
         return made[text]
 
     return record
 
 
-def ask(pool: Pool, case: Case, folder: Path) -> Taken:
-    """Have a case recorded by a worker of the pool."""
-    worker, doing = pool.lend(variables(case.scenario.determinism, {})), []
-    try:
-        event = worker.ask({"case": case.request(), "out": str(folder)}, 300.0, doing.append)
-    finally:
-        worker.close()
-    assert event == {"event": "recorded"}, event
-    return Taken(Recording.read(folder), doing)
+@pytest.fixture
+def script(tmp_path: Path) -> Path:
+    """Write a script that speaks the worker's protocol, when it is started in place of python."""
+    path = tmp_path / "pretender"
+    path.write_text(PRETENDER.format(python=sys.executable), encoding="utf-8")
+    path.chmod(0o755)
+    return path
 
 
 @pytest.fixture
-def pretender(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Have the launcher start a script that speaks the worker's protocol, suffers what a case says, and records nothing."""
-    script = tmp_path / "pretender"
-    script.write_text(PRETENDER.format(python=sys.executable), encoding="utf-8")
-    script.chmod(0o755)
+def pretender(script: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Have the launcher start that script, which suffers what a case says and records nothing."""
     monkeypatch.setattr(sys, "executable", str(script))
     return script
-
-
-def squeezed(text: str) -> str:
-    """Return text with every run of blanks as one."""
-    return re.sub(r"[ \t]+", " ", text)

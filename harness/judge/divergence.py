@@ -14,7 +14,13 @@ def other_weights(now: Recording, then: Recording) -> list[str]:
 
 def first(now: Recording, then: Recording) -> str | None:
     """Return the first differing input or stage in the order of the run: schedulers, noise, then stages; None if none."""
-    return _schedulers(now, then) or _noise(now, then) or _stages(now.stages, then.stages)
+    return _schedulers(now, then) or _noise(now, then) or _stages(now.stages, then.stages) or _outputs(now, then)
+
+
+def _outputs(now: Recording, then: Recording) -> str | None:
+    names = sorted({*now.outputs, *then.outputs})
+    changed = [n for n in names if now.outputs.get(n, {}).get("digest") != then.outputs.get(n, {}).get("digest")]
+    return f"{', '.join(changed)}, after the last stage" if changed else None
 
 
 def _schedulers(now: Recording, then: Recording) -> str | None:

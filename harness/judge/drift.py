@@ -44,7 +44,8 @@ def measure(actual: Array, expected: Array) -> Drift:
         square_expected += float(then @ then)
         if finite and not (math.isfinite(abs_actual) and math.isfinite(abs_expected)):
             finite = False
-        now -= then
+        with np.errstate(invalid="ignore"):  # infinity minus infinity
+            now -= then
         differing += int(np.count_nonzero(now))
         square_difference += float(now @ now)
         np.abs(now, out=now)
@@ -52,7 +53,7 @@ def measure(actual: Array, expected: Array) -> Drift:
         if now[at] > worst:
             worst, worst_at = float(now[at]), start + at
     index = tuple(int(i) for i in np.unravel_index(worst_at, actual.shape)) if actual.size else ()
-    relative = math.sqrt(square_difference / square_expected) if square_expected else math.inf if square_difference else 0.0
+    relative = math.sqrt(square_difference / square_expected) if square_expected else math.inf if worst else 0.0
     return Drift(
         l_inf=worst if finite else math.nan,
         rel_l2=relative if finite else math.nan,
@@ -74,12 +75,20 @@ def of_outputs(now: Recording, then: Recording) -> dict[str, Drift]:
 
 
 def of_stages(now: Recording, then: Recording) -> dict[str, dict[str, float]]:
-    """Return `l_inf` and `rel_l2` of every stage's tensor that both sides kept, in the order of the run; noise first."""
+    """Return `l_inf` and `rel_l2` of every stage's tensor that `then` kept, in the order of the run; noise first.
+
+    They are NaN where `now` has no such tensor of that shape.
+    """
     mine, theirs = now.tensors(), then.tensors()
     order = {f"stage/{stage['name']}": index for index, stage in enumerate(then.stages)}
     found = {}
     for name in sorted(theirs, key=lambda name: (order.get(name.rsplit("/", 1)[0], -1), name)):
-        if not name.startswith("output/") and name in mine and mine[name].shape == theirs[name].shape:
+        if name.startswith("output/"):
+            continue
+        stage = name.removeprefix("stage/")
+        if name in mine and mine[name].shape == theirs[name].shape:
             moved = measure(mine[name], theirs[name])
-            found[name.removeprefix("stage/")] = {"l_inf": moved.l_inf, "rel_l2": moved.rel_l2}
+            found[stage] = {"l_inf": moved.l_inf, "rel_l2": moved.rel_l2}
+        else:
+            found[stage] = {"l_inf": math.nan, "rel_l2": math.nan}  # no bound admits a stage that is not there
     return found

@@ -76,12 +76,16 @@ def _one(name: str, on: str, requirement: dict[str, list[str]], outcomes: list[O
         return Requirement(name, on, "fails", f"{failing[0].case}: {failing[0].verdict}: {failing[0].reason}")
     if slower:
         return Requirement(name, on, "fails", f"{slower[0].case}: slower, {slower[0].cost['ratio']:.2f} times the baseline")
+    if "cost" in requirement and any(o.passes and o.cost.get("verdict") == "unknown" for o in fitting):
+        return Requirement(name, on, "unverified", "its cost was not compared: another machine type, or no `cost` bounds")
     for case in sorted({o.case for o in fitting}):
         mine = [o for o in fitting if o.case == case]
         if not any(o.passes for o in mine):
             return Requirement(name, on, "unverified", f"{case}: {mine[0].reason}")
-    if not fitting:
-        return Requirement(name, on, "unverified", "no run of it among the results")
+    unseen = [dtype for dtype in dtypes or [] if not any(o.place.split("-", 1)[1] == dtype for o in fitting)]
+    if not fitting or unseen:
+        missed = f" in {', '.join(unseen)}" if fitting else ""
+        return Requirement(name, on, "unverified", f"no run of it{missed} among the results")
     return Requirement(name, on, "passes", ", ".join(sorted({o.verdict for o in fitting if o.passes})))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable
+from decimal import ROUND_CEILING, Decimal
 from pathlib import Path
 
 from harness.records import FAIL, PASS, UNVERIFIED, Check, Outcome
@@ -58,8 +59,8 @@ def required(check: Check) -> str:
     """Return the smallest bound with two digits that would have admitted this number."""
     if not math.isfinite(check.value) or check.value <= 0:
         return "none"
-    scale = 10 ** (math.floor(math.log10(check.value)) - 1)
-    return f"{math.ceil(check.value / scale) * scale:.1e}"
+    number = Decimal(repr(check.value))
+    return f"{float(number.quantize(Decimal(1).scaleb(number.adjusted() - 1), ROUND_CEILING)):.1e}"
 
 
 def paragraph(outcome: Outcome, run: Path) -> str:
