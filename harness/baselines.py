@@ -23,9 +23,6 @@ FORMAT = "harness-baseline/1"
 KEPT = ("environment", "inputs", "noise", "outputs", "stages", "cost")  # of a recording; the rest belongs to the run
 
 
-NOTES = ("evidence", "certificate")  # about the scenario's tolerances; they outlive a recording of the same scenario
-
-
 class Store:
     """Baselines in a folder: `SCENARIO/DEVICE-DTYPE/CLASS.json`, with the tensors in `CLASS.DIGEST.safetensors` beside it."""
 
@@ -81,7 +78,7 @@ class Store:
             raise BaselineError(tensors, "is missing or damaged: its digest does not fit", remedy)
         recording = Recording({key: content[key] for key in KEPT}, tensors)
         provenance = {**content["provenance"], "digest": digest}
-        notes = {name: content[name] for name in NOTES if name in content}
+        notes = {name: content[name] for name in ("evidence", "certificate") if name in content}
         return Baseline(path, content["fingerprint"], content["reference"], provenance, recording, notes)
 
     def write(self, case: Case, recording: Recording, reason: str) -> Path:
@@ -106,7 +103,7 @@ class Store:
             "tensors": {"file": tensors.name, "digest": digest},
             "provenance": _provenance(reason, replaced),
             **{key: recording.content[key] for key in KEPT},
-            **(replaced.notes if replaced and replaced.fingerprint == case.scenario.fingerprint else {}),
+            **({"evidence": case.scenario.tolerance["evidence"]} if "evidence" in case.scenario.tolerance else {}),
         }
         content["digest"] = _digest_json(content)
         folder.mkdir(parents=True, exist_ok=True)
