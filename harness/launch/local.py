@@ -60,7 +60,7 @@ class Worker:
                 stderr=errors,
                 text=True,
                 encoding="utf-8",
-                env={**environment, **self.settings, "PYTHONPATH": path},
+                env={**environment, **self.settings, "PYTHONPATH": path, "PYTHONSAFEPATH": "1"},  # no `harness` of the cwd
                 start_new_session=True,  # Ctrl-C reaches the launcher alone, which then ends the worker and its children
             )
         self._events: queue.Queue[dict[str, Any] | None] = queue.Queue()
