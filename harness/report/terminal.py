@@ -84,7 +84,7 @@ def print_challenge(out: Console, found: Challenge) -> None:
     for trial in sorted(found.trials, key=lambda trial: -trial.effect):
         below = "below the noise" if trial.effect <= found.noise else "MISSED"
         caught = f"caught x{trial.ratio:.3g} by {trial.checks[0].what}" if trial.cross_class else f"{below} x{trial.ratio:.2g}"
-        lines.append((trial.fault, f"{trial.effect:.1e}", "caught" if trial.same_class else "MISSED", caught, trial.proof[:60]))
+        lines.append((trial.fault, f"{trial.effect:.1e}", "caught", caught, trial.proof[:60]))
     out.print(Text(f"{found.case}; the other class is {found.platform}"))
     out.print(table(("fault", "effect", "same class", "other class", "proof"), lines))
     for name, why in found.without_effect.items():

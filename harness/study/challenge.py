@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,15 +19,16 @@ from harness.study.faults import Fault, catalogue
 class Trial:
     """One fault: that it took effect, and what the bounds say of it.
 
-    `effect` is the relative L2 drift that the fault alone causes, on one platform; `same_class` whether its bits differ there;
-    `checks` its drifts on another platform against the cross-class bounds, the most exceeded first.
+    `effect` is the relative L2 drift that the fault alone causes, on one platform, where it changed bits of an output;
+    `checks` its drifts on another platform against the cross-class bounds, the most exceeded first; `folder` the name of
+    its recording's folder.
     """
 
     fault: str
     proof: str
     effect: float
-    same_class: bool
     checks: tuple[Check, ...]
+    folder: str
 
     @property
     def cross_class(self) -> bool:
@@ -54,12 +56,20 @@ class Challenge:
         """The trials whose effect exceeds what one unit in the last place does: those that another class can tell."""
         return [trial for trial in self.trials if trial.effect > self.noise]
 
+    def as_json(self) -> dict[str, Any]:
+        """Return everything, as `challenge.json` holds it."""
+        trials = [
+            {"fault": t.fault, "proof": t.proof, "effect": t.effect, "ratio": t.ratio, "caught": t.cross_class, "folder": t.folder}
+            for t in self.trials
+        ]
+        return {"case": self.case, "platform": self.platform, "noise": self.noise, "trials": trials, "idle": self.without_effect}
+
     def certificate(self) -> dict[str, Any]:
         """Return what a baseline keeps."""
         above = self.above_noise
         return {
             "faults": len(self.trials),
-            "same_class_caught": sum(trial.same_class for trial in self.trials),
+            "same_class_caught": len(self.trials),
             "above_noise": len(above),
             "cross_class_caught": sum(trial.cross_class for trial in above),
             "missed": sorted(trial.fault for trial in above if not trial.cross_class),
@@ -93,21 +103,21 @@ def challenge(
     base = session.record(case, folder=folder / "base")
     here: dict[str, tuple[Case, Recording]] = {}
     idle: dict[str, str] = {}
-    for index, fault in enumerate(faults):
+    for fault in faults:
         on_step(fault.name, 2 * len(faults))
-        found = _run_here(session, case, fault, base, folder / f"fault-{index}")
+        found = _run_here(session, case, fault, base, folder / _slug(fault.name))
         if isinstance(found, str):
             idle[fault.name] = found
         else:
             here[fault.name] = found
     trials = []
-    for index, (name, (carrier, now)) in enumerate(here.items()):
+    for name, (carrier, now) in here.items():
         on_step(name, 2 * len(faults))
         elsewhere = replace(carrier, knobs=tuple(sorted({**dict(case.knobs), **platform[1]}.items())))
-        free = session.record(elsewhere, folder=folder / f"fault-{index}-{platform[0]}")
+        free = session.record(elsewhere, folder=folder / f"{_slug(name)}-{platform[0]}")
         anchored = replace(elsewhere, anchors=base.tensors_path.resolve())
-        local = session.record(anchored, folder=folder / f"fault-{index}-{platform[0]}-anchored")
-        trials.append(Trial(name, _proof(carrier, now), _effect(now, base), True, _checks(free, local, base, bounds)))
+        local = session.record(anchored, folder=folder / f"{_slug(name)}-{platform[0]}-anchored")
+        trials.append(Trial(name, _proof(carrier, now), _effect(now, base), _checks(free, local, base, bounds), _slug(name)))
     noise = scenario.tolerance.get("evidence", {}).get("noise", {}).get("rel_l2", 0.0)
     return Challenge(case.id, platform[0], noise, tuple(trials), idle)
 
@@ -124,6 +134,10 @@ def _run_here(session: Session, case: Case, fault: Fault, base: Recording, folde
     if all(now.outputs[name]["digest"] == output["digest"] for name, output in base.outputs.items()):
         return "changes no bit of any output"
     return carrier, now
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-")
 
 
 def _proof(carrier: Case, now: Recording) -> str:
