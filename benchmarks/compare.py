@@ -21,10 +21,20 @@ from harness.launch.local import variables
 from harness.scenarios import Case, read_all
 
 ROOT = Path(__file__).resolve().parent.parent
-TWELVE = (
-    "ddim-digits", "ddim-digits-50", "ddim-cifar10-synthetic", "ddim-cifar10-synthetic-device-generator", "sd-digits", "sd-digits-pil",
-    "sd-digits-latents", "sd-digits-prompts", "sd-digits-same-seeds", "sd-digits-dpmsolver", "sd-digits-euler-ancestral", "unclip-synthetic",
-)  # fmt: skip
+TWELVE = [
+    "ddim-digits",
+    "ddim-digits-50",
+    "ddim-cifar10-synthetic",
+    "ddim-cifar10-synthetic-device-generator",
+    "sd-digits",
+    "sd-digits-pil",
+    "sd-digits-latents",
+    "sd-digits-prompts",
+    "sd-digits-same-seeds",
+    "sd-digits-dpmsolver",
+    "sd-digits-euler-ancestral",
+    "unclip-synthetic",
+]
 
 PLAIN = """
 import diffusers, torch
