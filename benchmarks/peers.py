@@ -110,9 +110,8 @@ def main() -> None:
                 counts[index] += number
     print("\n| method | caught, of all that changed a bit | caught, of those above the noise |\n|---|---|---|")
     for name, (hits, total, hits_above, total_above) in caught.items():
-        print(
-            f"| {name} | {hits} of {total} ({100 * hits / total:.0f} %) | {hits_above} of {total_above} ({100 * hits_above / total_above:.0f} %) |"
-        )
+        every, above_noise = f"{hits} of {total}", f"{hits_above} of {total_above}"
+        print(f"| {name} | {every} ({100 * hits / total:.0f} %) | {above_noise} ({100 * hits_above / total_above:.0f} %) |")
 
 
 if __name__ == "__main__":
