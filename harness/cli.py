@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from harness.session import Session
 
 
+ACCEPTABLE = ("drifted", "stale", "missing", "incomparable", "within")  # verdicts whose recording may become the baseline
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     arguments = build_parser(COMMANDS).parse_args(argv)
@@ -124,25 +127,22 @@ def accept(arguments: argparse.Namespace) -> int:
     if not arguments.reason.strip():
         raise UsageError("--reason is empty; say why the new output is right, for whoever reviews the baseline")
     run_folder, store = Path(arguments.run), Store(Path(arguments.baselines))
-    outcomes, _ = read_results(run_folder)
-    session, written = Session(store, run_folder), 0
-    verdicts = {outcome.case: outcome for outcome in outcomes}
+    session, outcomes = Session(store, run_folder), {outcome.case: outcome for outcome in read_results(run_folder)[0]}
+    accepted = []
     for case in select(read_all(map(Path, arguments.scenarios)), arguments.k, arguments.device):
-        outcome = verdicts.get(case.id)
-        if outcome is None or outcome.verdict not in ("drifted", "stale", "missing", "incomparable", "within"):
-            continue
-        folder = session.folder(case)
-        if not case.scenario.owes_baseline or not folder.is_dir():
+        outcome, folder = outcomes.get(case.id), session.folder(case)
+        if outcome is None or outcome.verdict not in ACCEPTABLE or not case.scenario.owes_baseline or not folder.is_dir():
             continue
         recording = Recording.read(folder)
         if _elsewhere(recording.content["case"]) != _elsewhere(case.request()):
             raise UsageError(f"{case.id}: the scenario was edited after {run_folder}; run it again, then accept that run")
         if any(not output["finite"] for output in recording.outputs.values()):
             raise UsageError(f"{case.id}: holds NaN or infinity, which can never be a baseline")
-        print(f"wrote {store.write(case, recording, arguments.reason)} ({outcome.verdict}: {outcome.reason})")
-        written += 1
-    if not written:
+        accepted.append((case, recording, outcome))
+    if not accepted:
         raise UsageError(f"{run_folder} holds nothing to accept: no chosen case drifted, is stale or lacks a baseline")
+    for case, recording, outcome in accepted:  # only now: what is refused for one case is written for none
+        print(f"wrote {store.write(case, recording, arguments.reason)} ({outcome.verdict}: {outcome.reason})")
     return 0
 
 
@@ -153,11 +153,16 @@ def _elsewhere(request: dict[str, Any]) -> dict[str, Any]:
 
 def env(arguments: argparse.Namespace) -> int:
     """Print the environment of a worker on this machine: versions, hardware, effective switches, numerics class."""
+    import tempfile
+
     from harness.baselines import Store
     from harness.report.terminal import console, table
-    from harness.session import Session, new_run
+    from harness.session import Session
 
-    with Session(Store(Path(arguments.baselines)), new_run(_temporary())) as session:
+    with (
+        tempfile.TemporaryDirectory(prefix="harness-") as folder,
+        Session(Store(Path(arguments.baselines)), Path(folder)) as session,
+    ):
         facts = session.describe(arguments.device, arguments.dtype, arguments.determinism)
     found = facts.pop("class")
     print(f"numerics class {found['name']} for {arguments.device}-{arguments.dtype}, determinism {arguments.determinism}")
@@ -228,12 +233,6 @@ def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     for name, value in sorted(values.items()):
         found += _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else [(prefix + name, value)]
     return found
-
-
-def _temporary() -> Path:
-    import tempfile
-
-    return Path(tempfile.mkdtemp(prefix="harness-"))
 
 
 COMMANDS: dict[str, Command] = {

@@ -42,7 +42,8 @@ def pytest_report_header(config: pytest.Config) -> str:
             versions.append(f"{name} {metadata.version(name)}")
         except metadata.PackageNotFoundError:
             versions.append(f"{name} not installed")
-    return f"harness: {', '.join(versions)}; baselines: {_option(config, 'baselines')}"
+    baselines = os.path.relpath(_option(config, "baselines"), config.rootpath)
+    return f"harness: {', '.join(versions)}; baselines: {baselines}"
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> ScenarioFile | None:
@@ -91,6 +92,9 @@ class ScenarioFile(pytest.File):
             cases = read(self.path).cases()
         except HarnessError as error:
             raise self.CollectError(str(error)) from None
+        first = self.config.stash.setdefault(_FILES, {}).setdefault(self.path.stem, self.path)
+        if first != self.path:
+            raise self.CollectError(f"{self.path}:1: `{self.path.stem}` is also {first}; they would share a baseline: rename one")
         for case in cases:
             yield CaseItem.from_parent(self, name=case.id, case=case)
 
@@ -136,6 +140,7 @@ class CaseFailedError(Exception):
 
 
 _SESSION = pytest.StashKey["Session"]()
+_FILES = pytest.StashKey[dict[str, Path]]()  # the scenario files by name
 
 
 def _session(config: pytest.Config) -> Session:
@@ -152,7 +157,9 @@ def _session(config: pytest.Config) -> Session:
 
 
 def _option(config: pytest.Config, name: str) -> str:
-    return str(config.getoption(f"--harness-{name}") or config.getini(f"harness_{name}"))
+    """Return an option as it was given, else the ini key's value, which counts from the ini file's folder."""
+    given, kept = config.getoption(f"--harness-{name}"), config.getini(f"harness_{name}")
+    return str(given or (config.rootpath / kept if kept else ""))
 
 
 def _strict(config: pytest.Config) -> bool:

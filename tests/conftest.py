@@ -22,6 +22,7 @@ from harness.scenarios import DATA, read
 # For in-process runs of pytest, which forget what they import first: numpy must not load twice in a process.
 assert rows.HEADINGS
 
+ROOT = Path(__file__).resolve().parents[1]
 BASICS = {
     "description": "One step of the digit model.",
     "pipeline": "DDIMPipeline",
@@ -215,19 +216,25 @@ def shop(pooled: Pool, shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     return Shop(tmp_path, capsys, shelf)
 
 
-def put(worker: Lent, text: str, folder: Path) -> Answer:
-    """Write a scenario into `folder` and send its first case to a worker."""
-    path, out, doing = folder / "scenario.yaml", folder / "recording", []
-    path.write_text(text, encoding="utf-8")
-    event = worker.ask({"case": read(path).cases()[0].request(), "out": str(out)}, 300.0, doing.append)
+def put(worker: Lent, request: dict[str, Any], out: Path) -> Answer:
+    """Send a case to a worker."""
+    doing: list[str] = []
+    event = worker.ask({"case": request, "out": str(out)}, 300.0, doing.append)
     return Answer(event, doing, Recording.read(out) if event == {"event": "recorded"} else None)
+
+
+def smallest(folder: Path, **changes: str | None) -> dict[str, Any]:
+    """Write the smallest scenario, with changes to its keys, into a folder; return its case as the worker reads it."""
+    path = folder / "scenario.yaml"
+    path.write_text(scenario_text(**changes), encoding="utf-8")
+    return read(path).cases()[0].request()
 
 
 @pytest.fixture
 def ask(pool: Pool, tmp_path: Path) -> Iterator[Callable[..., Answer]]:
     """Send the smallest scenario, with changes to its keys, to one worker."""
     worker = pool.lend(variables("full", {}))
-    yield lambda **changes: put(worker, scenario_text(**changes), tmp_path)
+    yield lambda **changes: put(worker, smallest(tmp_path, **changes), tmp_path / "recording")
     worker.close()
 
 
@@ -237,14 +244,17 @@ def take(pool: Pool, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., 
     made: dict[str, Recording] = {}
 
     def record(name: str = "", **changes: str | None) -> Recording:
-        text = (DATA.parents[1] / "scenarios" / f"{name}.yaml").read_text(encoding="utf-8") if name else scenario_text(**changes)
-        if text not in made:
+        key = name or scenario_text(**changes)
+        if key not in made:
+            folder = tmp_path_factory.mktemp("taken")
+            named = ROOT / "scenarios" / f"{name}.yaml"
+            request = {**read(named).cases()[0].request(), "rounds": 1} if name else smallest(folder, **changes)
             worker = pool.lend(variables("full", {}))
-            answer = put(worker, text, tmp_path_factory.mktemp("taken"))
+            answer = put(worker, request, folder / "recording")
             worker.close()
             assert answer.recording, answer.event
-            made[text] = answer.recording
-        return made[text]
+            made[key] = answer.recording
+        return made[key]
 
     return record
 

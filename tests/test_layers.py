@@ -25,9 +25,11 @@ ORDER = (
     ("judge",),
     ("launch",),
     ("session",),
+    ("study",),
     ("report",),
     ("arguments",),
-    ("cli", "plugin"),
+    ("studies", "plugin"),
+    ("cli",),
     ("__main__",),
 )
 FRAMEWORKS = ("torch", "diffusers", "transformers", "huggingface_hub")

@@ -66,11 +66,7 @@ class Worker:
         self._events: queue.Queue[dict[str, Any] | None] = queue.Queue()
         assert self._process.stdout is not None  # noqa: S101 (for the type checker: stdout is a pipe)
         threading.Thread(target=_pump, args=(self._process.stdout, self._events), daemon=True).start()
-        try:
-            self._until((READY,), START_SECONDS, lambda _: None)
-        except BaseException:
-            self.close()
-            raise
+        self._started = False
 
     def ask(self, request: dict[str, Any], timeout: float, on_progress: Callable[[str], None]) -> dict[str, Any]:
         """Send one request and return its final event.
@@ -79,6 +75,9 @@ class Worker:
             LaunchError: The worker crashed, or did not finish within `timeout` seconds. It is then of no further use.
         """
         assert self._process.stdin is not None  # noqa: S101 (for the type checker: stdin is a pipe)
+        if not self._started:
+            self._until((READY,), START_SECONDS, lambda _: None)
+            self._started = True
         with contextlib.suppress(BrokenPipeError):  # a dead worker is reported by _until, with its exit status
             self._process.stdin.write(json.dumps(request) + "\n")
             self._process.stdin.flush()

@@ -1,0 +1,429 @@
+"""The main job by its command line: record, run, notice every change, accept, and say so by exit codes."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from harness import cli
+from harness.session import read_results
+
+BOTH = "{device: [cpu, cuda]}"
+PROMPT = {"pipeline": "StableDiffusionPipeline", "checkpoint": "{bundled: digits-sd}"}
+WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
+
+
+def verdicts(run: Path) -> dict[str, str]:
+    return {outcome.case: outcome.verdict for outcome in read_results(run)[0]}
+
+
+def paragraph(text: str, case: str = "digits[cpu-float32]") -> dict[str, str]:
+    """Return the fields of the paragraph that explains a case: `why`, `first`, `changed`, `next` and so on."""
+    (found,) = re.findall(rf"^\w+: {re.escape(case)}\n((?:  .*\n)+)", text, re.MULTILINE)
+    return dict(re.findall(r"^  (\w+): +(.*)$", found, re.MULTILINE))
+
+
+@pytest.fixture
+def recorded(shop):
+    """A shop with a scenario and its baseline."""
+    shop.recorded()
+    return shop
+
+
+def test_a_recorded_case_is_identical_when_it_runs_again(recorded):
+    """The same bits, exit code 0, and the results where the command says they are."""
+    done = recorded.harness("run", "--out", "again")
+    assert done.code == 0
+    assert "1 case: 1 identical" in done.out
+    assert "results and recordings: again" in done.out
+    assert verdicts(recorded.root / "again") == {"digits[cpu-float32]": "identical"}
+    assert "# 1 case: 1 identical" in (recorded.root / "again" / "summary.md").read_text(encoding="utf-8")
+
+
+def test_recording_says_what_it_wrote_and_leaves_what_there_is(recorded):
+    """A second recording writes nothing; a run never writes a baseline."""
+    before = recorded.baseline().read_bytes()
+    recorded.scenario("other", seed="1")
+    done = recorded.harness("record", "--reason", "a new scenario")
+    assert done.code == 0
+    assert re.search(r"^wrote baselines/other/cpu-float32/cpu-\S+\.json$", done.out, re.MULTILINE)
+    assert "1 written, 1 had one, 0 could not run here, 0 failed" in done.out
+    assert recorded.baseline().read_bytes() == before
+    provenance = json.loads(recorded.baseline("other").read_text(encoding="utf-8"))["provenance"]
+    assert provenance["reason"] == "a new scenario"
+
+
+def test_a_case_without_a_baseline_fails_and_the_printed_command_records_it(shop):
+    """What is printed as the next step can be pasted, and then the case passes."""
+    shop.scenario()
+    done = shop.harness("run")
+    assert done.code == 1
+    assert not (shop.root / "baselines").exists()
+    command = paragraph(done.out)["next"]
+    assert command == "harness record -k 'digits[cpu-float32]'"
+    assert shop.harness(*shlex.split(command)[1:]).code == 0
+    assert shop.harness("run").code == 0
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({}, {"seed": "1"}),
+        ({}, {"call": "{num_inference_steps: 2, output_type: np}"}),
+        ({}, {"scheduler": "{steps_offset: 1}"}),
+        ({}, {"scheduler": "{class: DDIMScheduler}"}),
+        ({}, {"generator": "numpy"}),
+        ({}, {"determinism": "full", "enable": "attention_slicing"}),
+        (
+            {**PROMPT, "call": "{prompt: a handwritten one, num_inference_steps: 1, output_type: np}"},
+            {**PROMPT, "call": "{prompt: a handwritten two, num_inference_steps: 1, output_type: np}"},
+        ),
+    ],
+    ids=["seed", "steps", "steps_offset", "scheduler", "generator", "enable", "prompt"],
+)
+def test_a_change_of_the_scenario_makes_its_baseline_stale(before: dict[str, str], after: dict[str, str], shop):
+    """It never is a drift: the baseline answers another question."""
+    shop.recorded(**before)
+    shop.scenario(**after)
+    done = shop.harness("run")
+    assert done.code == 1
+    assert "1 case: 1 stale" in done.out
+    assert paragraph(done.out)["why"].startswith("the baseline belongs to another version of the scenario")
+
+
+@pytest.mark.parametrize(
+    "change", [{"description": "Other words."}, {"tags": "slow"}, {"timeout": "60"}, {"tolerance": "{cross-class: {l_inf: 1}}"}]
+)
+def test_a_change_that_moves_no_number_leaves_the_baseline_good(change: dict[str, str], recorded):
+    """Description, tags, time-out and tolerances are not what was recorded."""
+    recorded.scenario(**change)
+    assert recorded.harness("run").code == 0
+
+
+def in_two_places(shop) -> Path:
+    """Record a scenario with its checkpoint in `before`, copy both to `after`, and return the copied checkpoint."""
+    shop.checkpoint("before/weights")
+    shop.recorded(folder="before/scenarios", checkpoint="{path: ../weights}")
+    shop.scenario(folder="after/scenarios", checkpoint="{path: ../weights}")
+    return shop.checkpoint("after/weights")
+
+
+def test_a_checkpoint_may_move(shop):
+    """The control of the next two: a copy elsewhere is the same checkpoint."""
+    in_two_places(shop)
+    assert shop.harness("run", "after/scenarios").code == 0
+
+
+def test_a_weight_that_moved_by_one_unit_in_the_last_place_makes_the_baseline_stale(shop):
+    """One element of a million, by one bit; the reason names the component."""
+    path = in_two_places(shop) / WEIGHTS
+    weights = load_file(path)
+    first = weights[min(weights)].reshape(-1)
+    first[7] = np.nextafter(first[7], np.float32(np.inf))
+    save_file(weights, path, {"format": "pt"})
+    done = shop.harness("run", "after/scenarios")
+    assert done.code == 1
+    assert paragraph(done.out)["why"] == "the baseline belongs to other weights: unet"
+
+
+def test_a_setting_inside_the_checkpoint_makes_the_baseline_stale(shop):
+    """The scheduler's file, which no scenario shows, belongs to the checkpoint's configuration."""
+    path = in_two_places(shop) / "scheduler" / "scheduler_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**config, "steps_offset": 1}), encoding="utf-8")
+    done = shop.harness("run", "after/scenarios")
+    assert done.code == 1
+    assert paragraph(done.out)["why"] == "the baseline belongs to other weights: configuration"
+
+
+def test_a_control_that_does_not_behave_fails(shop):
+    """Equal seeds where distinct images are expected: the harness must not call that a pass, nor record it."""
+    call = "{num_inference_steps: 1, batch_size: 2, output_type: np}"
+    shop.scenario(call=call, seed="[0, 0]", expect="distinct-images")
+    for command in ("run", "record"):
+        done = shop.harness(command)
+        assert done.code == 1
+        assert paragraph(done.out)["why"] == "expected `distinct-images`: image[0] and image[1] are the same"
+    assert not (shop.root / "baselines").exists()
+    shop.scenario(call=call, seed="[0, 1]", expect="distinct-images")
+    assert shop.harness("record").code == 0
+
+
+def test_a_case_that_varies_as_it_should_passes_and_owes_no_baseline(shop):
+    """An unseeded case verifies that the harness can see a difference at all."""
+    shop.scenario(generator="none", seed=None)
+    done = shop.harness("run")
+    assert done.code == 0
+    assert "1 case: 1 within" in done.out
+    assert shop.harness("record").code == 2
+
+
+def test_accepting_makes_a_stale_case_identical(recorded):
+    """The new baseline says who, why and what it replaced."""
+    old = json.loads(recorded.baseline().read_text(encoding="utf-8"))
+    recorded.scenario(seed="1")
+    assert recorded.harness("run", "--out", "changed").code == 1
+    done = recorded.harness("accept", "changed", "--reason", "seed 1 shows a nicer digit")
+    assert done.code == 0
+    assert done.out.startswith(f"wrote {recorded.baseline().relative_to(recorded.root)} (stale: ")
+    assert recorded.harness("run").code == 0
+    provenance = json.loads(recorded.baseline().read_text(encoding="utf-8"))["provenance"]
+    assert provenance["reason"] == "seed 1 shows a nicer digit"
+    assert provenance["replaced"] == old["digest"]
+    assert len(list(recorded.baseline().parent.iterdir())) == 2
+
+
+@pytest.mark.parametrize("reason", [[], ["--reason", ""], ["--reason", " "]])
+def test_accepting_needs_a_reason(reason: list[str], recorded):
+    """Whoever reviews the baseline must learn why."""
+    before = recorded.baseline().read_bytes()
+    recorded.scenario(seed="1")
+    recorded.harness("run", "--out", "changed")
+    done = recorded.harness("accept", "changed", *reason)
+    assert done.code == 2
+    assert "--reason" in done.err
+    assert recorded.baseline().read_bytes() == before
+
+
+def test_accepting_refuses_a_run_of_an_older_scenario(recorded):
+    """What was seen is not what would be written."""
+    before = recorded.baseline().read_bytes()
+    recorded.scenario(seed="1")
+    recorded.harness("run", "--out", "changed")
+    recorded.scenario(seed="2")
+    done = recorded.harness("accept", "changed", "--reason", "why not")
+    assert done.code == 2
+    assert done.err == ("harness: digits[cpu-float32]: the scenario was edited after changed; run it again, then accept that run\n")
+    assert recorded.baseline().read_bytes() == before
+
+
+def test_what_is_refused_for_one_case_is_accepted_for_none(recorded):
+    """The second of two cases was edited after the run: the first keeps its baseline too."""
+    before = recorded.baseline().read_bytes()
+    recorded.scenario(seed="1")
+    recorded.scenario("edited")
+    recorded.harness("run", "--out", "changed")
+    recorded.scenario("edited", seed="2")
+    done = recorded.harness("accept", "changed", "--reason", "both")
+    assert done.code == 2
+    assert recorded.baseline().read_bytes() == before
+    assert done.out == ""
+
+
+def test_a_run_of_another_machine_can_be_accepted_here(recorded):
+    """A nightly's results come as a folder; where its checkpoints lay is not part of the scenario."""
+    recorded.scenario(seed="1")
+    recorded.harness("run", "--out", "nightly")
+    path = recorded.root / "nightly" / "recordings" / "digits" / "cpu-float32" / "recording.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content["case"]["checkpoint"]["folder"] = "/home/runner/harness/data/bundled/digits-ddpm"
+    path.write_text(json.dumps(content), encoding="utf-8")
+    done = recorded.harness("accept", "nightly", "--reason", "the nightly's new output is right")
+    assert done.code == 0, done.err
+
+
+def test_accepting_what_passes_is_refused(recorded):
+    """An identical case has nothing to accept."""
+    recorded.harness("run", "--out", "same")
+    done = recorded.harness("accept", "same", "--reason", "for nothing")
+    assert done.code == 2
+    assert "holds nothing to accept" in done.err
+
+
+def test_another_dispatch_of_the_cpu_is_another_class_and_its_noise_differs_first(recorded, monkeypatch: pytest.MonkeyPatch):
+    """The baseline of one class judges the other by its tolerances; without any, nothing but equal bits passes."""
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", "default")
+    done = recorded.harness("run", "--out", "strict")
+    assert done.code == 1
+    found = paragraph(done.out)
+    assert "the scenario sets no `tolerance.cross-class`" in found["why"]
+    assert found["first"] == "noise#0"
+    assert "ATEN_CPU_CAPABILITY unset -> default" in done.out
+    (outcome,) = read_results(recorded.root / "strict")[0]
+    assert (outcome.verdict, outcome.baseline["same_class"]) == ("drifted", False)
+
+    recorded.scenario(tolerance="{cross-class: {rel_l2: 1.0e-5, l_inf: 1.0e-5}}")
+    done = recorded.harness("run", "--out", "tolerant")
+    assert done.code == 0
+    (outcome,) = read_results(recorded.root / "tolerant")[0]
+    assert outcome.verdict == "within"
+    assert outcome.first_divergence == "noise#0"
+    assert 0 < outcome.outputs["image"].l_inf < 1e-5
+
+
+def test_each_class_may_have_a_baseline_of_its_own(recorded, monkeypatch: pytest.MonkeyPatch):
+    """Recording on a second class needs the tolerance to hold; then both are identical, and the first stays the reference."""
+    (first,) = recorded.baseline().parent.glob("*.json")
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", "default")
+    assert recorded.harness("record").code == 1
+    assert [first] == list(first.parent.glob("*.json"))
+    recorded.scenario(tolerance="{cross-class: {rel_l2: 1.0e-5}}")
+    assert recorded.harness("record").code == 0
+    assert {json.loads(path.read_text(encoding="utf-8"))["reference"] for path in first.parent.glob("*.json")} == {True, False}
+    assert json.loads(first.read_text(encoding="utf-8"))["reference"]
+    assert "1 identical" in recorded.harness("run").out
+    monkeypatch.delenv("ATEN_CPU_CAPABILITY")
+    assert "1 identical" in recorded.harness("run").out
+
+
+def test_what_cannot_run_here_is_neither_pass_nor_failure(recorded):
+    """Alone it is exit code 3, beside a pass 0, and 3 again if everything was asked for."""
+    recorded.scenario(cases=BOTH)
+    codes = [recorded.harness("run", *more).code for more in (["--device", "cuda"], [], ["--strict"])]
+    assert codes == [3, 0, 3]
+    done = recorded.harness("run")
+    assert "not checked:\n  no CUDA device on this machine: digits[cuda-float32]\n" in done.out
+    assert "2 cases: 1 identical, 1 unverified" in done.out
+    assert recorded.harness("record", "--device", "cuda").code == 3
+
+
+def test_a_failure_outweighs_what_cannot_run_here(shop):
+    """One missing baseline beside an unverified case is exit code 1."""
+    shop.scenario(cases=BOTH)
+    assert shop.harness("run", "--strict").code == 1
+
+
+def test_a_checkpoint_that_is_not_on_this_machine_is_not_a_failure(shop):
+    """A path of another machine: unverified, and the reason names the folder."""
+    shop.scenario(checkpoint="{path: ../nowhere}")
+    done = shop.harness("run")
+    assert done.code == 3
+    assert f"no checkpoint in {shop.root / 'nowhere'}" in done.out
+
+
+def test_a_pipeline_that_raises_is_an_error_with_the_end_of_its_traceback(shop):
+    """The first line is the exception; the log shows where it was raised."""
+    shop.scenario(call="{num_inference_steps: 1, no_such_argument: 1}")
+    done = shop.harness("run")
+    assert done.code == 1
+    assert paragraph(done.out)["why"].startswith("TypeError: ")
+    assert "no_such_argument" in paragraph(done.out)["why"]
+    assert "  log:\n" in done.out
+
+
+@pytest.mark.parametrize("damage", ["json", "tensors", "lost"])
+def test_a_damaged_baseline_is_an_error_and_not_a_verdict_on_the_pipeline(damage: str, recorded):
+    """A changed figure, a cut file or a lost one: the report names the file and the remedy."""
+    path = recorded.baseline()
+    (tensors,) = path.parent.glob("*.safetensors")
+    if damage == "json":
+        text = path.read_text(encoding="utf-8")
+        path.write_text(text.replace('"fingerprint": "', '"fingerprint": "0'), encoding="utf-8")
+    elif damage == "tensors":
+        tensors.write_bytes(tensors.read_bytes()[:-1])
+    else:
+        tensors.unlink()
+    done = recorded.harness("run")
+    assert done.code == 1
+    assert "1 case: 1 error" in done.out
+    damaged = path if damage == "json" else tensors
+    assert paragraph(done.out)["why"].startswith(str(damaged.relative_to(recorded.root)))
+    assert "restore both files from version control, or delete them and record the case again" in done.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "the following arguments are required: COMMAND"),
+        (["fly"], "invalid choice: 'fly'"),
+        (["run", "nowhere"], "nowhere: no such file or folder"),
+        (["run", "-k", "sd"], "none of 1 cases fits -k 'sd'"),
+        (["run", "-k", "digits and"], "expected a word, found the end"),
+        (["run", "--device", "tpu"], "invalid choice: 'tpu'"),
+        (["run", "--jobs", "many"], "invalid int value: 'many'"),
+        (["report", "nowhere"], "no results of a run here"),
+        (["accept", "nowhere", "--reason", "x"], "no results of a run here"),
+        (["gate", "nowhere", "--policy", "nowhere"], "no results of a run here"),
+        (["env", "--device", "cuda"], "no CUDA device on this machine"),
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_is_exit_code_2_and_says_what_is_wrong(arguments: list[str], said: str, shop):
+    """Nothing runs, nothing is written, nothing is printed to standard output."""
+    shop.scenario()
+    done = shop.harness(*arguments)
+    assert done.code == 2
+    assert said in done.err
+    assert done.out == ""
+    assert [path.name for path in shop.root.iterdir()] == ["scenarios"]
+
+
+def test_a_mistake_in_a_scenario_is_exit_code_2_with_its_line(shop):
+    """Before anything runs, also for the scenarios that are right."""
+    shop.scenario()
+    shop.scenario("wrong", seed="one")
+    done = shop.harness("run")
+    assert done.code == 2
+    assert done.err == ("harness: scenarios/wrong.yaml:5: `seed`\n  expected: a whole number >= 0\n  found:    'one' (a string)\n")
+    assert not (shop.root / "runs").exists()
+
+
+def test_results_of_another_format_are_exit_code_4(shop):
+    """The harness cannot go on, and it is nobody's wrong usage."""
+    (shop.root / "results.json").write_text('{"format": "harness-results/9"}', encoding="utf-8")
+    done = shop.harness("report", ".")
+    assert done.code == 4
+    assert "this harness reads 'harness-results/1'" in done.err
+
+
+def test_a_defect_of_the_harness_is_exit_code_4_with_its_traceback(shop, monkeypatch: pytest.MonkeyPatch):
+    """It is never mistaken for a finding about the pipeline."""
+    shop.scenario()
+    monkeypatch.setattr(cli, "cannot_run", lambda case: 1 // 0)
+    done = shop.harness("list")
+    assert done.code == 4
+    assert "ZeroDivisionError" in done.err
+    assert "this is a defect of the harness" in done.err
+
+
+def test_listing_shows_what_can_run_and_what_has_a_baseline(recorded):
+    """Without starting a worker."""
+    recorded.scenario("new", cases=BOTH, tags="[slow]")
+    recorded.scenario("free", generator="none", seed=None)
+    lines = [line.split() for line in recorded.harness("list").out.splitlines()]
+    weights = ["bundled:", "digits-ddpm"]
+    assert lines == [
+        ["case", "weights", "runs", "here", "baselines", "tags"],
+        ["digits[cpu-float32]", *weights, "yes", recorded.baseline().stem],
+        ["free[cpu-float32]", *weights, "yes", "owes", "none"],
+        ["new[cpu-float32]", *weights, "yes", "none", "slow"],
+        ["new[cuda-float32]", *weights, "no:", "no", "CUDA", "device", "none", "slow"],
+    ]
+
+
+def test_a_report_of_a_run_is_what_the_run_printed(recorded):
+    """Printed again from the results alone, with the same exit code."""
+    recorded.scenario("other", seed="1")
+    done = recorded.harness("run", "--out", "again")
+    assert done.code == 1
+    report = recorded.harness("report", "again")
+    assert report.code == 1
+    assert done.out == report.out + "results and recordings: again\n"
+
+
+def test_a_gate_over_a_run_opens_when_everything_required_passes(recorded):
+    """Required on a device that the run had not, it stays closed."""
+    recorded.harness("run", "--out", "nightly")
+    for on, code in (("cpu", 0), ("[cpu, cuda]", 3)):
+        (recorded.root / "policy.yaml").write_text(f"require:\n- {{scenarios: digits, on: {on}}}\n", encoding="utf-8")
+        assert recorded.harness("gate", "nightly", "--policy", "policy.yaml").code == code
+
+
+def test_the_environment_is_printed_with_its_numerics_class(recorded, monkeypatch: pytest.MonkeyPatch):
+    """The class is the one that the baseline was recorded in; nothing stays on the disk."""
+    temporary = recorded.root / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    before = sorted(recorded.root.rglob("*"))
+    done = recorded.harness("env")
+    assert done.code == 0
+    assert done.out.startswith(f"numerics class {recorded.baseline().stem} for cpu-float32, determinism full\n")
+    assert re.search(r"^flags +deterministic_algorithms +\[True, False\] *$", done.out, re.MULTILINE)
+    assert sorted(recorded.root.rglob("*")) == before
