@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Mapping
 
+from harness.shape import PROFILES
 from harness.study.platforms import PLATFORMS
 
 Command = Callable[[argparse.Namespace], int]
@@ -95,6 +96,7 @@ def _choosing(made: argparse.ArgumentParser, device: str | None = None) -> None:
     words = "only cases whose id holds a word or whose tags are it: 'ddim and not slow'"
     made.add_argument("-k", default="", metavar="EXPR", help=words)
     made.add_argument("--device", choices=("cpu", "cuda"), default=device, help="only cases on this device")
+    made.add_argument("--profile", choices=PROFILES, help="CPU instructions for all cases, whatever their scenarios say")
 
 
 def _running(made: argparse.ArgumentParser) -> None:

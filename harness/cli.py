@@ -129,7 +129,7 @@ def accept(arguments: argparse.Namespace) -> int:
     run_folder, store = Path(arguments.run), Store(Path(arguments.baselines))
     session, outcomes = Session(store, run_folder), {outcome.case: outcome for outcome in read_results(run_folder)[0]}
     accepted = []
-    for case in select(read_all(map(Path, arguments.scenarios)), arguments.k, arguments.device):
+    for case in select(read_all(map(Path, arguments.scenarios)), arguments.k, arguments.device, arguments.profile):
         outcome, folder = outcomes.get(case.id), session.folder(case)
         if outcome is None or outcome.verdict not in ACCEPTABLE or not case.scenario.owes_baseline or not folder.is_dir():
             continue
@@ -212,7 +212,7 @@ def gate(arguments: argparse.Namespace) -> int:
 
 def _cases(arguments: argparse.Namespace) -> list[Case]:
     scenarios: list[Scenario] = read_all(map(Path, arguments.paths or ["scenarios"]))
-    return select(scenarios, arguments.k, arguments.device)
+    return select(scenarios, arguments.k, arguments.device, arguments.profile)
 
 
 def _run_cases(arguments: argparse.Namespace, cases: list[Case]) -> Session:

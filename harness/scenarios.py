@@ -41,6 +41,7 @@ class Scenario:
     dtypes: tuple[str, ...] = ("float32",)
     enable: tuple[str, ...] = ()
     determinism: str = "full"
+    profile: str = "native"
     expect: tuple[str, ...] = ("repeatable",)
     reference: str | None = None
     tolerance: dict[str, Any] = field(default_factory=dict)
@@ -196,6 +197,7 @@ def read(path: Path) -> Scenario:
         dtypes=tuple(cases.get("dtype", ["float32"])),
         enable=tuple(values.get("enable", [])),
         determinism=values.get("determinism", "full"),
+        profile=values.get("profile", "native"),
         expect=tuple(values.get("expect", ["varies" if generator in UNREPEATABLE else "repeatable"])),
         reference=values.get("reference"),
         tolerance=values.get("tolerance", {}),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 from harness.errors import UsageError
 from harness.scenarios import Case, Scenario
@@ -11,14 +12,14 @@ from harness.scenarios import Case, Scenario
 Matcher = Callable[[str], bool]
 
 
-def select(scenarios: Iterable[Scenario], expression: str, device: str | None) -> list[Case]:
-    """Return the cases of `scenarios` that `expression` and `device` admit.
+def select(scenarios: Iterable[Scenario], expression: str, device: str | None, profile: str | None = None) -> list[Case]:
+    """Return the cases of `scenarios` that `expression` and `device` admit, with another CPU profile where one is given.
 
     Raises:
         UsageError: The expression cannot be read, or nothing is left.
     """
     admits = compile_expression(expression)
-    cases = [case for scenario in scenarios for case in scenario.cases()]
+    cases = [case for scenario in scenarios for case in replace(scenario, profile=profile or scenario.profile).cases()]
     chosen = [case for case in cases if (device is None or case.device == device) and admits(case_words(case))]
     if not chosen:
         raise UsageError(f"none of {len(cases)} cases fits -k {expression!r}" + (f" on {device}" if device else ""))

@@ -192,7 +192,7 @@ class Session:
 
 
 def _settings(case: Case) -> dict[str, str]:
-    return variables(case.scenario.determinism, dict(case.knobs))
+    return variables(case.scenario.determinism, dict(case.knobs), case.scenario.profile)
 
 
 def new_run(root: Path = Path("runs")) -> Path:

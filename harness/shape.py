@@ -14,6 +14,7 @@ from harness.schema import Anything, Either, Number, OneOrMore, Record, Table, T
 GENERATORS = ("cpu", "device", "numpy", "none", "reused", "shared")
 EXPECTATIONS = ("repeatable", "varies", "batch-equals-single", "identical-images", "distinct-images", "identical-noise")
 UNREPEATABLE = ("none", "reused")  # generators whose runs must differ
+PROFILES = ("native", "portable")  # which CPU instructions the libraries may use; see harness/launch/local.py
 ENABLES = ("attention_slicing", "vae_slicing", "vae_tiling")  # the pipeline's own `enable_...` methods; they move bits
 SOURCES = ("bundled", "synthetic", "path", "hub")
 
@@ -57,6 +58,7 @@ SHAPE = Record(
         ),
         "enable": OneOrMore(Text(ENABLES), distinct=True),
         "determinism": Text(("full", "default")),
+        "profile": Text(PROFILES),
         "expect": OneOrMore(Text(EXPECTATIONS), distinct=True),
         "reference": Text(what="a device and dtype such as `cpu-float32`"),
         "tolerance": Record(
@@ -84,6 +86,7 @@ SHAPE = Record(
         "cases": "devices and dtypes on which the scenario runs",
         "enable": "memory savers of the pipeline; they change its arithmetic",
         "determinism": "full sets every deterministic switch; default leaves the libraries as they are",
+        "profile": "native uses every CPU instruction; portable only those of any x86-64 machine with AVX2",
         "expect": "what must hold of the runs",
         "reference": "the device and dtype whose baseline judges cases that have none of their own",
         "tolerance": "how close is close enough, per kind of comparison",

@@ -71,7 +71,7 @@ def challenge(arguments: argparse.Namespace) -> int:
 
 
 def _one_case(arguments: argparse.Namespace) -> Case:
-    (case, *others) = select(read_all([Path(arguments.scenario)]), arguments.k, arguments.device)
+    (case, *others) = select(read_all([Path(arguments.scenario)]), arguments.k, arguments.device, arguments.profile)
     if others:
         raise UsageError(f"{arguments.scenario} has {len(others) + 1} cases; choose one with -k, such as -k {case.place}")
     return case

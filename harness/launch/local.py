@@ -29,12 +29,20 @@ FULL = {
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
     "PYTHONHASHSEED": "0",
 }
+# Meant to be one numerics class on every x86-64 machine with AVX2: without all three, processors still differ.
+PORTABLE = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_CBWR": "COMPATIBLE"}
 QUIET = {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 
 
-def variables(determinism: str, knobs: Mapping[str, str]) -> dict[str, str]:
-    """Return what a worker's environment sets beyond the caller's own, for a mode of determinism and a case's knobs."""
-    return {**QUIET, **(FULL if determinism == "full" else {}), **knobs}
+def variables(determinism: str, knobs: Mapping[str, str], profile: str = "native") -> dict[str, str]:
+    """Return what a worker's environment sets beyond the caller's own.
+
+    Args:
+        determinism: `full` or `default`.
+        knobs: A case's own variables; they win.
+        profile: `native`, or `portable` for the CPU instructions that any x86-64 machine with AVX2 has.
+    """
+    return {**QUIET, **(FULL if determinism == "full" else {}), **(PORTABLE if profile == "portable" else {}), **knobs}
 
 
 class Worker:
