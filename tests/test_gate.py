@@ -7,6 +7,7 @@ import pytest
 
 from harness.errors import ScenarioError
 from harness.judge.gate import Requirement, exit_code, gate_code, hold
+from harness.records import Outcome
 
 FAILING = ("drifted", "unrepeatable", "missing", "stale", "incomparable", "error")
 
@@ -154,7 +155,7 @@ def test_no_results_at_all_open_no_gate(held):
         ("description: nothing\n", "{path}:1:\n  expected: the key `require`\n  found:    no such key"),
         (
             "require:\n  - scenarios: digits\n    on: cpu\n    devices: cuda\n",
-            "{path}:4: `require[0].devices`\n  expected: one of `scenarios`, `on`, `dtype`, `cost`\n  found:    `devices`",
+            "{path}:4: `require[0].devices`\n  expected: one of `scenarios`, `on`, `dtype`, `cost`, `certificate`\n  found:    `devices`",
         ),
         (
             "require:\n  - {scenarios: digits, on: cpu}\n  - {scenarios: digits}\n",
@@ -175,3 +176,20 @@ def test_a_mistake_in_a_policy_is_refused_with_its_line(tmp_path, text, message)
     with pytest.raises(ScenarioError) as caught:
         hold(path, [])
     assert str(caught.value) == message.format(path=path)
+
+
+@pytest.mark.parametrize(
+    ("certificate", "state"),
+    [
+        ({"cross_class_caught": 19, "above_noise": 20}, "passes"),
+        ({"cross_class_caught": 18, "above_noise": 20}, "unverified"),
+        (None, "unverified"),
+    ],
+)
+def test_a_gate_can_require_proof_that_tolerances_catch_faults(certificate, state, tmp_path):
+    """A baseline's certificate says how many of the known faults its bounds catch; without one nothing is proven."""
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("require:\n  - {scenarios: ddim, on: cpu, certificate: 0.95}\n", encoding="utf-8")
+    baseline = {"class": "cpu-a", "same_class": True, "why": "", **({"certificate": certificate} if certificate else {})}
+    outcome = Outcome("ddim[cpu-float32]", "ddim", "identical", "", place="cpu-float32", device_kind="cpu", baseline=baseline)
+    assert [held.state for held in hold(policy, [outcome])] == [state]

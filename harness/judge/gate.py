@@ -6,16 +6,23 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 from harness.records import Outcome
-from harness.schema import OneOrMore, Record, Text, load
+from harness.schema import Number, OneOrMore, Record, Text, load
 
 POLICY = Record(
     {
         "description": Text(),
         "require": OneOrMore(
             Record(
-                {"scenarios": OneOrMore(Text()), "on": OneOrMore(Text()), "dtype": OneOrMore(Text()), "cost": Text(("ok",))},
+                {
+                    "scenarios": OneOrMore(Text()),
+                    "on": OneOrMore(Text()),
+                    "dtype": OneOrMore(Text()),
+                    "cost": Text(("ok",)),
+                    "certificate": Number(above=0),
+                },
                 required=("scenarios", "on"),
             )
         ),
@@ -67,7 +74,7 @@ def hold(policy: Path, outcomes: list[Outcome]) -> list[Requirement]:
     return held
 
 
-def _one(name: str, on: str, requirement: dict[str, list[str]], outcomes: list[Outcome]) -> Requirement:
+def _one(name: str, on: str, requirement: dict[str, Any], outcomes: list[Outcome]) -> Requirement:
     dtypes = requirement.get("dtype")
     fitting = [o for o in outcomes if _runs_on(o, on) and (dtypes is None or o.place.split("-", 1)[1] in dtypes)]
     failing = [o for o in fitting if o.fails]
@@ -86,7 +93,24 @@ def _one(name: str, on: str, requirement: dict[str, list[str]], outcomes: list[O
     if not fitting or unseen:
         missed = f" in {', '.join(unseen)}" if fitting else ""
         return Requirement(name, on, "unverified", f"no run of it{missed} among the results")
+    weak = _weak_certificate(fitting, requirement.get("certificate", 0.0))
+    if weak:
+        return Requirement(name, on, "unverified", weak)
     return Requirement(name, on, "passes", ", ".join(sorted({o.verdict for o in fitting if o.passes})))
+
+
+def _weak_certificate(outcomes: list[Outcome], least: float) -> str:
+    """Return why the tolerances of a baseline are not proven to catch the share `least` of known faults; else nothing."""
+    for outcome in outcomes:
+        if not least or outcome.baseline is None:
+            continue
+        certificate = outcome.baseline.get("certificate")
+        if certificate is None:
+            return f"{outcome.case}: its baseline has no certificate; `harness challenge --write` makes one"
+        caught, faults = certificate["cross_class_caught"], certificate["above_noise"]
+        if caught < least * faults:
+            return f"{outcome.case}: its tolerances catch {caught} of {faults} known faults; {least:.0%} are required"
+    return ""
 
 
 def _runs_on(outcome: Outcome, on: str) -> bool:

@@ -70,6 +70,8 @@ def judge(
     if match is None or then is None:
         return _without_baseline(published, common)
     common["baseline"] = {"class": then.numerics_class["name"], "same_class": match.same_class, "why": match.why}
+    if "certificate" in match.baseline.notes:
+        common["baseline"]["certificate"] = match.baseline.notes["certificate"]
     common["changes"] = changes.list_changes(recording.content["environment"], then.content["environment"])
     stale = _stale(scenario, match, recording)
     if stale:
