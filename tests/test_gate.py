@@ -155,7 +155,7 @@ def test_no_results_at_all_open_no_gate(held):
         ("description: nothing\n", "{path}:1:\n  expected: the key `require`\n  found:    no such key"),
         (
             "require:\n  - scenarios: digits\n    on: cpu\n    devices: cuda\n",
-            "{path}:4: `require[0].devices`\n  expected: one of `scenarios`, `on`, `dtype`, `cost`, `certificate`\n  found:    `devices`",
+            "{path}:4: `require[0].devices`\n  expected: one of `scenarios`, `on`, `dtype`, `cost`, `certificate`\n  found:    `devices`",  # noqa: E501 (one message, whole)
         ),
         (
             "require:\n  - {scenarios: digits, on: cpu}\n  - {scenarios: digits}\n",

@@ -22,11 +22,12 @@ from harness.scenarios import read_all
 from harness.session import RESULTS_FILE, Session, new_run, read_results
 
 BASICS = "description: One step.\npipeline: DDIMPipeline\ncheckpoint: {bundled: digits-ddpm}\n"
+PATIENCE = "timeout: 60\n"  # a harness that waits for nothing fails its test instead of waiting for an hour
 REQUEST = {"case": {"id": "x", "call": {}}}
 ONE_STEP = "{num_inference_steps: 1, output_type: np}"
 
 
-def scenario(folder: Path, name: str, call: str = "{}", more: str = "") -> None:
+def scenario(folder: Path, name: str, call: str = "{}", more: str = PATIENCE) -> None:
     """Write `scenarios/NAME.yaml`."""
     path = folder / "scenarios" / f"{name}.yaml"
     path.parent.mkdir(exist_ok=True)
