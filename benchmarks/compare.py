@@ -73,17 +73,18 @@ def show(title: str, seconds: Mapping[str, list[float]]) -> None:
         print(f"| {name} | {middle:.3f} | {min(values):.3f} | {max(values):.3f} | {middle / base:.3f} |")
 
 
-def startup(rounds: int = 7) -> None:
+def startup(rounds: int = 5) -> None:
     """Time `harness list` beside importing diffusers and torch."""
     commands = {
         "harness list": [sys.executable, "-m", "harness", "list"],
         'python -c "import torch"': [sys.executable, "-c", "import torch"],
+        "python -c 'import diffusers'": [sys.executable, "-c", "import diffusers"],
         'python -c "import diffusers; diffusers.DDIMPipeline"': [sys.executable, "-c", "import diffusers; diffusers.DDIMPipeline"],
     }
     show("Starting up", timed(commands, rounds, {}))
 
 
-def suite(rounds: int = 3) -> None:
+def suite(rounds: int = 2) -> None:
     """Time twelve cases, each run three times and judged, beside twelve plain tests that load and call once."""
     cases = [s.cases()[0] for s in read_all([ROOT / "scenarios"]) if s.name in TWELVE]
     with tempfile.TemporaryDirectory() as text:
