@@ -33,7 +33,7 @@ TWELVE = [
     "sd-digits-same-seeds",
     "sd-digits-dpmsolver",
     "sd-digits-euler-ancestral",
-    "unclip-synthetic",
+    "ddpm-digits",
 ]
 
 PLAIN = """
