@@ -65,11 +65,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         items[place] = item
 
 
-def pytest_unconfigure(config: pytest.Config) -> None:
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Let the processes of xdist share one run's folder."""
+    node.workerinput["harness_out"] = str(_session(node.config).out)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
     """End the workers and write the results."""
-    session = config.stash.get(_SESSION, None)
-    if session:
-        session.__exit__()
+    if _SESSION in session.config.stash:
+        session.config.stash[_SESSION].__exit__()
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
@@ -77,7 +82,10 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     from harness.report import rows
 
     session = config.stash.get(_SESSION, None)
-    if session and session.outcomes:
+    if session is None or hasattr(config, "workerinput"):  # the processes of xdist have no terminal
+        return
+    session.gather()
+    if session.outcomes:
         terminalreporter.section("harness")
         terminalreporter.line(rows.summary(session.outcomes))
         terminalreporter.line(f"results and recordings: {session.out}")
@@ -114,7 +122,7 @@ class CaseItem(pytest.Item):
         outcome = _session(self.config).run(self.case)
         self.user_properties += _properties(outcome)
         if outcome.verdict == "unverified" and not _strict(self.config):
-            pytest.skip(outcome.reason)
+            raise pytest.skip.Exception(outcome.reason, _use_item_location=True)
         if not outcome.passes:
             raise CaseFailedError(outcome)
 
@@ -144,15 +152,15 @@ _FILES = pytest.StashKey[dict[str, Path]]()  # the scenario files by name
 
 
 def _session(config: pytest.Config) -> Session:
-    """Return this process's session, made when the first case runs; under xdist each process has its own folder."""
+    """Return this process's session, made when the first case runs; under xdist all of them share a folder."""
     if _SESSION not in config.stash:
         from harness.baselines import Store
         from harness.session import Session, new_run
 
-        named = _option(config, "out")
-        out = Path(named) if named else new_run()
-        process = os.environ.get("PYTEST_XDIST_WORKER")
-        config.stash[_SESSION] = Session(Store(Path(_option(config, "baselines"))), out / process if process else out)
+        given: dict[str, str] = getattr(config, "workerinput", {})
+        named = given.get("harness_out") or _option(config, "out")
+        store, out = Store(Path(_option(config, "baselines"))), Path(named) if named else new_run()
+        config.stash[_SESSION] = Session(store, out, part=given.get("workerid", ""))
     return config.stash[_SESSION]
 
 

@@ -139,7 +139,10 @@ class Check:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the harness says of one case: the verdict, and everything that a report shows."""
+    """What the harness says of one case: the verdict, and everything that a report shows.
+
+    `path` is the scenario's file and `store` the folder of the baselines, both for the command that comes next.
+    """
 
     case: str
     scenario: str
@@ -158,6 +161,8 @@ class Outcome:
     repeat_l_inf: float | None = None
     changes: tuple[str, ...] = ()
     log: str = ""
+    path: str = ""
+    store: str = ""
 
     @property
     def passes(self) -> bool:
@@ -195,13 +200,28 @@ class Outcome:
             "repeat_l_inf": self.repeat_l_inf,
             "changes": list(self.changes),
             "log": self.log,
+            "path": self.path,
+            "store": self.store,
         }
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Outcome:
         """Read an outcome back from `results.json`."""
         outputs = {name: Drift(**{**d, "worst_index": tuple(d["worst_index"])}) for name, d in data["outputs"].items()}
-        plain = ("case", "scenario", "verdict", "reason", "place", "device_kind", "baseline", "cost", "repeat_l_inf", "log")
+        plain = (
+            "case",
+            "scenario",
+            "verdict",
+            "reason",
+            "place",
+            "device_kind",
+            "baseline",
+            "cost",
+            "repeat_l_inf",
+            "log",
+            "path",
+            "store",
+        )
         return cls(
             **{name: data[name] for name in plain},
             tags=tuple(data["tags"]),

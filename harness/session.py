@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from harness.baselines import Store
-from harness.errors import BaselineError, HarnessError, NotRecordedError, UsageError
+from harness.errors import BaselineError, HarnessError, LaunchError, NotRecordedError, UsageError
 from harness.judge.verdict import judge, unrun, wants_anchored
 from harness.launch.local import Worker, variables
 from harness.records import Outcome, Recording
@@ -22,6 +22,7 @@ from harness.worker.protocol import DESCRIBED, RECORDED, UNVERIFIED, dumps
 
 RESULTS_FORMAT = "harness-results/1"
 RESULTS_FILE = "results.json"
+PART_FILES = "results-*.json"  # of processes that share a run's folder
 OnProgress = Callable[[Case, str], None]
 
 
@@ -31,23 +32,38 @@ class Slot:
     def __init__(self, log: Path) -> None:
         self._log = log
         self._worker: Worker | None = None
+        self._lock = threading.Lock()
+        self._ended = False
 
     def ask(
         self, request: dict[str, Any], settings: dict[str, str], timeout: float, on_progress: Callable[[str], None]
     ) -> dict[str, Any]:
         """Send a request to a worker with `settings`; raises LaunchError, after which the next call starts afresh."""
-        if self._worker is None or self._worker.settings != settings:
-            self.close()
-            self._worker = Worker(settings, self._log)
+        worker = self._with(settings)
         try:
-            return self._worker.ask(request, timeout, on_progress)
+            return worker.ask(request, timeout, on_progress)
         except BaseException:
-            self.close()
+            self._close()
             raise
 
-    def close(self) -> None:
-        """End the worker, if there is one."""
-        worker, self._worker = self._worker, None
+    def end(self) -> None:
+        """End the worker, if there is one, for good: a thread that asks for another gets a LaunchError."""
+        with self._lock:
+            self._ended = True
+        self._close()
+
+    def _with(self, settings: dict[str, str]) -> Worker:
+        if self._worker is None or self._worker.settings != settings:
+            self._close()
+            with self._lock:
+                if self._ended:
+                    raise LaunchError("the run is over")
+                self._worker = Worker(settings, self._log)
+        return self._worker
+
+    def _close(self) -> None:
+        with self._lock:
+            worker, self._worker = self._worker, None
         if worker:
             worker.close()
 
@@ -59,10 +75,11 @@ class Session:
         store: Where baselines are.
         out: The run's folder; made when the first case runs.
         on_progress: Called with a case and what it is doing.
+        part: Names this process's results and logs, where several processes share the folder.
     """
 
-    def __init__(self, store: Store, out: Path, on_progress: OnProgress = lambda case, doing: None) -> None:
-        self.store, self.out, self._on_progress = store, out, on_progress
+    def __init__(self, store: Store, out: Path, on_progress: OnProgress = lambda case, doing: None, part: str = "") -> None:
+        self.store, self.out, self._on_progress, self._part = store, out, on_progress, part
         self.outcomes: list[Outcome] = []
         self.environment: dict[str, Any] = {}
         self._slots: list[Slot] = []
@@ -85,6 +102,7 @@ class Session:
             outcome = unrun(case, error.verdict, error.reason, error.log)
         except BaselineError as error:
             outcome = unrun(case, "error", str(error))
+        outcome = replace(outcome, path=_shown(case.scenario.path), store=_shown(self.store.root))
         if not self._stopping:  # a case cut short by Ctrl-C has no outcome
             self.outcomes.append(outcome)
         return outcome
@@ -148,21 +166,33 @@ class Session:
         self.out.mkdir(parents=True, exist_ok=True)
         outcomes = [outcome.as_json() for outcome in sorted(self.outcomes, key=lambda outcome: outcome.case)]
         text = dumps({"format": RESULTS_FORMAT, "environment": self.environment, "outcomes": outcomes})
-        path = self.out / RESULTS_FILE
+        path = self.out / (f"results-{self._part}.json" if self._part else RESULTS_FILE)
         temporary = path.with_name(f".{path.name}.tmp")
         temporary.write_text(text, encoding="utf-8")
         os.replace(temporary, path)
         return path
 
+    def gather(self) -> None:
+        """Make one `results.json` of what other processes wrote into the run's folder."""
+        parts = sorted(self.out.glob(PART_FILES))
+        for part in parts:
+            outcomes, environment = read_results(part)
+            self.outcomes += outcomes
+            self.environment = self.environment or environment
+        if parts:
+            self.write_results()
+        for part in parts:
+            part.unlink()
+
     def _slot(self, index: int) -> Slot:
         while len(self._slots) <= index:
-            self._slots.append(Slot(self.out / "logs" / f"worker-{len(self._slots)}.log"))
+            self._slots.append(Slot(self.out / "logs" / f"worker-{self._part}{len(self._slots)}.log"))
         return self._slots[index]
 
     def _stop(self) -> None:
         self._stopping = True
         for slot in self._slots:
-            slot.close()
+            slot.end()
 
     def record(self, case: Case, slot: Slot | None = None, folder: Path | None = None) -> Recording:
         """Run a case and return its recording, unjudged.
@@ -189,6 +219,11 @@ class Session:
             tensors = match.baseline.recording.tensors_path.resolve()
             anchored = self.record(replace(case, anchors=tensors), slot)
         return judge(case, recording, match, singles, anchored)
+
+
+def _shown(path: Path) -> str:
+    """Return a path as a person would type it here."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def _settings(case: Case) -> dict[str, str]:

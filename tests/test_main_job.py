@@ -67,7 +67,7 @@ def test_a_case_without_a_baseline_fails_and_the_printed_command_records_it(shop
     assert done.code == 1
     assert not (shop.root / "baselines").exists()
     command = paragraph(done.out)["next"]
-    assert command == "harness record -k 'digits[cpu-float32]'"
+    assert command == "harness record scenarios/digits.yaml -k 'digits[cpu-float32]'"
     assert shop.harness(*shlex.split(command)[1:]).code == 0
     assert shop.harness("run").code == 0
 

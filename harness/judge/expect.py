@@ -40,7 +40,7 @@ def broken(scenario: Scenario, recording: Recording, singles: list[Recording]) -
             checks += alike
             problem = _worst(alike) if alike else "there is no second image"
         elif expectation == "distinct-images":
-            problem = _same_images(recording)
+            problem = _same_images(recording, scenario.tolerance.get("batch"))
         elif expectation == "identical-noise":
             problem = _noise(recording)
         if problem:
@@ -80,11 +80,13 @@ def _worst(checks: list[Check]) -> str:
     return f"{failed[0].what} = {failed[0].value:.3g} (bound {failed[0].bound:.3g})" if failed else ""
 
 
-def _same_images(recording: Recording) -> str:
+def _same_images(recording: Recording, bounds: dict[str, float] | str | None) -> str:
+    """Say which two images are the same: nearer than `tolerance.batch`, by which equal images may lie apart in a batch."""
     for name, batch in _outputs(recording).items():
         for first, second in combinations(range(len(batch)), 2):
-            if np.array_equal(batch[first], batch[second]):
-                return f"{name}[{first}] and {name}[{second}] are the same"
+            checks = tolerance.check("", drift.measure(batch[first], batch[second]), bounds)
+            if all(check.passed for check in checks):
+                return f"{name}[{first}] and {name}[{second}] are the same" + (" within `tolerance.batch`" if bounds else "")
         if len(batch) < 2:
             return f"{name} holds {len(batch)} image; there must be several"
     return ""

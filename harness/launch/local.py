@@ -19,6 +19,7 @@ from harness.errors import LaunchError
 from harness.worker.protocol import FINAL_EVENTS, PROGRESS, READY
 
 START_SECONDS = 300.0  # importing torch from a cold disk takes tens of seconds
+EXIT_SECONDS = 10.0  # from the end of a worker's output to its end
 
 # What libraries read once, at import. `CUDA_LAUNCH_BLOCKING` is not among them: it changes cost, not bits.
 FULL = {
@@ -109,12 +110,18 @@ class Worker:
             except queue.Empty:
                 raise LaunchError(f"timed out after {timeout:g} s, while {doing}") from None
             if event is None:
-                raise LaunchError(f"the worker {_ending(self._process.wait())}, while {doing}{self._last_words()}")
+                raise LaunchError(f"the worker {self._ending()}, while {doing}{self._last_words()}")
             if event["event"] in final:
                 return event
             if event["event"] == PROGRESS:
                 doing = event["doing"]
                 on_progress(doing)
+
+    def _ending(self) -> str:
+        try:
+            return _ending(self._process.wait(timeout=EXIT_SECONDS))
+        except subprocess.TimeoutExpired:
+            return "closed its output but did not end"
 
     def _last_words(self) -> str:
         text = self._log.read_bytes()[self._log_start :].decode(errors="replace").strip()

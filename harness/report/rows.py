@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 from decimal import ROUND_CEILING, Decimal
 from pathlib import Path
+from shlex import quote
 
 from harness.records import FAIL, PASS, UNVERIFIED, Check, Outcome
 
@@ -95,10 +96,12 @@ def paragraph(outcome: Outcome, run: Path) -> str:
 
 def advise(outcome: Outcome, run: Path) -> str:
     """Return the command that comes next, or nothing."""
+    chosen = f"-k '{outcome.case}'" + (f" --baselines {quote(outcome.store)}" if outcome.store not in ("", "baselines") else "")
     if outcome.verdict == "missing":
-        return f"harness record -k '{outcome.case}'"
+        return " ".join(filter(None, ["harness record", quote(outcome.path) if outcome.path else "", chosen]))
     if outcome.verdict in ("drifted", "stale", "incomparable"):
-        return f"harness accept {run} -k '{outcome.case}' --reason TEXT, if this is what you want from now on"
+        chosen += f" --scenarios {quote(outcome.path)}" if outcome.path else ""
+        return f"harness accept {quote(str(run))} {chosen} --reason TEXT, if this is what you want from now on"
     return ""
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import gc
 import hashlib
 import importlib
 import inspect
@@ -50,6 +51,8 @@ def load(source: Dict[str, Any], pipeline_name: str, dtype: torch.dtype, enable:
         CaseError: There is no such pipeline or repository, or it has no safetensors.
     """
     pipeline_class = named("pipeline", pipeline_name)
+    gc.collect()
+    gc.freeze()  # what the libraries made at import stays for good: looked through before every run, it costs more than a small run
     commit = None
     if source["kind"] == "hub":
         folder = _fetch(source["repository"], source["revision"])
@@ -61,7 +64,8 @@ def load(source: Dict[str, Any], pipeline_name: str, dtype: torch.dtype, enable:
     if source["kind"] == "synthetic":
         pipeline = synthesize(folder, pipeline_class, dtype)
     else:
-        pipeline = pipeline_class.from_pretrained(folder, torch_dtype=dtype, use_safetensors=True, local_files_only=True)
+        _hide_progress_bars()
+        pipeline = pipeline_class.from_pretrained(folder, **{_dtype_keyword(): dtype}, use_safetensors=True, local_files_only=True)
     for name in enable:
         getattr(pipeline, f"enable_{name}")()
     pipeline.set_progress_bar_config(disable=True)
@@ -70,6 +74,20 @@ def load(source: Dict[str, Any], pipeline_name: str, dtype: torch.dtype, enable:
         _check_digests(folder, weights)
     weights["configuration"] = _digest_configuration(folder)
     return Checkpoint(pipeline, weights, commit)
+
+
+def _hide_progress_bars() -> None:
+    """Keep bars out of the log, where the last line must be what a library had to say."""
+    for library in ("diffusers", "transformers"):
+        with contextlib.suppress(ImportError):
+            importlib.import_module(f"{library}.utils.logging").disable_progress_bar()
+
+
+def _dtype_keyword() -> str:
+    """Return what this release of diffusers calls the argument: newer ones warn of the old name."""
+    import diffusers
+
+    return "dtype" if hasattr(diffusers.pipelines.pipeline_utils, "_resolve_dtype") else "torch_dtype"
 
 
 def digest_weights(pipeline: Any) -> Dict[str, str]:
