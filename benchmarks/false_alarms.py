@@ -45,9 +45,9 @@ def count(name: str, seeds: int) -> tuple[int, int, float]:
             moved = tuple(seed + FIRST_SEED + 1000 * index for seed in case.scenario.seeds)
             replicas.append(replace(case, scenario=replace(case.scenario, seeds=moved)))
         bases = [session.record(replica, folder=Path(text) / f"base-{index}") for index, replica in enumerate(replicas)]
-        for knobs in PLATFORMS.values():
+        for platform in PLATFORMS.values():
             for replica, base in zip(replicas, bases, strict=True):
-                there = replace(replica, knobs=tuple(sorted(knobs.items())))
+                there = platform.carry(replica)
                 free = session.record(there, folder=Path(text) / "free")
                 checks = [c for n, moved in drift.of_outputs(free, base).items() for c in tolerance.check(n, moved, bounds)]
                 anchored = session.record(replace(there, anchors=base.tensors_path.resolve()), folder=Path(text) / "anchored")

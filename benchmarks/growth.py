@@ -27,7 +27,7 @@ def measure(platform: str, steps: int) -> dict[str, list[float]]:
     case = replace(scenario, call={**scenario.call, "num_inference_steps": steps}, cost={"rounds": 1}).cases()[0]
     with tempfile.TemporaryDirectory() as text, Session(Store(Path(text)), Path(text)) as session:
         base = session.record(case, folder=Path(text) / "base")
-        there = replace(case, knobs=tuple(sorted(PLATFORMS[platform].items())))
+        there = PLATFORMS[platform].carry(case)
         free = session.record(there, folder=Path(text) / "free")
         anchored = session.record(replace(there, anchors=base.tensors_path.resolve()), folder=Path(text) / "anchored")
         found = {"free": drift.of_stages(free, base), "local": drift.of_stages(anchored, base)}

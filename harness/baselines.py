@@ -54,6 +54,12 @@ class Store:
                     return Match(baseline, False, f"class {baseline.recording.numerics_class['name']}, the reference of {place}")
         return None
 
+    def of_other_classes(self, case: Case, numerics_class: dict[str, Any]) -> list[Baseline]:
+        """Return the baselines of this version of `case` that machines of other classes left."""
+        found = [self.read(path) for path in self.files(case.scenario.name, case.place)]
+        others = [b for b in found if b.recording.numerics_class["hash"] != numerics_class["hash"]]
+        return [baseline for baseline in others if baseline.fingerprint == case.scenario.fingerprint]
+
     def read(self, path: Path) -> Baseline:
         """Read one baseline and check that neither file was changed after it was written.
 

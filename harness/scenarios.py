@@ -274,12 +274,22 @@ def _check_together(values: dict[str, Any], members: dict[str, Place], place: Pl
         raise members["reference"].wrong("a device and dtype such as `cpu-float32`", f"`{values['reference']}`")
 
 
+def flat(bounds: dict[str, Any]) -> dict[tuple[str, ...], float]:
+    """Return bounds by the path of their keys: `("rel_l2",)`, `("local_rel_l2", "vae.decode")`."""
+    found: dict[tuple[str, ...], float] = {}
+    for name, bound in bounds.items():
+        found.update({(name, kind): most for kind, most in bound.items()} if isinstance(bound, dict) else {(name,): bound})
+    return found
+
+
 def _check_evidence(tolerance: dict[str, Any], members: dict[str, Place]) -> None:
     """Refuse a bound that is much looser than what was measured, unless a person says why."""
-    bounds, measured = tolerance.get("cross-class"), tolerance.get("evidence", {}).get("bounds", {})
-    if not isinstance(bounds, dict) or "reason" in tolerance:
-        return
-    for metric, bound in bounds.items():
-        if metric in measured and bound > LOOSE * measured[metric]:
-            place = members["tolerance"].members()["cross-class"][1].members()[metric][1]
-            raise place.wrong(f"at most {LOOSE} times the measured {measured[metric]:g}, or a `reason` beside it", f"{bound:g}")
+    evidence = tolerance.get("evidence", {})
+    for kind, name in (("cross-class", "bounds"), ("batch", "batch")):
+        bounds, measured = tolerance.get(kind), flat(evidence.get(name, {}))
+        for keys, bound in flat(bounds).items() if isinstance(bounds, dict) and "reason" not in tolerance else ():
+            if keys in measured and bound > LOOSE * measured[keys]:
+                place = members["tolerance"].members()[kind][1]
+                for key in keys:
+                    place = place.members()[key][1]
+                raise place.wrong(f"at most {LOOSE} times the measured {measured[keys]:g}, or a `reason` beside it", f"{bound:g}")

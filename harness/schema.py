@@ -252,21 +252,21 @@ class Table:
 
 @dataclass(frozen=True)
 class Either:
-    """A word, or a mapping."""
+    """A word or a number, or a mapping."""
 
-    word: Text
+    plain: Text | Number
     mapping: Shape
 
     def read(self, place: Place) -> Any:
-        if isinstance(place.node, yaml.ScalarNode):
-            words = " or ".join(f"`{choice}`" for choice in self.word.choices)
-            if place.node.value not in self.word.choices:
-                raise place.wrong(f"{words}, or a mapping")
-            return self.word.read(place)
-        return self.mapping.read(place)
+        if not isinstance(place.node, yaml.ScalarNode):
+            return self.mapping.read(place)
+        if isinstance(self.plain, Text) and place.node.value not in self.plain.choices:
+            words = " or ".join(f"`{choice}`" for choice in self.plain.choices)
+            raise place.wrong(f"{words}, or a mapping")
+        return self.plain.read(place)
 
     def schema(self) -> dict[str, Any]:
-        return {"anyOf": [self.word.schema(), self.mapping.schema()]}
+        return {"anyOf": [self.plain.schema(), self.mapping.schema()]}
 
 
 @dataclass(frozen=True)

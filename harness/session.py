@@ -17,7 +17,7 @@ from harness.errors import BaselineError, HarnessError, LaunchError, NotRecorded
 from harness.judge.verdict import judge, unrun, wants_anchored
 from harness.launch.local import Worker, variables
 from harness.records import Outcome, Recording
-from harness.scenarios import Case
+from harness.scenarios import Case, Scenario
 from harness.worker.protocol import DESCRIBED, RECORDED, UNVERIFIED, dumps
 
 RESULTS_FORMAT = "harness-results/1"
@@ -210,8 +210,7 @@ class Session:
 
     def _judged(self, case: Case, slot: Slot) -> Outcome:
         recording = self.record(case, slot)
-        alone = range(len(case.scenario.seeds)) if "batch-equals-single" in case.scenario.expect else ()
-        singles = [self.record(replace(case, image=image), slot) for image in alone]
+        singles = [self.record(replace(case, image=image), slot) for image in alone(case.scenario)]
         self.environment = self.environment or recording.content["environment"]
         match = self.store.match(case, recording.numerics_class) if case.scenario.owes_baseline else None
         anchored = None
@@ -219,6 +218,11 @@ class Session:
             tensors = match.baseline.recording.tensors_path.resolve()
             anchored = self.record(replace(case, anchors=tensors), slot)
         return judge(case, recording, match, singles, anchored)
+
+
+def alone(scenario: Scenario) -> range:
+    """Return the images of a batch that must also be made alone."""
+    return range(len(scenario.seeds) if "batch-equals-single" in scenario.expect else 0)
 
 
 def _shown(path: Path) -> str:

@@ -15,23 +15,26 @@ GENERATORS = ("cpu", "device", "numpy", "none", "reused", "shared")
 EXPECTATIONS = ("repeatable", "varies", "batch-equals-single", "identical-images", "distinct-images", "identical-noise")
 UNREPEATABLE = ("none", "reused")  # generators whose runs must differ
 PROFILES = ("native", "portable")  # which CPU instructions the libraries may use; see harness/launch/local.py
-ENABLES = ("attention_slicing", "vae_slicing", "vae_tiling")  # the pipeline's own `enable_...` methods; they move bits
+ENABLES = ("attention_slicing", "vae_slicing", "vae_tiling", "channels_last")  # the last is a memory format; all move bits
 SOURCES = ("bundled", "synthetic", "path", "hub")
 
+_FREE = {name: Number(least=0) for name in ("l_inf", "rel_l2")}
+_LOCAL = Either(Number(least=0), Table(Number(least=0)))  # one for all stages, or by kind of stage
 _BOUNDS = Record(
-    {name: Number(least=0) for name in ("l_inf", "rel_l2", "local_l_inf", "local_rel_l2")},
+    {**_FREE, "local_l_inf": _LOCAL, "local_rel_l2": _LOCAL},
     help={
         "l_inf": "largest difference of any element, in the output's unit",
         "rel_l2": "L2 norm of the difference over the L2 norm of the baseline",
-        "local_l_inf": "the same as l_inf, per stage, when every stage gets the baseline's inputs",
-        "local_rel_l2": "the same as rel_l2, per stage, when every stage gets the baseline's inputs",
+        "local_l_inf": "the same as l_inf, per stage, when every stage gets the baseline's inputs: one bound, or one per kind",
+        "local_rel_l2": "the same as rel_l2, per stage, when every stage gets the baseline's inputs: one bound, or one per kind",
     },
 )
 _CLOSE = Either(Text(("identical",)), replace(_BOUNDS, filled=True))
-_BATCH = Either(Text(("identical",)), Record({name: Number(least=0) for name in ("l_inf", "rel_l2")}, filled=True))
+_BATCH = Either(Text(("identical",)), Record(_FREE, filled=True))
 _EVIDENCE = Record(
     {
         "bounds": _BOUNDS,
+        "batch": Record(_FREE),
         "noise": _BOUNDS,
         "worst": _BOUNDS,
         "platforms": Number(least=0, whole=True),
@@ -84,7 +87,7 @@ SHAPE = Record(
         "seed": "one seed, or a list: one per image",
         "generator": "where noise comes from; made anew for every run",
         "cases": "devices and dtypes on which the scenario runs",
-        "enable": "memory savers of the pipeline; they change its arithmetic",
+        "enable": "memory savers of the pipeline, and the memory format; they change its arithmetic",
         "determinism": "full sets every deterministic switch; default leaves the libraries as they are",
         "profile": "native uses every CPU instruction; portable only those of any x86-64 machine with AVX2",
         "expect": "what must hold of the runs",

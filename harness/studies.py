@@ -15,15 +15,15 @@ def calibrate(arguments: argparse.Namespace) -> int:
     """Derive a scenario's tolerances from measured noise: nudges by one unit in the last place, and synthetic platforms."""
     from harness.baselines import Store, annotate
     from harness.report.terminal import console, print_calibration, progress
-    from harness.session import Session, new_run
+    from harness.session import Session, alone, new_run
     from harness.study.calibrate import calibrate as measure
     from harness.study.calibrate import write_tolerance
     from harness.study.platforms import PLATFORMS
 
     case = _one_case(arguments)
     store, out = Store(Path(arguments.baselines)), Path(arguments.out) if arguments.out else new_run()
-    platforms = PLATFORMS if case.device == "cpu" else {}
-    total = arguments.seeds + 2 * arguments.perturbations + 2 * arguments.seeds * len(platforms)
+    platforms = PLATFORMS if case.device == "cpu" else {"channels-last": PLATFORMS["channels-last"]}
+    total = arguments.seeds + (2 + len(alone(case.scenario))) * (arguments.perturbations + arguments.seeds * len(platforms))
     with progress(total) as (doing, done), Session(store, out) as session:
 
         def step(name: str) -> None:
@@ -31,7 +31,7 @@ def calibrate(arguments: argparse.Namespace) -> int:
             done(case.id)
 
         found = measure(session, case, platforms, seeds=arguments.seeds, perturbations=arguments.perturbations, on_step=step)
-    print_calibration(console(), found, case.scenario.tolerance.get("cross-class"))
+    print_calibration(console(), found, case.scenario.tolerance)
     if arguments.write:
         evidence = found.evidence()
         write_tolerance(case.scenario.path, found.bounds(), evidence)

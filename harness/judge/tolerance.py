@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from typing import Any
+
 from harness.records import Check, Drift
 
-Bounds = dict[str, float] | str | None  # metrics by name; `identical` and None admit no difference
+Bounds = dict[str, Any] | str | None  # metrics by name; `identical` and None admit no difference
 
 
 def check(name: str, drift: Drift, bounds: Bounds) -> list[Check]:
@@ -15,15 +18,24 @@ def check(name: str, drift: Drift, bounds: Bounds) -> list[Check]:
 
 
 def check_local(local: dict[str, dict[str, float]], bounds: Bounds) -> list[Check]:
-    """Return one check per local bound: the stage with the largest drift of its own, on the baseline's inputs."""
+    """Return one check per local bound: of the stages that it covers, the one with the largest drift of its own.
+
+    A bound covers all stages, or those of one kind: `scheduler.step`, `vae.decode`, `noise`. A kind without a bound is free.
+    """
     checks = []
     for metric in ("rel_l2", "l_inf"):
-        bound = bounds.get(f"local_{metric}") if isinstance(bounds, dict) else None
-        if bound is not None:
-            worst = max(local, key=lambda stage: _sortable(local[stage][metric]), default=None)
+        bound = bounds.get(f"local_{metric}", {}) if isinstance(bounds, dict) else {}
+        for kind, most in bound.items() if isinstance(bound, dict) else [("", bound)]:
+            covered = [stage for stage in local if kind in ("", kind_of(stage))]
+            worst = max(covered, key=lambda stage: _sortable(local[stage][metric]), default=None)
             value = local[worst][metric] if worst else float("nan")
-            checks.append(Check(f"local {metric} of {worst or 'no stage'}", value, bound))
+            checks.append(Check(f"local {metric} of {worst or kind or 'no stage'}", value, most))
     return checks
+
+
+def kind_of(stage: str) -> str:
+    """Return what stages have in common that differ in index and tensor: `scheduler.step` for `scheduler.step#3/sample`."""
+    return re.split("[#/]", stage)[0]
 
 
 def _sortable(number: float) -> float:

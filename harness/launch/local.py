@@ -27,6 +27,7 @@ FULL = {
     "MKL_NUM_THREADS": "1",
     "OMP_DYNAMIC": "FALSE",
     "MKL_DYNAMIC": "FALSE",
+    "MKL_CBWR": "AUTO",  # without it, on AMD processors, bits depend on where in memory the weights lie
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
     "PYTHONHASHSEED": "0",
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -14,6 +14,7 @@ from rich.text import Text
 
 from harness.records import FAIL, PASS, Outcome
 from harness.report import rows
+from harness.scenarios import flat
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,21 +62,24 @@ def print_run(out: Console, outcomes: list[Outcome], run: Path) -> None:
     out.print(Text(rows.summary(outcomes), style=_style("drifted" if any(o.fails for o in outcomes) else "identical")))
 
 
-def print_calibration(out: Console, found: Calibration, now: dict[str, float] | str | None) -> None:
+def print_calibration(out: Console, found: Calibration, now: dict[str, Any]) -> None:
     """Print what was measured, the bounds that follow, and what each would say of a platform that it never saw."""
-    left_out = found.left_out()
-    metrics = ("rel_l2", "l_inf", "local_rel_l2", "local_l_inf")
-
-    def line(name: str, figures: dict[str, float], note: str = "") -> tuple[str, ...]:
-        return (name, *(f"{figures[metric]:.2e}" if metric in figures else "" for metric in metrics), note)
-
-    lines = [line(name, f, "admitted" if left_out[name] else "not admitted") for name, f in found.platforms.items()]
-    lines.append(line("one unit in the last place, median", found.noise))
-    lines.append(line("bounds that follow", found.bounds()))
-    if isinstance(now, dict):
-        lines.append(line("bounds of the scenario", now))
+    left_out, worst, limits = found.left_out(), found.worst(), found.limits()
+    cross = now.get("cross-class")
+    mine = {**flat(cross if isinstance(cross, dict) else {}), **flat({"batch": now.get("batch")} if "batch" in now else {})}
+    lines = []
+    for key, limit in limits.items():
+        by = [name for name, figures in found.platforms.items() if figures.get(key) == worst.get(key)] if worst.get(key) else []
+        figures = [f"{side[key]:.1e}" if key in side else "" for side in (found.noise, worst)]
+        lines.append((" of ".join(key), *figures, by[0] if by else "", f"{limit:.1e}", f"{mine[key]:.1e}" if key in mine else ""))
     out.print(Text(f"{found.case} against {found.on}; {found.seeds} seeds, {found.perturbations} nudges"))
-    out.print(table(("platform", *metrics, "by bounds without it"), lines))
+    out.print(table(("drift", "nudge, median", "worst platform", "which", "bound that follows", "bound now"), lines))
+    refused = [name for name, admitted in left_out.items() if not admitted]
+    out.print()
+    held = f"{len(left_out) - len(refused)} of {len(left_out)}"
+    out.print(Text(f"leaving one platform out: {held} are admitted by the others' bounds"))
+    for name in refused:
+        out.print(Text(f"  not admitted: {name}"))
 
 
 def print_challenge(out: Console, found: Challenge) -> None:

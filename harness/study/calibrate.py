@@ -12,16 +12,17 @@ from statistics import median
 from typing import Any
 
 from harness.errors import UsageError
-from harness.judge import drift
+from harness.judge import drift, expect, tolerance
 from harness.records import Recording
-from harness.scenarios import Case
-from harness.session import Session
+from harness.scenarios import Case, Scenario
+from harness.session import Session, alone
+from harness.study.platforms import Platform
 
-METRICS = ("rel_l2", "l_inf", "local_rel_l2", "local_l_inf")
 OVER_NOISE = 8.0  # a bound is at least this many times the effect of one unit in the last place,
 OVER_WORST = 2.0  # and at least this many times the worst drift of any platform. Source: docs/measurements.md, Tolerances.
+LAST_PLACE = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}  # relative to the value
 
-Figures = dict[str, float]  # the four metrics, of one run or one platform
+Figures = dict[tuple[str, ...], float]  # by a bound's keys: ("rel_l2",), ("local_rel_l2", "vae.decode"), ("batch", "l_inf")
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,8 @@ class Calibration:
     """What was measured of one case, and the bounds that follow.
 
     `noise` is the median effect of moving the inputs by one unit in the last place; `platforms` the worst drift of each
-    platform over all seeds; `on` the numerics class against which everything was measured; `quantum` the step of outputs
-    that are whole numbers (one level of 255), else 0.
+    platform over all seeds; `on` the numerics class against which everything was measured; `last_place` the relative size
+    of one unit in the last place of the case's dtype; `quantum` the step of outputs that are whole numbers, else 0.
     """
 
     case: str
@@ -39,27 +40,42 @@ class Calibration:
     perturbations: int
     noise: Figures
     platforms: dict[str, Figures]
+    last_place: float = 0.0
     quantum: float = 0.0
 
-    def bounds(self, without: str = "") -> Figures:
-        """Return the bounds that follow, rounded up to two digits; `without` leaves one platform out of the evidence."""
-        kept = [figures for name, figures in self.platforms.items() if name != without]
-        worst = {metric: max((figures[metric] for figures in kept), default=0.0) for metric in METRICS}
-        found = {metric: _round_up(max(OVER_NOISE * self.noise[metric], OVER_WORST * worst[metric])) for metric in METRICS}
-        found["l_inf"] = max(found["l_inf"], self.quantum)
-        return {metric: bound for metric, bound in found.items() if bound > 0}
+    def worst(self, without: str = "") -> Figures:
+        """Return the worst drift of any platform but one."""
+        return _worst([figures for name, figures in self.platforms.items() if name != without])
+
+    def limits(self, without: str = "") -> Figures:
+        """Return the bounds that follow, rounded up to two digits; `without` leaves one platform out of the evidence.
+
+        No stage is held closer than one unit in the last place: what no platform here moved, another one may.
+        """
+        worst, found = self.worst(without), {}
+        for key in sorted({*self.noise, *worst}):
+            least = self.last_place if key[0] == "local_rel_l2" else self.quantum if key[-1] == "l_inf" else 0.0
+            found[key] = _round_up(max(OVER_NOISE * self.noise.get(key, 0.0), OVER_WORST * worst.get(key, 0.0), least))
+        return {key: bound for key, bound in found.items() if bound > 0}
 
     def left_out(self) -> dict[str, bool]:
         """Return for each platform whether the bounds derived without it admit it."""
-        return {name: _admits(self.bounds(without=name), figures) for name, figures in self.platforms.items()}
+        return {name: _admits(self.limits(without=name), figures) for name, figures in self.platforms.items()}
+
+    def bounds(self) -> dict[str, Any]:
+        """Return the limits as a scenario's `tolerance` holds them: `cross-class`, and `batch` where images were compared."""
+        found = nested(self.limits())
+        batch = found.pop("batch", {})
+        return {"cross-class": found, **({"batch": batch} if batch else {})}
 
     def evidence(self) -> dict[str, Any]:
         """Return what the scenario and its baselines keep."""
-        worst = {metric: max((figures[metric] for figures in self.platforms.values()), default=0.0) for metric in METRICS}
+        bounds = self.bounds()
         return {
-            "bounds": self.bounds(),
-            "noise": {metric: _round_up(self.noise[metric]) for metric in METRICS},
-            "worst": {metric: _round_up(worst[metric]) for metric in METRICS},
+            "bounds": bounds["cross-class"],
+            **({"batch": bounds["batch"]} if "batch" in bounds else {}),
+            "noise": nested({key: _round_up(value) for key, value in self.noise.items() if key[0] != "batch"}),
+            "worst": nested({key: _round_up(value) for key, value in self.worst().items() if key[0] != "batch"}),
             "platforms": len(self.platforms),
             "seeds": self.seeds,
             "on": self.on,
@@ -70,7 +86,7 @@ class Calibration:
 def calibrate(
     session: Session,
     case: Case,
-    platforms: Mapping[str, Mapping[str, str]],
+    platforms: Mapping[str, Platform],
     *,
     seeds: int,
     perturbations: int,
@@ -78,10 +94,12 @@ def calibrate(
 ) -> Calibration:
     """Measure the noise of `case`: nudged inputs on this platform, then every other platform, each free and anchored.
 
+    Baselines that another numerics class left in the store are platforms too: real ones.
+
     Args:
         session: Runs the cases; its folder keeps the recordings.
         case: On this machine's own settings.
-        platforms: Environment variables by the platform's name.
+        platforms: By name.
         seeds: How many seeds are replicated; reruns of one seed would be identical.
         perturbations: How many nudges by one unit in the last place.
         on_step: Called with what is being measured.
@@ -97,23 +115,26 @@ def calibrate(
         on_step(name)
         return session.record(variant, folder=session.out / "recordings" / case.scenario.name / case.place / name)
 
+    def drifts(variant: Case, base: Recording, name: str) -> Figures:
+        free = run(variant, name)
+        singles = [run(replace(variant, image=image), f"{name}-image{image}") for image in alone(variant.scenario)]
+        anchored = run(replace(variant, anchors=base.tensors_path.resolve()), f"{name}-anchored")
+        return {**_figures(free, anchored, base), **_batch(variant.scenario, free, singles)}
+
     replicas = [_reseeded(case, index) for index in range(seeds)]
     bases = [run(replica, f"base-{index}") for index, replica in enumerate(replicas)]
-
-    def drifts(variant: Case, base: Recording, name: str) -> Figures:
-        anchored = replace(variant, anchors=base.tensors_path.resolve())
-        return _figures(run(variant, name), run(anchored, f"{name}-anchored"), base)
-
     nudges = []
     for index in range(perturbations):
         which = index % seeds
         nudges.append(drifts(replace(replicas[which], perturb=index), bases[which], f"nudge-{index}"))
     measured = {}
-    for name, knobs in platforms.items():
-        elsewhere = [replace(replica, knobs=tuple(sorted({**dict(case.knobs), **knobs}.items()))) for replica in replicas]
-        measured[name] = _worst([drifts(c, bases[index], f"{name}-{index}") for index, c in enumerate(elsewhere)])
-    noise = {metric: median(figures[metric] for figures in nudges) for metric in METRICS}
-    return Calibration(case.id, bases[0].numerics_class["name"], seeds, perturbations, noise, measured, _quantum(bases[0]))
+    for name, platform in platforms.items():
+        measured[name] = _worst([drifts(platform.carry(c), bases[i], f"{name}-{i}") for i, c in enumerate(replicas)])
+    for baseline in session.store.of_other_classes(case, bases[0].numerics_class):
+        measured[baseline.recording.numerics_class["name"]] = drifts(case, baseline.recording, baseline.path.stem)
+    noise = {key: median(figures[key] for figures in nudges) for key in nudges[0]} if nudges else {}
+    here = bases[0].numerics_class["name"]
+    return Calibration(case.id, here, seeds, perturbations, noise, measured, LAST_PLACE[case.dtype], _quantum(bases[0]))
 
 
 def _reseeded(case: Case, index: int) -> Case:
@@ -122,22 +143,31 @@ def _reseeded(case: Case, index: int) -> Case:
 
 
 def _figures(free: Recording, anchored: Recording, base: Recording) -> Figures:
-    """Return the worst output's free drift and the worst stage's local drift."""
-    outputs, stages = drift.of_outputs(free, base).values(), drift.of_stages(anchored, base).values()
-    return {
-        "rel_l2": max(moved.rel_l2 for moved in outputs),
-        "l_inf": max(moved.l_inf for moved in outputs),
-        "local_rel_l2": max((moved["rel_l2"] for moved in stages), default=0.0),
-        "local_l_inf": max((moved["l_inf"] for moved in stages), default=0.0),
-    }
+    """Return the worst output's free drift, and the worst local drift of each kind of stage."""
+    outputs = drift.of_outputs(free, base).values()
+    found: Figures = {("rel_l2",): max(d.rel_l2 for d in outputs), ("l_inf",): max(d.l_inf for d in outputs)}
+    for stage, moved in drift.of_stages(anchored, base).items():
+        key = ("local_rel_l2", tolerance.kind_of(stage))
+        found[key] = max(found.get(key, 0.0), moved["rel_l2"])
+    return found
+
+
+def _batch(scenario: Scenario, batch: Recording, singles: list[Recording]) -> Figures:
+    """Return how far images lie apart that the scenario expects to be alike within `tolerance.batch`."""
+    if "batch" not in scenario.tolerance:
+        return {}
+    open_wide = {**scenario.tolerance, "batch": {"rel_l2": math.inf, "l_inf": math.inf}}
+    checks = expect.broken(replace(scenario, tolerance=open_wide), batch, singles)[1]
+    metrics = ("rel_l2", "l_inf")
+    return {("batch", m): max((c.value for c in checks if c.what.endswith(m)), default=0.0) for m in metrics}
 
 
 def _worst(many: list[Figures]) -> Figures:
-    return {metric: max(figures[metric] for figures in many) for metric in METRICS}
+    return {key: max(figures.get(key, 0.0) for figures in many) for key in sorted({key for figures in many for key in figures})}
 
 
-def _admits(bounds: Figures, figures: Figures) -> bool:
-    return all(figures[metric] <= bounds.get(metric, 0.0) for metric in METRICS)
+def _admits(limits: Figures, figures: Figures) -> bool:
+    return all(value <= limits.get(key, 0.0) for key, value in figures.items())
 
 
 def _quantum(recording: Recording) -> float:
@@ -152,15 +182,26 @@ def _round_up(value: float) -> float:
     return float(f"{math.ceil(value / scale - 1e-9) * scale:.1e}")
 
 
-def write_tolerance(path: Path, bounds: Figures, evidence: dict[str, Any]) -> None:
-    """Replace `tolerance.cross-class` and `tolerance.evidence` in a scenario's file; every other line stays as it is."""
+def nested(figures: Figures) -> dict[str, Any]:
+    """Return figures as a scenario holds them; the inverse of `harness.scenarios.flat`."""
+    found: dict[str, Any] = {}
+    for key, value in figures.items():
+        if len(key) == 1:
+            found[key[0]] = value
+        else:
+            found.setdefault(key[0], {})[key[1]] = value
+    return found
+
+
+def write_tolerance(path: Path, bounds: dict[str, Any], evidence: dict[str, Any]) -> None:
+    """Replace the bounds and the evidence of `tolerance` in a scenario's file; every other line stays as it is."""
     from harness.schema import load
     from harness.shape import SHAPE
 
     values, place = load(path, SHAPE)
     lines = path.read_text(encoding="utf-8").splitlines()
-    kept = {key: value for key, value in values.get("tolerance", {}).items() if key not in ("cross-class", "evidence")}
-    made = ["tolerance:", f"  cross-class: {_flow(bounds)}"]
+    kept = {key: value for key, value in values.get("tolerance", {}).items() if key not in (*bounds, "evidence")}
+    made = ["tolerance:", *(f"  {key}: {_flow(value)}" for key, value in bounds.items())]
     made += [f"  {key}: {_flow(value)}" for key, value in kept.items()]
     made += [
         "  evidence:  # written by `harness calibrate --write`",

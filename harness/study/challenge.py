@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,6 +13,7 @@ from harness.records import Check, Recording
 from harness.scenarios import Case
 from harness.session import Session
 from harness.study.faults import Fault, catalogue
+from harness.study.platforms import Platform
 
 
 @dataclass(frozen=True)
@@ -77,9 +78,7 @@ class Challenge:
         }
 
 
-def challenge(
-    session: Session, case: Case, platform: tuple[str, Mapping[str, str]], *, on_step: Callable[[str, int], None]
-) -> Challenge:
+def challenge(session: Session, case: Case, platform: tuple[str, Platform], *, on_step: Callable[[str, int], None]) -> Challenge:
     """Plant every fault of the catalogue into `case` and hold what comes out against the scenario's cross-class bounds.
 
     Each fault runs on this platform, where it must change bits, and on another one free and anchored, where it must
@@ -88,7 +87,7 @@ def challenge(
     Args:
         session: Runs the cases; its folder keeps the recordings.
         case: Without a fault, on this machine's own settings.
-        platform: Name and environment variables of the other platform.
+        platform: The other platform, after its name.
         on_step: Called with what runs, and how many faults there are.
 
     Raises:
@@ -113,7 +112,7 @@ def challenge(
     trials = []
     for name, (carrier, now) in here.items():
         on_step(name, 2 * len(faults))
-        elsewhere = replace(carrier, knobs=tuple(sorted({**dict(case.knobs), **platform[1]}.items())))
+        elsewhere = platform[1].carry(carrier)
         free = session.record(elsewhere, folder=folder / f"{_slug(name)}-{platform[0]}")
         anchored = replace(elsewhere, anchors=base.tensors_path.resolve())
         local = session.record(anchored, folder=folder / f"{_slug(name)}-{platform[0]}-anchored")
@@ -152,7 +151,7 @@ def _effect(now: Recording, base: Recording) -> float:
     return max(_worst(moved.rel_l2) for moved in drift.of_outputs(now, base).values())
 
 
-def _checks(free: Recording, anchored: Recording, base: Recording, bounds: dict[str, float]) -> tuple[Check, ...]:
+def _checks(free: Recording, anchored: Recording, base: Recording, bounds: dict[str, Any]) -> tuple[Check, ...]:
     held = [check for name, moved in drift.of_outputs(free, base).items() for check in tolerance.check(name, moved, bounds)]
     held += tolerance.check_local(drift.of_stages(anchored, base), bounds)
     structure = len(free.stages) != len(base.stages)

@@ -44,7 +44,8 @@ def load(source: Dict[str, Any], pipeline_name: str, dtype: torch.dtype, enable:
         source: `kind` (`bundled`, `synthetic`, `path` or `hub`) with `folder`, or for the Hub `repository` and `revision`.
         pipeline_name: A pipeline class of diffusers.
         dtype: The floating-point type of every component.
-        enable: Names of the pipeline's `enable_...` methods to call, such as `attention_slicing`.
+        enable: Names of the pipeline's `enable_...` methods to call, such as `attention_slicing`; or `channels_last`, the
+            memory format of every component's weights.
 
     Raises:
         CannotRunHere: The weights are not on this machine and cannot be fetched.
@@ -67,7 +68,10 @@ def load(source: Dict[str, Any], pipeline_name: str, dtype: torch.dtype, enable:
         _hide_progress_bars()
         pipeline = pipeline_class.from_pretrained(folder, **{_dtype_keyword(): dtype}, use_safetensors=True, local_files_only=True)
     for name in enable:
-        getattr(pipeline, f"enable_{name}")()
+        if name == "channels_last":
+            _to_channels_last(pipeline)
+        else:
+            getattr(pipeline, f"enable_{name}")()
     pipeline.set_progress_bar_config(disable=True)
     weights = digest_weights(pipeline)
     if source["kind"] == "synthetic" and dtype == torch.float32:
@@ -81,6 +85,12 @@ def _hide_progress_bars() -> None:
     for library in ("diffusers", "transformers"):
         with contextlib.suppress(ImportError):
             importlib.import_module(f"{library}.utils.logging").disable_progress_bar()
+
+
+def _to_channels_last(pipeline: Any) -> None:
+    for part in pipeline.components.values():
+        if isinstance(part, torch.nn.Module):
+            part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def _dtype_keyword() -> str:
