@@ -14,7 +14,7 @@ from harness.arguments import Command, build_parser
 from harness.errors import HarnessError, UsageError
 from harness.scenarios import Case, Scenario, read_all
 from harness.selection import select
-from harness.studies import calibrate, challenge
+from harness.studies import calibrate, challenge, explain
 
 if TYPE_CHECKING:
     from harness.baselines import Store
@@ -243,6 +243,7 @@ COMMANDS: dict[str, Command] = {
     "env": env,
     "report": report,
     "gate": gate,
+    "explain": explain,
     "calibrate": calibrate,
     "challenge": challenge,
 }

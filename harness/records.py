@@ -81,6 +81,13 @@ class Recording:
         """Name, hash and operators' digests of the numerics class that it was made in."""
         return dict(self.content["environment"]["class"])
 
+    def inside(self, what: str) -> dict[str, Any]:
+        """Return `modules` (per stage, each call's digests) or `weights` (each tensor's digest); empty in old recordings."""
+        with self.tensors_path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            kept = json.loads(file.read(length)).get("__metadata__", {})
+        return dict(json.loads(kept.get(what, "{}")))
+
     def tensors(self) -> dict[str, Array]:
         """Return the kept tensors: `output/NAME`, `noise/INDEX`, `stage/NAME/KEY`."""
         return open_tensors(self.tensors_path)

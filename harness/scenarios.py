@@ -71,20 +71,21 @@ class Scenario:
 class Case:
     """A scenario on one device with one dtype: the unit that runs.
 
-    `knobs` are environment variables that the worker starts with; `image` picks one image of a batch, to be made
+    `knobs` are environment variables that the worker starts with (None: without); `image` picks one image of a batch, to be made
     alone; `anchors` is a baseline's tensors, fed to every stage in place of what came before it; `perturb`
     seeds a nudge by one unit in the last place of what is fed: the anchors, or the initial noise;
-    `fault` is planted into the pipeline.
+    `fault` is planted into the pipeline; `detail` asks to see the inside of one stage, after which the run ends.
     """
 
     scenario: Scenario
     device: str
     dtype: str
-    knobs: tuple[tuple[str, str], ...] = ()
+    knobs: tuple[tuple[str, str | None], ...] = ()
     image: int | None = None
     anchors: Path | None = None
     perturb: int | None = None
     fault: dict[str, Any] | None = None
+    detail: dict[str, Any] | None = None
 
     @property
     def place(self) -> str:
@@ -106,7 +107,7 @@ class Case:
         )
         if self.image is not None:
             call, seeds, rounds = _alone(call, len(seeds), self.image), [seeds[self.image]], 1
-        if self.anchors is not None or self.perturb is not None or self.fault is not None:
+        if any(part is not None for part in (self.anchors, self.perturb, self.fault, self.detail)):
             rounds = 0
         return {
             "id": self.id,
@@ -124,6 +125,7 @@ class Case:
             "anchors": str(self.anchors) if self.anchors else None,
             "perturb": self.perturb,
             "fault": self.fault,
+            "detail": self.detail,
         }
 
 

@@ -15,7 +15,7 @@ from typing import Any, Self
 from harness.baselines import Store
 from harness.errors import BaselineError, HarnessError, LaunchError, NotRecordedError, UsageError
 from harness.judge.verdict import judge, unrun, wants_anchored
-from harness.launch.local import Worker, variables
+from harness.launch.local import Settings, Worker, variables
 from harness.records import Outcome, Recording
 from harness.scenarios import Case, Scenario
 from harness.worker.protocol import DESCRIBED, RECORDED, UNVERIFIED, dumps
@@ -36,7 +36,7 @@ class Slot:
         self._ended = False
 
     def ask(
-        self, request: dict[str, Any], settings: dict[str, str], timeout: float, on_progress: Callable[[str], None]
+        self, request: dict[str, Any], settings: Settings, timeout: float, on_progress: Callable[[str], None]
     ) -> dict[str, Any]:
         """Send a request to a worker with `settings`; raises LaunchError, after which the next call starts afresh."""
         worker = self._with(settings)
@@ -52,7 +52,7 @@ class Slot:
             self._ended = True
         self._close()
 
-    def _with(self, settings: dict[str, str]) -> Worker:
+    def _with(self, settings: Settings) -> Worker:
         if self._worker is None or self._worker.settings != settings:
             self._close()
             with self._lock:
@@ -97,7 +97,7 @@ class Session:
     def run(self, case: Case, slot: Slot | None = None) -> Outcome:
         """Run one case, judge it and remember the outcome."""
         try:
-            outcome = self._judged(case, slot or self._slot(0))
+            outcome = self._judged(case, slot or self.slot(0))
         except NotRecordedError as error:
             outcome = unrun(case, error.verdict, error.reason, error.log)
         except BaselineError as error:
@@ -131,7 +131,7 @@ class Session:
                 failures.append(error)
                 self._stopping = True
 
-        threads = [threading.Thread(target=work, args=(self._slot(index),), daemon=True) for index in range(max(1, jobs))]
+        threads = [threading.Thread(target=work, args=(self.slot(index),), daemon=True) for index in range(max(1, jobs))]
         for thread in threads:
             thread.start()
         try:
@@ -150,7 +150,7 @@ class Session:
             UsageError: The device is not here.
         """
         request = {"describe": {"device": device, "dtype": dtype, "mode": determinism}}
-        event = self._slot(0).ask(request, variables(determinism, {}), 600.0, lambda _: None)
+        event = self.slot(0).ask(request, variables(determinism, {}), 600.0, lambda _: None)
         if event["event"] != DESCRIBED:
             raise UsageError(event["reason"])
         return dict(event["environment"])
@@ -184,7 +184,8 @@ class Session:
         for part in parts:
             part.unlink()
 
-    def _slot(self, index: int) -> Slot:
+    def slot(self, index: int) -> Slot:
+        """Return a slot for a worker; each holds at most one."""
         while len(self._slots) <= index:
             self._slots.append(Slot(self.out / "logs" / f"worker-{self._part}{len(self._slots)}.log"))
         return self._slots[index]
@@ -200,7 +201,7 @@ class Session:
         Raises:
             NotRecordedError: It left none; the error says which verdict follows.
         """
-        folder, slot = folder or self.folder(case), slot or self._slot(0)
+        folder, slot = folder or self.folder(case), slot or self.slot(0)
         request = {"case": case.request(), "out": str(folder.resolve())}
         event = slot.ask(request, _settings(case), case.scenario.timeout, lambda doing: self._on_progress(case, doing))
         if event["event"] != RECORDED:
@@ -230,7 +231,7 @@ def _shown(path: Path) -> str:
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
-def _settings(case: Case) -> dict[str, str]:
+def _settings(case: Case) -> Settings:
     return variables(case.scenario.determinism, dict(case.knobs), case.scenario.profile)
 
 

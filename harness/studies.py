@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 from harness.errors import UsageError
@@ -68,6 +69,44 @@ def challenge(arguments: argparse.Namespace) -> int:
             print(f"wrote {path}: certificate")
     certificate = found.certificate()
     return 1 if certificate["missed"] else 0
+
+
+def explain(arguments: argparse.Namespace) -> int:
+    """Say why cases of a run moved: without CASE from the recordings alone, with it by running both sides again.
+
+    The first input or stage that differs, then the module and the operator that turned the same bits into others, and the
+    setting that goes with it.
+    """
+    from harness.baselines import Store
+    from harness.judge import divergence
+    from harness.judge.changes import list_changes
+    from harness.records import Recording
+    from harness.report.explanation import text
+    from harness.report.terminal import progress
+    from harness.session import Session, read_results
+    from harness.study.explain import Explanation
+    from harness.study.explain import explain as inquire
+
+    run, store = Path(arguments.run), Store(Path(arguments.baselines))
+    outcomes = [o for o in read_results(run)[0] if o.baseline and (not arguments.case or o.case == arguments.case)]
+    if not outcomes:
+        raise UsageError(f"{run} holds no case {arguments.case or 'that was held against a baseline'}")
+    with Session(store, run) as session:
+        for outcome in outcomes:
+            (case,) = select(read_all([Path(outcome.path)]), outcome.case, None)
+            now = Recording.read(session.folder(case))
+            match = store.match(case, now.numerics_class)
+            if match is None:
+                raise UsageError(f"{outcome.case}: its baseline is gone from {store.root}")
+            then = match.baseline.recording
+            changes = list_changes(now.content["environment"], then.content["environment"])
+            if not arguments.case:
+                print(text(Explanation(case.id, divergence.first(now, then) or "")))
+                continue
+            with progress(0) as (doing, _):
+                found = inquire(session, case, now, then, limit=arguments.roots, on_step=partial(doing, case.id))
+            print(text(found, changes))
+    return 0
 
 
 def _one_case(arguments: argparse.Namespace) -> Case:

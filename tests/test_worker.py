@@ -280,8 +280,8 @@ def test_weights_are_digested_by_name_and_value():
     first = torch.nn.BatchNorm1d(2)
     second = torch.nn.BatchNorm1d(2)
     pipeline = SimpleNamespace(components={"a": first, "b": second, "tokenizer": object(), "safety_checker": None})
-    same = checkpoints.digest_weights(pipeline)
+    same = checkpoints.digest_states(pipeline)
     assert same["a"] == same["b"]
     assert set(same) == {"a", "b"}
     second.running_mean[0] = 1
-    assert checkpoints.digest_weights(pipeline)["b"] != same["b"]
+    assert checkpoints.digest_states(pipeline)["b"] != same["b"]

@@ -12,9 +12,57 @@ def other_weights(now: Recording, then: Recording) -> list[str]:
     return sorted(name for name in {*now.weights, *then.weights} if now.weights.get(name) != then.weights.get(name))
 
 
+def other_tensors(now: Recording, then: Recording, component: str) -> list[str]:
+    """Return the tensors of a component's weights whose digests differ; empty where a recording does not hold them."""
+    mine, theirs = now.inside("weights").get(component, {}), then.inside("weights").get(component, {})
+    return sorted(name for name in {*mine, *theirs} if mine.get(name) != theirs.get(name)) if mine and theirs else []
+
+
 def first(now: Recording, then: Recording) -> str | None:
-    """Return the first differing input or stage in the order of the run: schedulers, noise, then stages; None if none."""
-    return _schedulers(now, then) or _noise(now, then) or _stages(now.stages, then.stages) or _outputs(now, then)
+    """Return the first differing input or stage in the order of the run, in words; None if nothing differs.
+
+    Inputs come first: weights, the schedulers' configurations, noise, the schedulers' tables; then the stages.
+    """
+    return (
+        _weights(now, then)
+        or _schedulers(now, then)
+        or _noise(now, then)
+        or _tables(now, then)
+        or _stages(now.stages, then.stages)
+        or _outputs(now, then)
+    )
+
+
+def first_stage(now: Recording, then: Recording) -> str | None:
+    """Return the first draw of noise or stage that gave other bits from the same bits; None where no stage did."""
+    for index, (a, b) in enumerate(zip(now.content["noise"], then.content["noise"], strict=False)):
+        if a["digest"] != b["digest"]:
+            return f"noise#{index}"
+    for mine, theirs in zip(now.stages, then.stages, strict=False):
+        if mine["name"] != theirs["name"] or mine["inputs"] != theirs["inputs"]:
+            return None
+        if mine["outputs"] != theirs["outputs"]:
+            return str(mine["name"])
+    return None
+
+
+def _weights(now: Recording, then: Recording) -> str | None:
+    found = other_weights(now, then)
+    if not found:
+        return None
+    tensors = other_tensors(now, then, found[0])
+    some = f": {', '.join(tensors[:3])}" + (f" and {len(tensors) - 3} more" if len(tensors) > 3 else "") if tensors else ""
+    return f"weights of {found[0]}{some}"
+
+
+def _tables(now: Recording, then: Recording) -> str | None:
+    mine, theirs = now.content["inputs"].get("tables", {}), then.content["inputs"].get("tables", {})
+    for scheduler in sorted({*mine} & {*theirs}):
+        both = {*mine[scheduler]} & {*theirs[scheduler]}
+        changed = sorted(name for name in both if mine[scheduler][name] != theirs[scheduler][name])
+        if changed:
+            return f"{', '.join(changed[:3])} of {scheduler}"
+    return None
 
 
 def _outputs(now: Recording, then: Recording) -> str | None:

@@ -33,11 +33,12 @@ FULL = {
 }
 # Meant to be one numerics class on every x86-64 machine with AVX2: without all three, processors still differ.
 PORTABLE = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_CBWR": "COMPATIBLE"}
+Settings = dict[str, str | None]
 QUIET = {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 
 
-def variables(determinism: str, knobs: Mapping[str, str], profile: str = "native") -> dict[str, str]:
-    """Return what a worker's environment sets beyond the caller's own.
+def variables(determinism: str, knobs: Mapping[str, str | None], profile: str = "native") -> Settings:
+    """Return what a worker's environment sets beyond the caller's own; None takes a variable away.
 
     Args:
         determinism: `full` or `default`.
@@ -51,16 +52,16 @@ class Worker:
     """One worker process.
 
     Args:
-        settings: Environment variables on top of the caller's own.
+        settings: Environment variables on top of the caller's own; None takes one away.
         log: File that receives what the worker's libraries print.
     """
 
-    def __init__(self, settings: Mapping[str, str], log: Path) -> None:
+    def __init__(self, settings: Mapping[str, str | None], log: Path) -> None:
         self.settings, self._log = dict(settings), log
         log.parent.mkdir(parents=True, exist_ok=True)
         package_root = str(Path(__file__).resolve().parents[2])
         path = os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH")]))
-        environment = {key: value for key, value in os.environ.items() if key != "CUDA_LAUNCH_BLOCKING"}
+        environment = {**os.environ, "CUDA_LAUNCH_BLOCKING": None, **self.settings, "PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
         with log.open("ab") as errors:
             self._log_start = errors.tell()
             self._process = subprocess.Popen(
@@ -70,7 +71,7 @@ class Worker:
                 stderr=errors,
                 text=True,
                 encoding="utf-8",
-                env={**environment, **self.settings, "PYTHONPATH": path, "PYTHONSAFEPATH": "1"},  # no `harness` of the cwd
+                env={key: value for key, value in environment.items() if value is not None},
                 start_new_session=True,  # Ctrl-C reaches the launcher alone, which then ends the worker and its children
             )
         self._events: queue.Queue[dict[str, Any] | None] = queue.Queue()

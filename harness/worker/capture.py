@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Dict, List, Optional
 
 import numpy as np
 import torch
 
+from .diffusers_ import Pipeline
+from .modules import Enough
 from .portable import uniform
 from .tensors import digest_tensor, dtype_name, tensors_in, to_numpy
 
@@ -20,15 +22,21 @@ class Capture:
 
     With `anchors`, a baseline's tensors, every stage's own result is kept and then overwritten by the baseline's, so that
     the next stage gets the baseline's inputs and shows its own arithmetic alone. With `perturb`, a seed, what is fed on
-    moves by one unit in the last place: the anchors, or without them the initial noise.
+    moves by one unit in the last place: the anchors, or without them the initial noise. With `last`, a stage's name, the
+    run ends after it with `Enough`.
     """
 
     def __init__(
-        self, configuration: Callable[[], Dict[str, Any]], anchors: Optional[Tensors] = None, perturb: Optional[int] = None
+        self,
+        pipeline: Pipeline,
+        anchors: Optional[Tensors] = None,
+        perturb: Optional[int] = None,
+        last: Optional[str] = None,
     ) -> None:
         self.stages: List[Dict[str, Any]] = []
         self.schedulers: Dict[str, Any] = {}
-        self._configuration = configuration
+        self.tables: Dict[str, Dict[str, str]] = {}
+        self._pipeline, self._last = pipeline, last
         self._anchors = anchors or {}
         self._perturb = perturb
         self._kept: Tensors = {}
@@ -38,11 +46,13 @@ class Capture:
         """Keep noise, then put the baseline's in its place if there is one."""
         index = sum(name.startswith("noise/") for name in self._kept)
         self._keep({f"noise/{index}": drawn})
+        if self._last == f"noise#{index}":
+            raise Enough
 
     def on_stage(self, name: str, inputs: Dict[str, Any], result: Any) -> Any:
         """Note a stage's digests and keep its tensors, but for those of a denoiser, which its scheduler's step contains."""
         if not self.schedulers:
-            self.schedulers = self._configuration()
+            self.schedulers = self._pipeline.scheduler_configuration()
         found = tensors_in(result)
         self.stages.append(
             {
@@ -52,6 +62,10 @@ class Capture:
             }
         )
         is_step = ".step#" in name
+        if name.endswith(".step#0"):
+            scheduler = name.partition(".")[0]
+            held = self._pipeline.scheduler_tensors(scheduler)
+            self.tables[scheduler] = {key: digest_tensor(tensor) for key, tensor in held.items()}
         if is_step:
             self._pending = {}
             found = dict([("sample", found.get("prev_sample", next(iter(found.values()))))] if found else [])
@@ -61,6 +75,8 @@ class Capture:
             self._keep(tensors)
         else:
             self._pending = tensors
+        if name == self._last:
+            raise Enough
         return result
 
     def tensors(self) -> Tensors:

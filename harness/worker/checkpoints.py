@@ -22,7 +22,7 @@ import torch
 from . import portable
 from .digest import combine
 from .protocol import CannotRunHere, CaseError
-from .tensors import digest_module
+from .tensors import digest_digests, digest_state
 
 INDEX_FILE = "model_index.json"
 DIGESTS_FILE = "digests.json"
@@ -30,10 +30,14 @@ HUB_SECONDS = 5.0  # how long the Hub may take to answer at all
 
 
 class Checkpoint(NamedTuple):
-    """A loaded pipeline, the digests of what it was loaded from, and the commit that a Hub's revision resolved to."""
+    """A loaded pipeline, the digests of what it was loaded from, and the commit that a Hub's revision resolved to.
+
+    `weights` has one digest per component, `tensors` a short one per tensor of each component.
+    """
 
     pipeline: Any
     weights: Dict[str, str]
+    tensors: Dict[str, Dict[str, str]]
     commit: Optional[str]
 
 
@@ -73,11 +77,13 @@ def load(source: Dict[str, Any], pipeline_name: str, dtype: torch.dtype, enable:
         else:
             getattr(pipeline, f"enable_{name}")()
     pipeline.set_progress_bar_config(disable=True)
-    weights = digest_weights(pipeline)
+    states = digest_states(pipeline)
+    weights = {name: digest_digests(state) for name, state in states.items()}
     if source["kind"] == "synthetic" and dtype == torch.float32:
         _check_digests(folder, weights)
     weights["configuration"] = _digest_configuration(folder)
-    return Checkpoint(pipeline, weights, commit)
+    tensors = {name: {key: digest[:8] for key, digest in state.items()} for name, state in states.items()}
+    return Checkpoint(pipeline, weights, tensors, commit)
 
 
 def _hide_progress_bars() -> None:
@@ -100,9 +106,9 @@ def _dtype_keyword() -> str:
     return "dtype" if hasattr(diffusers.pipelines.pipeline_utils, "_resolve_dtype") else "torch_dtype"
 
 
-def digest_weights(pipeline: Any) -> Dict[str, str]:
-    """Return the digest of every component that has weights, by component name."""
-    return {name: digest_module(part) for name, part in pipeline.components.items() if isinstance(part, torch.nn.Module)}
+def digest_states(pipeline: Any) -> Dict[str, Dict[str, str]]:
+    """Return the digests of every tensor of the components that have weights, by component name and tensor name."""
+    return {name: digest_state(part) for name, part in pipeline.components.items() if isinstance(part, torch.nn.Module)}
 
 
 def named(what: str, name: str) -> Any:

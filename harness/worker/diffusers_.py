@@ -22,15 +22,20 @@ class Pipeline:
         self.source = noise.Source(case["generator"], case["seeds"], device)
         self.stored_schedulers = stages.schedulers_of(self.pipeline)
 
-    def run(self, on_stage: Optional[stages.OnStage] = None, on_draw: Optional[noise.OnDraw] = None) -> Dict[str, torch.Tensor]:
+    def run(
+        self,
+        on_stage: Optional[stages.OnStage] = None,
+        on_draw: Optional[noise.OnDraw] = None,
+        around: stages.Around = stages.nothing_around,
+    ) -> Dict[str, torch.Tensor]:
         """Call the pipeline once and return its outputs by name, watched where `on_stage` is given."""
         self._fresh_schedulers()
         with contextlib.ExitStack() as stack:
             draw = self.source.drawing()
             if draw is not None or on_draw is not None:
-                stack.enter_context(noise.drawn_by(draw, on_draw))
+                stack.enter_context(noise.drawn_by(draw, on_draw, around))
             if on_stage is not None:
-                stack.enter_context(stages.watched(self.pipeline, on_stage))
+                stack.enter_context(stages.watched(self.pipeline, on_stage, around))
             result = self.pipeline(**self.case["call"], generator=self.source.fresh())
         return outputs_of(result)
 
@@ -40,6 +45,10 @@ class Pipeline:
             name: {"class": type(part).__name__, **{k: v for k, v in part.config.items() if not k.startswith("_")}}
             for name, part in stages.schedulers_of(self.pipeline).items()
         }
+
+    def scheduler_tensors(self, name: str) -> Dict[str, torch.Tensor]:
+        """Return what a scheduler holds now: its timesteps, sigmas, betas and what it made of them."""
+        return tensors_in({key: value for key, value in vars(getattr(self.pipeline, name)).items() if _is_array(value)})
 
     def close(self) -> None:
         """Give the pipeline its own schedulers back, so that the next case finds it as it was loaded."""
@@ -51,6 +60,10 @@ class Pipeline:
         for name, stored in self.stored_schedulers.items():
             mine = replacement if name == "scheduler" else None
             setattr(self.pipeline, name, checkpoints.make_scheduler(stored, mine))
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, (torch.Tensor, np.ndarray))
 
 
 def outputs_of(result: Any) -> Dict[str, torch.Tensor]:

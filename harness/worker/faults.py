@@ -124,7 +124,19 @@ def _outputs(pipeline: Any, fault: Dict[str, Any]) -> Tuple[str, List[Undo]]:
     found = _chosen(pipeline, fault)
     dtype = getattr(torch, fault["dtype"])
     hooks = [module.register_forward_hook(lambda _m, _i, out: out.to(dtype).to(out.dtype)) for _, module in found]
-    return (f"results of {len(found)} modules" if found else ""), [hook.remove for hook in hooks]
+    where = found[0][0] if len(found) == 1 else f"{len(found)} modules"
+    return (f"results of {where}" if found else ""), [hook.remove for hook in hooks]
+
+
+def _several(pipeline: Any, fault: Dict[str, Any]) -> Tuple[str, List[Undo]]:
+    """Plant several faults at once; each must take effect."""
+    proofs: List[str] = []
+    undos: List[Undo] = []
+    for part in fault["faults"]:
+        proof, mine = KINDS[part["kind"]](pipeline, part)
+        proofs.append(proof)
+        undos += mine
+    return ("; ".join(proofs) if all(proofs) else ""), undos
 
 
 def _operands(pipeline: Any, fault: Dict[str, Any]) -> Tuple[str, List[Undo]]:
@@ -206,6 +218,7 @@ KINDS: Dict[str, Planter] = {
     "weights": _weights,
     "epsilon": _epsilon,
     "outputs": _outputs,
+    "several": _several,
     "operands": _operands,
     "residual": _residual,
     "timestep": _timestep,

@@ -6,12 +6,15 @@ these names are replaced while a run is watched, and put back after it.
 
 from __future__ import annotations
 
+import itertools
 import sys
 from contextlib import contextmanager
 from typing import Any, Callable, Dict, Iterator, Optional, Sequence
 
 import numpy as np
 import torch
+
+from .stages import Around, nothing_around
 
 Draw = Callable[..., torch.Tensor]
 OnDraw = Callable[[torch.Tensor], None]
@@ -68,14 +71,19 @@ def _numpy_draw(seeds: Sequence[int]) -> Draw:
 
 
 @contextmanager
-def drawn_by(draw: Optional[Draw], on_draw: Optional[OnDraw] = None) -> Iterator[None]:
-    """Make every `randn_tensor` of diffusers call `draw` (None: its own) and show what was drawn to `on_draw`."""
+def drawn_by(draw: Optional[Draw], on_draw: Optional[OnDraw] = None, around: Around = nothing_around) -> Iterator[None]:
+    """Make every `randn_tensor` of diffusers call `draw` (None: its own) and show what was drawn to `on_draw`.
+
+    A draw is a stage of its own, `noise#0` and so on, to `around`.
+    """
     from diffusers.utils import torch_utils
 
     own: Draw = torch_utils.randn_tensor
+    counter = itertools.count()
 
     def randn_tensor(*args: Any, **kwargs: Any) -> torch.Tensor:
-        drawn = (draw or own)(*args, **kwargs)
+        with around(f"noise#{next(counter)}", None):
+            drawn = (draw or own)(*args, **kwargs)
         if on_draw is not None:
             on_draw(drawn)
         return drawn

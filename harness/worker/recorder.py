@@ -16,6 +16,7 @@ from . import checkpoints, cost, determinism, environment, numerics, protocol
 from .capture import Capture, Tensors, repeat_of, summary
 from .diffusers_ import Pipeline
 from .faults import planted
+from .modules import Detail, Enough, Tracer
 
 
 class Recorder:
@@ -51,10 +52,14 @@ class Recorder:
                 if case.get("fault"):
                     proof = faults.enter_context(planted(pipeline.pipeline, case["fault"]))
                 figures, runs = self._timed(case, pipeline, device)
-                anchors = safetensors.torch.load_file(case["anchors"]) if case["anchors"] else None
-                capture = Capture(pipeline.scheduler_configuration, anchors, case["perturb"])
+                detail = Detail(**(case["detail"] or {}))
+                tensors = safetensors.torch.load_file(case["anchors"]) if case["anchors"] else {}
+                tracer = Tracer(detail, tensors)
+                capture = Capture(
+                    pipeline, {} if detail.feed else tensors, case["perturb"], None if detail.to_end else detail.stage
+                )
                 self._progress(case, "recording")
-                outputs = self._seeded(case, lambda: pipeline.run(capture.on_stage, capture.on_draw))
+                outputs = self._watched(case, pipeline, capture, tracer)
             finally:
                 pipeline.close()
         content = {
@@ -62,18 +67,39 @@ class Recorder:
             "case": case,
             "fault": proof,
             "environment": here,
-            "inputs": {"weights": checkpoint.weights, "commit": checkpoint.commit, "schedulers": capture.schedulers},
+            "inputs": {
+                "weights": checkpoint.weights,
+                "commit": checkpoint.commit,
+                "schedulers": capture.schedulers,
+                "tables": capture.tables,
+            },
             "noise": [summary(tensor) for tensor in capture.noise()],
             "outputs": {name: summary(tensor) for name, tensor in outputs.items()},
             "stages": capture.stages,
+            "operators": tracer.operators,
             "repeat": repeat_of([*runs, outputs]),
             "cost": {"load_seconds": self._load_seconds, **figures},
         }
-        tensors = {f"output/{name}": tensor for name, tensor in outputs.items()}
-        tensors.update(capture.tensors())
-        packed = safetensors.torch.save({name: t.contiguous().clone() for name, t in tensors.items()}, {"format": "pt"})
+        kept = {f"output/{name}": tensor for name, tensor in outputs.items()}
+        kept.update({**capture.tensors(), **tracer.kept})
+        inside = {"format": "pt", "modules": json.dumps(tracer.modules), "weights": json.dumps(checkpoint.tensors)}
+        packed = safetensors.torch.save({name: t.contiguous().clone() for name, t in kept.items()}, inside)
         text = protocol.dumps(content).encode()
         protocol.write_folder(folder, {protocol.TENSORS_FILE: packed, protocol.RECORDING_FILE: text})
+
+    def _watched(self, case: Dict[str, Any], pipeline: Pipeline, capture: Capture, tracer: Tracer) -> Tensors:
+        """Run once, every stage seen; returns nothing where the run ends early."""
+
+        def on_stage(name: str, inputs: Dict[str, Any], result: Any) -> Any:
+            return capture.on_stage(name, inputs, tracer.end(name, result))
+
+        def on_draw(drawn: torch.Tensor) -> None:
+            capture.on_draw(tracer.end(f"noise#{len(capture.noise())}", drawn))
+
+        try:
+            return self._seeded(case, lambda: pipeline.run(on_stage, on_draw, tracer.around))
+        except Enough:
+            return {}
 
     def _timed(self, case: Dict[str, Any], pipeline: Pipeline, device: torch.device) -> Tuple[Dict[str, Any], List[Tensors]]:
         """Run without capture: the first run apart, because it also warms up; then the steady ones."""

@@ -7,14 +7,20 @@ from __future__ import annotations
 
 import functools
 import inspect
-from contextlib import ExitStack, contextmanager
-from typing import Any, Callable, Dict, Iterator, Tuple
+from contextlib import ExitStack, contextmanager, nullcontext
+from typing import Any, Callable, ContextManager, Dict, Iterator, Tuple
 
 import torch
 
 METHODS = ("encode", "decode", "generate", "get_text_features", "get_image_features")  # work that is not in `forward`
 
 OnStage = Callable[[str, Dict[str, Any], Any], Any]  # (name, inputs by parameter, result) -> the result to go on with
+Around = Callable[[str, Any], ContextManager[Any]]  # (name, component) -> what the stage's own call runs within
+
+
+def nothing_around(_stage: str, _owner: Any) -> ContextManager[Any]:
+    """Look into no stage."""
+    return nullcontext()
 
 
 def schedulers_of(pipeline: Any) -> Dict[str, Any]:
@@ -54,28 +60,29 @@ def _wrapped(owner: Any, method: str, wrapper: Callable[[Any], Any]) -> Iterator
 
 
 @contextmanager
-def watched(pipeline: Any, on_stage: OnStage) -> Iterator[None]:
+def watched(pipeline: Any, on_stage: OnStage, around: Around = nothing_around) -> Iterator[None]:
     """Call `on_stage` after every stage of the pipeline, named `unet#0`, `scheduler.step#0`, `vae.decode#0` and so on."""
     counts: Dict[str, int] = {}
     depth = 0
 
-    def wrapper_for(stage: str) -> Callable[[Any], Any]:
+    def wrapper_for(stage: str, owner: Any) -> Callable[[Any], Any]:
         def wrapper(original: Any) -> Any:
             signature = inspect.signature(original)
 
             @functools.wraps(original)  # keeps the signature visible: pipelines ask it which arguments a step takes
             def call(*args: Any, **kwargs: Any) -> Any:
                 nonlocal depth
+                if depth:
+                    return original(*args, **kwargs)
+                index = counts.get(stage, 0)
+                counts[stage], name = index + 1, f"{stage}#{index}"
                 depth += 1
                 try:
-                    result = original(*args, **kwargs)
+                    with around(name, owner):
+                        result = original(*args, **kwargs)
                 finally:
                     depth -= 1
-                if depth:
-                    return result
-                index = counts.get(stage, 0)
-                counts[stage] = index + 1
-                return on_stage(f"{stage}#{index}", _by_name(signature, args, kwargs), result)
+                return on_stage(name, _by_name(signature, args, kwargs), result)
 
             return call
 
@@ -83,7 +90,7 @@ def watched(pipeline: Any, on_stage: OnStage) -> Iterator[None]:
 
     with ExitStack() as stack:
         for stage, owner, method in _points(pipeline):
-            stack.enter_context(_wrapped(owner, method, wrapper_for(stage)))
+            stack.enter_context(_wrapped(owner, method, wrapper_for(stage, owner)))
         yield
 
 

@@ -32,12 +32,14 @@ def digest_tensor(tensor: torch.Tensor) -> str:
     return digest(to_numpy(tensor), dtype_name(tensor.dtype), tuple(tensor.shape))
 
 
-def digest_module(module: torch.nn.Module) -> str:
-    """Return one digest of a module's parameters and persistent buffers, by name."""
-    state = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        state.update(f"{name} {digest_tensor(tensor)}\n".encode())
-    return state.hexdigest()[:32]
+def digest_state(module: torch.nn.Module) -> Dict[str, str]:
+    """Return the digest of every parameter and persistent buffer of a module, by name."""
+    return {name: digest_tensor(tensor) for name, tensor in sorted(module.state_dict().items())}
+
+
+def digest_digests(state: Dict[str, str]) -> str:
+    """Return one digest of named digests, in their order."""
+    return hashlib.sha256("".join(f"{name} {digest}\n" for name, digest in state.items()).encode()).hexdigest()[:32]
 
 
 def tensors_in(value: Any, name: str = "") -> Dict[str, torch.Tensor]:

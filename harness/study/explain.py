@@ -1,0 +1,246 @@
+"""Says why a case moved: the first input or stage that differs, the modules and operators inside it, and the setting.
+
+Both sides run again only as far as needed, compared by digests: a root is what turned the same bits into others. Once a
+root is found, its result on the one side is fed to the other, and the search goes on behind it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from harness.judge import divergence, drift, inside, tolerance
+from harness.records import Drift, Recording
+from harness.scenarios import Case
+from harness.session import Session
+
+OWN = "#0"  # the label of a stage's own code, outside its modules
+
+
+@dataclass(frozen=True)
+class Operator:
+    """The operator at a root: what it is, what it took, the line that called it, and which operator comes next."""
+
+    name: str
+    shapes: list[str]
+    source: str
+    moved: Drift
+    next: str
+
+
+@dataclass(frozen=True)
+class Root:
+    """A call that got the same bits on both sides and gave others.
+
+    `module` is the module's path and call (`#0`: the stage's own code), `glue` says that the modules inside it agree, so
+    that its own code differs; `moved` is how far its result lies apart, where both sides ran; `operator` is None where
+    no single operator of its own turned the same bits into others.
+    """
+
+    stage: str
+    module: str
+    type: str
+    glue: bool
+    moved: Drift | None = None
+    operator: Operator | None = None
+
+
+@dataclass(frozen=True)
+class Knob:
+    """One setting put back to the baseline's value: the share of the drift that goes with it, 1.0 when no bit differs."""
+
+    name: str
+    now: str | None
+    then: str | None
+    share: float
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Why a case moved.
+
+    `first` is what the recordings say by themselves; `roots` what was found inside, in the order of the run; `knobs` the
+    settings tried; `notes` what could not be told, and why.
+    """
+
+    case: str
+    first: str
+    roots: list[Root] = field(default_factory=list)
+    knobs: list[Knob] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+class Inquiry:
+    """The search for the roots between two cases that should give the same bits.
+
+    Args:
+        session: Runs the cases; its folder keeps the recordings.
+        now: The case that moved.
+        then: The same case as it was.
+        folder: Where recordings go.
+        on_step: Called with what is being run.
+    """
+
+    def __init__(
+        self, session: Session, now: Case, then: Case, folder: Path, on_step: Callable[[str], None] = lambda _: None
+    ) -> None:
+        self._session, self._now, self._then, self._folder, self._on_step = session, now, then, folder, on_step
+        self._found: list[str] = []  # modules that are roots, as `unet/conv_in`
+        self._anchors: Path | None = None  # holds what they gave on the other side
+        self.notes: list[str] = []
+
+    def roots(self, now: Recording, then: Recording, limit: int, *, operators: bool = True) -> list[Root]:
+        """Return the roots in the order of the run, at most `limit`.
+
+        Args:
+            now: The recording of the case that moved.
+            then: The recording of the same case as it was.
+            limit: How many roots to look for.
+            operators: Whether to look inside the modules, by running both sides again up to there.
+        """
+        roots: list[Root] = []
+        while len(roots) < limit:
+            stage = divergence.first_stage(now, then)
+            if stage is None:
+                break
+            root = self._module(stage, now, then)
+            if root is None:
+                break
+            module = f"{tolerance.kind_of(stage)}/{root.module.rsplit('#', 1)[0]}"
+            if module in self._found:
+                self.notes.append(f"{stage}, {root.module}: differs again although it was given the other side's result")
+                break
+            last = len(roots) + 1 == limit
+            if operators or not last:
+                root = self._inside(root, module, operators=operators, last=last)
+            roots.append(root)
+            if not last:
+                now = self._again("now", self._now, {"feed": self._found}, f"fed-{len(roots)}")
+        return roots
+
+    def _module(self, stage: str, now: Recording, then: Recording) -> Root | None:
+        """Return the module at fault in `stage`, or the stage's own code."""
+        mine, theirs = now.inside("modules").get(stage), then.inside("modules").get(stage)
+        if (mine is None or theirs is None) and not stage.startswith("noise") and ".step#" not in stage:
+            detail = {"stage": stage}
+            mine = self._again("now", self._now, {**detail, "feed": self._found}, "modules").inside("modules").get(stage)
+            theirs = self._again("then", self._then, detail, "modules").inside("modules").get(stage)
+        aligned = inside.align(mine or [], theirs or [], "module")
+        if aligned.only_now or aligned.only_then:
+            added, gone = ", ".join(aligned.only_now[:3]) or "nothing", ", ".join(aligned.only_then[:3]) or "nothing"
+            self.notes.append(f"{stage} has other modules than it had: {added} in place of {gone}")
+        suspect = inside.first_module(aligned)
+        if suspect is None:
+            return Root(stage, OWN, "", glue=bool(aligned.pairs))
+        return Root(stage, suspect.module, suspect.type, suspect.glue)
+
+    def _inside(self, root: Root, module: str, *, operators: bool, last: bool) -> Root:
+        """Run both sides up to the root: how far it moved, and which of its operators moved it."""
+        detail: dict[str, Any] = {"stage": root.stage, **({"operators": root.module} if operators else {})}
+        now = self._again("now", self._now, {**detail, "keep": [module], "feed": self._found}, "inside")
+        self._found = [*self._found, module]
+        then = self._again("then", self._then, {**detail, "keep": self._found, "to_end": not last}, f"inside-{len(self._found)}")
+        self._anchors = then.tensors_path.resolve()
+        mine, theirs = now.tensors(), then.tensors()
+        own = f"module/{root.stage}/{root.module}/"
+        names = [n for n in theirs if n.startswith(own) and n in mine and mine[n].shape == theirs[n].shape]
+        moved = max((drift.measure(mine[n], theirs[n]) for n in names), key=lambda d: d.l_inf, default=None)
+        return replace(root, moved=moved, operator=_operator(now, then))
+
+    def _again(self, side: str, case: Case, detail: dict[str, Any], name: str) -> Recording:
+        self._on_step(f"{name}, {side}")
+        if not detail.get("feed"):
+            detail = {key: value for key, value in detail.items() if key != "feed"}
+        anchors = self._anchors if "feed" in detail else None
+        carrier = replace(case, detail=detail, anchors=anchors)
+        slot = self._session.slot(0 if side == "now" else 1)
+        return self._session.record(carrier, slot, self._folder / f"{side}-{name}")
+
+
+def _operator(now: Recording, then: Recording) -> Operator | None:
+    aligned = inside.align(now.content["operators"], then.content["operators"], "operator")
+    index = inside.first_operator(aligned)
+    if index is None:
+        return None
+    mine, theirs = aligned.pairs[index]
+    place, other = now.content["operators"].index(mine), then.content["operators"].index(theirs)
+    values, expected = now.tensors(), then.tensors()
+    pairs = [(values[f"operator/{place}/{key}"], expected[f"operator/{other}/{key}"]) for key in mine["outputs"]]
+    moved = max((drift.measure(a, b) for a, b in pairs if a.shape == b.shape), key=lambda d: d.l_inf)
+    following = aligned.pairs[index + 1][0]["operator"] if index + 1 < len(aligned.pairs) else ""
+    return Operator(mine["operator"], mine["shapes"], mine["source"], moved, following)
+
+
+def attribute(
+    run: Callable[[Case, str], Recording], now: Recording, then: Recording, case: Case, settings: Iterable[str]
+) -> list[Knob]:
+    """Put one setting at a time back to the baseline's value, and return which share of the drift goes with each.
+
+    Args:
+        run: Runs a case, with a name for its recording.
+        now: The recording that moved.
+        then: The baseline's.
+        case: As it moved.
+        settings: Names of environment variables.
+    """
+    mine, theirs = (side.content["environment"]["variables"] for side in (now, then))
+    far = _distance(now, then)
+    found = []
+    for name in settings:
+        knobs = {**dict(case.knobs), name: theirs.get(name)}
+        back = run(replace(case, knobs=tuple(sorted(knobs.items()))), f"back-{name}")
+        near = _distance(back, then)
+        found.append(Knob(name, mine.get(name), theirs.get(name), 1.0 if near == 0 else max(0.0, 1 - near / far) if far else 0.0))
+    return sorted(found, key=lambda knob: -knob.share)
+
+
+def _distance(now: Recording, then: Recording) -> float:
+    """Return the worst relative L2 of any output; 0.0 when no bit differs."""
+    if all(now.outputs[name]["digest"] == output["digest"] for name, output in then.outputs.items()):
+        return 0.0
+    return max((d.rel_l2 for d in drift.of_outputs(now, then).values()), default=0.0)
+
+
+def explain(
+    session: Session, case: Case, now: Recording, then: Recording, *, limit: int, on_step: Callable[[str], None]
+) -> Explanation:
+    """Explain why a recorded case differs from its baseline, by running both sides again as they were.
+
+    Args:
+        session: Runs the cases.
+        case: The scenario's case, without knobs.
+        now: What the run left.
+        then: The baseline's recording.
+        limit: How many roots to look for.
+        on_step: Called with what is being run.
+    """
+    first = divergence.first(now, then)
+    if first is None:
+        return Explanation(case.id, "", notes=["no bit of inputs, stages or outputs differs"])
+    if divergence.other_weights(now, then):
+        return Explanation(case.id, first, notes=["with other weights nothing after them can be held against the baseline"])
+    mine, theirs = (side.content["environment"]["variables"] for side in (now, then))
+    settings = sorted(name for name in {*mine, *theirs} if mine.get(name) != theirs.get(name))
+    as_now = replace(case, knobs=tuple((name, mine.get(name)) for name in sorted({*mine, *theirs})))
+    as_then = replace(case, knobs=tuple((name, theirs.get(name)) for name in sorted({*mine, *theirs})))
+    folder = session.out / "explain" / case.scenario.name / case.place
+
+    def run(carrier: Case, name: str) -> Recording:
+        on_step(name)
+        return session.record(replace(carrier, detail={}), session.slot(2), folder / name)
+
+    inquiry = Inquiry(session, as_now, as_then, folder, on_step)
+    again, before = run(as_now, "now"), run(as_then, "then")
+    knobs = attribute(run, now, then, as_now, settings)
+    if _distance(again, now):
+        inquiry.notes.append("the run cannot be repeated here: its case gives other bits now than it gave then")
+    if _distance(before, then) and settings:
+        inquiry.notes.append("the baseline cannot be repeated here by its settings: what else changed stands below")
+    if _distance(before, then):  # what differs cannot be put back: the recordings alone must tell
+        roots = inquiry.roots(now, then, 1, operators=False)
+        inquiry.notes.append("its operators cannot be compared: the baseline's side does not run here")
+    else:
+        roots = inquiry.roots(again, before, limit)
+    return Explanation(case.id, first, roots, knobs, inquiry.notes)

@@ -1,0 +1,169 @@
+"""Looking inside a stage: digests of every module's inputs and outputs, and of every operator of one module.
+
+Modules are seen by hooks on the instances, operators by torch's dispatch; both are taken off again, and neither changes a
+bit: the caller checks that by the stage's own digest.
+"""
+
+from __future__ import annotations
+
+import sys
+from contextlib import ExitStack, contextmanager
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from .digest import combine
+from .tensors import digest_tensor, dtype_name, tensors_in
+
+Tensors = Dict[str, torch.Tensor]
+FIRST = "#0"  # of every stage, the first call is looked into unless a detail asks for another
+LIBRARIES = ("/torch/", "/harness/worker/")  # frames that are never the line a reader wants
+
+
+class Enough(BaseException):
+    """The stage that was asked for is over, and nothing after it is needed; no `except Exception` of a pipeline stops it."""
+
+
+class Detail(NamedTuple):
+    """What a case asks to see of the inside of a run.
+
+    Attributes:
+        stage: Only it is looked into; None: the first call of every stage.
+        to_end: Whether the run goes on after that stage.
+        operators: Path of the module whose own operators are noted, with its call, as `conv_in#0`; `#0` is the stage's
+            own code outside its modules; None: none.
+        keep: Modules whose results are kept, in all stages of a kind, as `unet/conv_in`; a whole stage's is `unet/`.
+        feed: Modules whose results are replaced by those that the case's `anchors` hold.
+    """
+
+    stage: Optional[str] = None
+    to_end: bool = False
+    operators: Optional[str] = None
+    keep: Tuple[str, ...] = ()
+    feed: Tuple[str, ...] = ()
+
+
+class Tracer:
+    """Notes the modules and operators inside stages; puts fed tensors in place of modules' results.
+
+    Attributes:
+        modules: By stage, one entry per call of a module, in the order in which the calls end.
+        operators: One entry per operator of the module that `detail` names, in order.
+        kept: Tensors of modules and operators.
+    """
+
+    def __init__(self, detail: Detail, anchors: Tensors) -> None:
+        self.detail, self._anchors = detail, anchors
+        self.modules: Dict[str, List[Dict[str, str]]] = {}
+        self.operators: List[Dict[str, Any]] = []
+        self.kept: Tensors = {}
+        self._active: List[str] = []
+
+    @contextmanager
+    def around(self, stage: str, owner: Any) -> Iterator[None]:
+        """Watch one stage: `owner` is its component, or None where it has no modules, such as `noise#0`."""
+        wanted = stage == self.detail.stage if self.detail.stage else stage.endswith(FIRST)
+        kind = stage.split("#", maxsplit=1)[0]
+        named = any(module.startswith(f"{kind}/") for module in (*self.detail.keep, *self.detail.feed))
+        counts: Dict[str, int] = {}
+        outer, self._active = self._active, [FIRST] if wanted else []
+        with ExitStack() as stack:
+            stack.callback(setattr, self, "_active", outer)
+            if isinstance(owner, torch.nn.Module) and (wanted or named):
+                for name, module in owner.named_modules():
+                    if name:
+                        self._hook(stack, stage, name, module, counts, wanted)
+            if wanted and self.detail.operators:
+                stack.enter_context(_Operators(self))
+            yield
+
+    def inside(self) -> bool:
+        """Whether what runs now is the own code of the module whose operators are wanted."""
+        return bool(self._active) and self._active[-1] == self.detail.operators
+
+    def end(self, stage: str, result: Any) -> Any:
+        """Keep or replace what a whole stage gave, and return it."""
+        self._hand_on(stage, FIRST, tensors_in(result))
+        return result
+
+    def _hand_on(self, stage: str, label: str, found: Tensors) -> None:
+        module = f"{stage.split('#', maxsplit=1)[0]}/{label.rsplit('#', 1)[0]}"
+        for key, tensor in found.items():
+            name = f"module/{stage}/{label}/{key}"
+            if module in self.detail.keep:
+                self.kept[name] = tensor.detach().to("cpu", copy=True)
+            fed = self._anchors.get(name) if module in self.detail.feed else None
+            if fed is not None and fed.shape == tensor.shape:
+                tensor.copy_(fed)
+
+    def _hook(self, stack: ExitStack, stage: str, name: str, module: torch.nn.Module, counts: Dict[str, int], wanted: bool) -> None:
+        inputs: List[str] = []
+
+        def before(_module: torch.nn.Module, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> None:
+            call = counts[name] = counts.get(name, -1) + 1
+            self._active.append(f"{name}#{call}")
+            inputs.append(_combined(tensors_in([*args, kwargs])) if wanted else "")
+
+        def after(_module: torch.nn.Module, _args: Tuple[Any, ...], _kwargs: Dict[str, Any], result: Any) -> None:
+            label, found = self._active.pop(), tensors_in(result)
+            self._hand_on(stage, label, found)
+            if not wanted:
+                return
+            entry = {"module": label, "type": type(module).__name__, "inputs": inputs.pop(), "outputs": _combined(found)}
+            self.modules.setdefault(stage, []).append(entry)
+
+        stack.callback(module.register_forward_pre_hook(before, prepend=True, with_kwargs=True).remove)
+        stack.callback(module.register_forward_hook(after, with_kwargs=True).remove)
+
+
+class _Operators(TorchDispatchMode):
+    """Notes the operators of one module's own code; inputs are digested before the call, for those that write in place."""
+
+    def __init__(self, tracer: Tracer) -> None:
+        super().__init__()
+        self._tracer = tracer
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if not self._tracer.inside() or _only_views(func):
+            return func(*args, **kwargs)
+        taken = tensors_in([*args, kwargs])
+        inputs = {key: digest_tensor(tensor) for key, tensor in taken.items()}
+        result = func(*args, **kwargs)
+        given = tensors_in(result)
+        index = len(self._tracer.operators)
+        self._tracer.operators.append(
+            {
+                "operator": str(func),
+                "inputs": inputs,
+                "outputs": {key: digest_tensor(tensor) for key, tensor in given.items()},
+                "shapes": [f"{dtype_name(tensor.dtype)} {list(tensor.shape)}" for tensor in taken.values() if tensor.dim()],
+                "source": _source(),
+            }
+        )
+        for key, tensor in given.items():
+            self._tracer.kept[f"operator/{index}/{key}"] = tensor.detach().to("cpu", copy=True)
+        return result
+
+
+def _only_views(func: Any) -> bool:
+    """Whether an operator computes nothing: it allocates, detaches or makes a view."""
+    name = str(func).split(".")[1] if "." in str(func) else str(func)
+    views = any(r.alias_info is not None and not r.alias_info.is_write for r in func._schema.returns)
+    return views or name.startswith(("empty", "detach", "lift_fresh"))
+
+
+def _combined(tensors: Tensors) -> str:
+    return combine({key: digest_tensor(tensor) for key, tensor in tensors.items()})[:16]
+
+
+def _source() -> str:
+    """Return the line that called the operator: the innermost one outside torch and this file."""
+    frame: Any = sys._getframe(1)
+    while frame is not None:
+        path = frame.f_code.co_filename.replace("\\", "/")
+        if not any(library in path for library in LIBRARIES):
+            return f"{'/'.join(path.split('/')[-3:])}:{frame.f_lineno}"
+        frame = frame.f_back
+    return ""
