@@ -106,7 +106,7 @@ def record(arguments: argparse.Namespace) -> int:
         same_class = bool(outcome.baseline and outcome.baseline["same_class"])
         if outcome.verdict == "missing" or (outcome.passes and not same_class):
             path = session.store.write(case, Recording.read(session.folder(case)), arguments.reason)
-            print(f"wrote {path}")
+            print(f"wrote {path} and {_size(session.store.read(path).recording.tensors_path)} of tensors")
             written += 1
         elif outcome.fails:
             failed.append(outcome)
@@ -116,6 +116,11 @@ def record(arguments: argparse.Namespace) -> int:
     had = len(cases) - written - len(failed) - unverified
     print(f"{written} written, {had} had one, {unverified} could not run here, {len(failed)} failed")
     return 1 if failed else 3 if unverified == len(cases) else 0
+
+
+def _size(path: Path) -> str:
+    size = path.stat().st_size
+    return f"{size / 2**20:.1f} MiB" if size >= 2**20 else f"{size / 2**10:.0f} KiB"
 
 
 def accept(arguments: argparse.Namespace) -> int:

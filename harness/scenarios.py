@@ -47,6 +47,7 @@ class Scenario:
     tolerance: dict[str, Any] = field(default_factory=dict)
     published: dict[str, Any] = field(default_factory=dict)
     cost: dict[str, Any] = field(default_factory=dict)
+    keep_every: int = 1
     timeout: float = 3600.0
     tags: tuple[str, ...] = ()
 
@@ -122,6 +123,7 @@ class Case:
             "dtype": self.dtype,
             "determinism": scenario.determinism,
             "rounds": rounds,
+            "keep_every": scenario.keep_every,
             "anchors": str(self.anchors) if self.anchors else None,
             "perturb": self.perturb,
             "fault": self.fault,
@@ -205,6 +207,7 @@ def read(path: Path) -> Scenario:
         tolerance=values.get("tolerance", {}),
         published=values.get("published", {}),
         cost=values.get("cost", {}),
+        keep_every=values.get("keep-every", 1),
         timeout=float(values.get("timeout", 3600.0)),
         tags=tuple(values.get("tags", [])),
     )

@@ -74,6 +74,7 @@ SHAPE = Record(
             )
         ),
         "cost": Record({"slower": Number(least=1), "at_least_seconds": Number(least=0), "rounds": Number(least=1, whole=True)}),
+        "keep-every": Number(least=1, whole=True),
         "timeout": Number(above=0),
         "tags": OneOrMore(Text(), distinct=True),
     },
@@ -95,6 +96,7 @@ SHAPE = Record(
         "tolerance": "how close is close enough, per kind of comparison",
         "published": "values from a paper or a guide, where no array exists",
         "cost": "when a change of run time is worth a word, and how often to time",
+        "keep-every": "of the schedulers' steps, every how many a baseline keeps a tensor, for anchored runs; 1 keeps all",
         "timeout": "seconds until the case is ended as an error",
         "tags": "words that -k finds",
     },

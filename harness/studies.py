@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from harness.errors import UsageError
 from harness.scenarios import Case, read_all
@@ -35,12 +36,19 @@ def calibrate(arguments: argparse.Namespace) -> int:
     print_calibration(console(), found, case.scenario.tolerance)
     if arguments.write:
         evidence = found.evidence()
-        write_tolerance(case.scenario.path, found.bounds(), evidence)
+        write_tolerance(case.scenario.path, _as_set(found.bounds(), case.scenario.tolerance), evidence)
         print(f"wrote {case.scenario.path}")
         for path in store.files(case.scenario.name, case.place):
             annotate(path, "evidence", evidence)
             print(f"wrote {path}: evidence")
     return 0 if all(found.left_out().values()) else 1
+
+
+def _as_set(bounds: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """Return the cross-class bounds of the kinds that the scenario sets, such as local ones alone; all, if it sets none."""
+    kinds = now.get("cross-class")
+    kept = {name: most for name, most in bounds["cross-class"].items() if not isinstance(kinds, dict) or name in kinds}
+    return {**bounds, "cross-class": kept}
 
 
 def challenge(arguments: argparse.Namespace) -> int:

@@ -53,7 +53,7 @@ def test_recording_says_what_it_wrote_and_leaves_what_there_is(recorded):
     recorded.scenario("other", seed="1")
     done = recorded.harness("record", "--reason", "a new scenario")
     assert done.code == 0
-    assert re.search(r"^wrote baselines/other/cpu-float32/cpu-\S+\.json$", done.out, re.MULTILINE)
+    assert re.search(r"^wrote baselines/other/cpu-float32/cpu-\S+\.json and \d+ KiB of tensors$", done.out, re.MULTILINE)
     assert "1 written, 1 had one, 0 could not run here, 0 failed" in done.out
     assert recorded.baseline().read_bytes() == before
     provenance = json.loads(recorded.baseline("other").read_text(encoding="utf-8"))["provenance"]

@@ -205,6 +205,7 @@ def test_a_request_holds_all_that_the_worker_needs(tmp_path):
         "dtype": "float32",
         "determinism": "full",
         "rounds": 5,
+        "keep_every": 1,
     }
 
 

@@ -23,7 +23,7 @@ class Capture:
     With `anchors`, a baseline's tensors, every stage's own result is kept and then overwritten by the baseline's, so that
     the next stage gets the baseline's inputs and shows its own arithmetic alone. With `perturb`, a seed, what is fed on
     moves by one unit in the last place: the anchors, or without them the initial noise. With `last`, a stage's name, the
-    run ends after it with `Enough`.
+    run ends after it with `Enough`. Of the schedulers' steps, every `every`-th tensor is kept.
     """
 
     def __init__(
@@ -32,11 +32,12 @@ class Capture:
         anchors: Optional[Tensors] = None,
         perturb: Optional[int] = None,
         last: Optional[str] = None,
+        every: int = 1,
     ) -> None:
         self.stages: List[Dict[str, Any]] = []
         self.schedulers: Dict[str, Any] = {}
         self.tables: Dict[str, Dict[str, str]] = {}
-        self._pipeline, self._last = pipeline, last
+        self._pipeline, self._last, self._every = pipeline, last, every
         self._anchors = anchors or {}
         self._perturb = perturb
         self._kept: Tensors = {}
@@ -71,7 +72,10 @@ class Capture:
             found = dict([("sample", found.get("prev_sample", next(iter(found.values()))))] if found else [])
         self._flush()
         tensors = {f"stage/{name}/{key}": tensor for key, tensor in found.items()}
-        if is_step or any(full in self._anchors for full in tensors):
+        if is_step:
+            due = (int(name.rsplit("#", 1)[1]) + 1) % self._every == 0
+            self._keep({full: tensor for full, tensor in tensors.items() if due or full in self._anchors})
+        elif any(full in self._anchors for full in tensors):
             self._keep(tensors)
         else:
             self._pending = tensors

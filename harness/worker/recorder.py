@@ -55,9 +55,9 @@ class Recorder:
                 detail = Detail(**(case["detail"] or {}))
                 tensors = safetensors.torch.load_file(case["anchors"]) if case["anchors"] else {}
                 tracer = Tracer(detail, tensors)
-                capture = Capture(
-                    pipeline, {} if detail.feed else tensors, case["perturb"], None if detail.to_end else detail.stage
-                )
+                last = None if detail.to_end else detail.stage
+                fed = {} if detail.feed else tensors
+                capture = Capture(pipeline, fed, case["perturb"], last, case["keep_every"])
                 self._progress(case, "recording")
                 outputs = self._watched(case, pipeline, capture, tracer)
             finally:
