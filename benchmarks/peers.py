@@ -11,14 +11,13 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from harness.records import Recording
+from harness.study.peers import METHODS
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -31,34 +30,6 @@ FILES = sorted(Path({folder!r}).glob("fault-*.npy"))
 def test_image(path, ndarrays_regression):
     ndarrays_regression.check({{"image": numpy.load(path)}}, basename="base")
 """
-
-
-def slice_of_nine(image: Array) -> Array:
-    """Return the nine pixels that diffusers' own tests look at."""
-    return image[0, -3:, -3:, -1].flatten()
-
-
-def cosine(a: Array, b: Array) -> float:
-    """Return the cosine distance of two arrays."""
-    return float(1 - (a * b).sum() / (np.linalg.norm(a) * np.linalg.norm(b)))
-
-
-def close(a: Array, b: Array) -> bool:
-    """Return whether torch's own defaults call the arrays close."""
-    try:
-        torch.testing.assert_close(torch.from_numpy(a.copy()), torch.from_numpy(b.copy()))
-    except AssertionError:
-        return False
-    return True
-
-
-METHODS: dict[str, Callable[[Array, Array], bool]] = {  # name -> whether the fault passes unseen
-    "nine pixels, 1e-2": lambda a, b: bool(np.abs(slice_of_nine(a) - slice_of_nine(b)).max() < 1e-2),
-    "nine pixels, 1e-3": lambda a, b: bool(np.abs(slice_of_nine(a) - slice_of_nine(b)).max() < 1e-3),
-    "abs-sum, 1e-2": lambda a, b: bool(abs(np.abs(a).sum(dtype=np.float64) - np.abs(b).sum(dtype=np.float64)) < 1e-2),
-    "cosine, 1e-2": lambda a, b: cosine(a.astype(np.float64), b.astype(np.float64)) < 1e-2,
-    "torch.testing.assert_close": close,
-}
 
 
 def regressions(base: Array, faults: list[Array]) -> list[bool]:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from decimal import ROUND_CEILING, Decimal
+from functools import partial
 from pathlib import Path
 from shlex import quote
+from typing import TYPE_CHECKING
 
 from harness.records import FAIL, PASS, UNVERIFIED, Check, Outcome
+
+if TYPE_CHECKING:
+    from harness.study.challenge import Challenge, Trial
 
 HEADINGS = ("case", "verdict", "against", "L-inf", "rel L2", "abs-sum", "head-room", "seconds", "cost", "peak")
 MEANING = {
@@ -119,6 +124,24 @@ def not_checked(outcomes: Iterable[Outcome]) -> list[str]:
         if outcome.verdict == UNVERIFIED:
             reasons.setdefault(outcome.reason, []).append(outcome.case)
     return [f"{reason}: {', '.join(cases)}" for reason, cases in reasons.items()]
+
+
+def methods(found: Challenge) -> list[tuple[str, str, str]]:
+    """Return how many faults each method catches: those in use elsewhere, and this harness in the same and another class."""
+    from harness.study.peers import METHODS
+
+    def line(name: str, caught: Callable[[Trial], bool]) -> tuple[str, str, str]:
+        counts = [(sum(map(caught, trials)), len(trials)) for trials in (list(found.trials), found.above_noise)]
+        every, above = (f"{hits} of {total} ({100 * hits / max(1, total):.0f} %)" for hits, total in counts)
+        return name, every, above
+
+    elsewhere = [line(name, partial(_seen_by, name)) for name in METHODS]
+    own = [line("harness, same class", lambda _: True), line("harness, other class", lambda trial: trial.cross_class)]
+    return [*elsewhere, *own]
+
+
+def _seen_by(method: str, trial: Trial) -> bool:
+    return method not in trial.unseen_by
 
 
 def _abs_sum(actual: float, expected: float) -> str:

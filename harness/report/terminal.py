@@ -93,12 +93,8 @@ def print_challenge(out: Console, found: Challenge) -> None:
     out.print(table(("fault", "effect", "same class", "other class", "proof"), lines))
     for name, why in found.without_effect.items():
         out.print(Text(f"no effect: {name}: {why.splitlines()[0][:120]}"))
-    c = found.certificate()
     out.print()
-    out.print(Text(
-        f"same class: {c['same_class_caught']} of {c['faults']} caught; other class: {c['cross_class_caught']} of the "
-        f"{c['above_noise']} whose effect is above the noise ({found.noise:.1e})"
-    ))  # fmt: skip
+    out.print(table(("method", "caught", "of those above the noise"), rows.methods(found)))
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from harness.judge import drift, tolerance
 from harness.records import Check, Recording
 from harness.scenarios import Case
 from harness.session import Session
+from harness.study import peers
 from harness.study.faults import Fault, catalogue
 from harness.study.platforms import Platform
 
@@ -22,7 +23,7 @@ class Trial:
 
     `effect` is the relative L2 drift that the fault alone causes, on one platform, where it changed bits of an output;
     `checks` its drifts on another platform against the cross-class bounds, the most exceeded first; `folder` the name of
-    its recording's folder.
+    its recording's folder; `unseen_by` the methods in use elsewhere that let it pass, without another platform's noise.
     """
 
     fault: str
@@ -30,6 +31,7 @@ class Trial:
     effect: float
     checks: tuple[Check, ...]
     folder: str
+    unseen_by: tuple[str, ...] = ()
 
     @property
     def cross_class(self) -> bool:
@@ -60,7 +62,15 @@ class Challenge:
     def as_json(self) -> dict[str, Any]:
         """Return everything, as `challenge.json` holds it."""
         trials = [
-            {"fault": t.fault, "proof": t.proof, "effect": t.effect, "ratio": t.ratio, "caught": t.cross_class, "folder": t.folder}
+            {
+                "fault": t.fault,
+                "proof": t.proof,
+                "effect": t.effect,
+                "ratio": t.ratio,
+                "caught": t.cross_class,
+                "folder": t.folder,
+                "unseen_by": list(t.unseen_by),
+            }
             for t in self.trials
         ]
         return {"case": self.case, "platform": self.platform, "noise": self.noise, "trials": trials, "idle": self.without_effect}
@@ -116,7 +126,8 @@ def challenge(session: Session, case: Case, platform: tuple[str, Platform], *, o
         free = session.record(elsewhere, folder=folder / f"{_slug(name)}-{platform[0]}")
         anchored = replace(elsewhere, anchors=base.tensors_path.resolve())
         local = session.record(anchored, folder=folder / f"{_slug(name)}-{platform[0]}-anchored")
-        trials.append(Trial(name, _proof(carrier, now), _effect(now, base), _checks(free, local, base, bounds), _slug(name)))
+        checks, unseen = _checks(free, local, base, bounds), _unseen(now, base)
+        trials.append(Trial(name, _proof(carrier, now), _effect(now, base), checks, _slug(name), unseen))
     noise = scenario.tolerance.get("evidence", {}).get("noise", {}).get("rel_l2", 0.0)
     return Challenge(case.id, platform[0], noise, tuple(trials), idle)
 
@@ -149,6 +160,11 @@ def _effect(now: Recording, base: Recording) -> float:
     if any(now.outputs[name]["shape"] != output["shape"] for name, output in base.outputs.items()):
         return float("inf")
     return max(_worst(moved.rel_l2) for moved in drift.of_outputs(now, base).values())
+
+
+def _unseen(now: Recording, base: Recording) -> tuple[str, ...]:
+    name, mine, theirs = "output/image", now.tensors(), base.tensors()
+    return tuple(peers.unseen_by(mine[name], theirs[name])) if name in theirs and theirs[name].ndim == 4 else ()
 
 
 def _checks(free: Recording, anchored: Recording, base: Recording, bounds: dict[str, Any]) -> tuple[Check, ...]:

@@ -6,7 +6,7 @@ root is found, its result on the one side is fed to the other, and the search go
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from harness.records import Drift, Recording
 from harness.scenarios import Case
 from harness.session import Session
 
+Knobs = dict[str, str | None]
 OWN = "#0"  # the label of a stage's own code, outside its modules
 
 
@@ -173,9 +174,7 @@ def _operator(now: Recording, then: Recording) -> Operator | None:
     return Operator(mine["operator"], mine["shapes"], mine["source"], moved, following)
 
 
-def attribute(
-    run: Callable[[Case, str], Recording], now: Recording, then: Recording, case: Case, settings: Iterable[str]
-) -> list[Knob]:
+def attribute(run: Callable[[Case, str], Recording], now: Recording, then: Recording, case: Case, knobs: Knobs) -> list[Knob]:
     """Put one setting at a time back to the baseline's value, and return which share of the drift goes with each.
 
     Args:
@@ -183,16 +182,15 @@ def attribute(
         now: The recording that moved.
         then: The baseline's.
         case: As it moved.
-        settings: Names of environment variables.
+        knobs: The baseline's values of the settings that differ; None where a variable was not set.
     """
-    mine, theirs = (side.content["environment"]["variables"] for side in (now, then))
     far = _distance(now, then)
     found = []
-    for name in settings:
-        knobs = {**dict(case.knobs), name: theirs.get(name)}
-        back = run(replace(case, knobs=tuple(sorted(knobs.items()))), f"back-{name}")
+    for name, value in knobs.items():
+        back = run(replace(case, knobs=tuple(sorted({**dict(case.knobs), name: value}.items()))), f"back-{name}")
         near = _distance(back, then)
-        found.append(Knob(name, mine.get(name), theirs.get(name), 1.0 if near == 0 else max(0.0, 1 - near / far) if far else 0.0))
+        share = 1.0 if near == 0 else max(0.0, 1 - near / far) if far else 0.0
+        found.append(Knob(name, dict(case.knobs)[name], value, share))
     return sorted(found, key=lambda knob: -knob.share)
 
 
@@ -222,21 +220,23 @@ def explain(
     if divergence.other_weights(now, then):
         return Explanation(case.id, first, notes=["with other weights nothing after them can be held against the baseline"])
     mine, theirs = (side.content["environment"]["variables"] for side in (now, then))
-    settings = sorted(name for name in {*mine, *theirs} if mine.get(name) != theirs.get(name))
-    as_now = replace(case, knobs=tuple((name, mine.get(name)) for name in sorted({*mine, *theirs})))
-    as_then = replace(case, knobs=tuple((name, theirs.get(name)) for name in sorted({*mine, *theirs})))
+    names = sorted({*mine, *theirs})
+    as_now = replace(case, knobs=tuple((name, mine.get(name)) for name in names))
+    as_then = replace(case, knobs=tuple((name, theirs.get(name)) for name in names))
     folder = session.out / "explain" / case.scenario.name / case.place
 
     def run(carrier: Case, name: str) -> Recording:
         on_step(name)
-        return session.record(replace(carrier, detail={}), session.slot(2), folder / name)
+        slot = 0 if carrier == as_now else 1 if carrier == as_then else 2
+        return session.record(replace(carrier, detail={}), session.slot(slot), folder / name)
 
     inquiry = Inquiry(session, as_now, as_then, folder, on_step)
     again, before = run(as_now, "now"), run(as_then, "then")
-    knobs = attribute(run, now, then, as_now, settings)
+    other = {name: theirs.get(name) for name in names if mine.get(name) != theirs.get(name)}
+    knobs = attribute(run, now, then, as_now, other)
     if _distance(again, now):
         inquiry.notes.append("the run cannot be repeated here: its case gives other bits now than it gave then")
-    if _distance(before, then) and settings:
+    if _distance(before, then) and other:
         inquiry.notes.append("the baseline cannot be repeated here by its settings: what else changed stands below")
     if _distance(before, then):  # what differs cannot be put back: the recordings alone must tell
         roots = inquiry.roots(now, then, 1, operators=False)

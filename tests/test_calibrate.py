@@ -1,0 +1,126 @@
+"""Calibration: bounds follow from what was measured, each kind of stage has its own, and the file keeps the evidence."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from harness.scenarios import flat, read
+from harness.study.calibrate import Calibration, nested, write_tolerance
+from harness.study.platforms import PLATFORMS, Platform
+from harness.worker.capture import nudged
+
+STEP, NOISE = ("local_rel_l2", "scheduler.step"), ("local_rel_l2", "noise")
+FOUND = Calibration(
+    case="x[cpu-float32]",
+    on="cpu-a",
+    seeds=3,
+    perturbations=8,
+    noise={("rel_l2",): 1e-6, ("l_inf",): 1e-5, STEP: 2e-7, NOISE: 0.0},
+    platforms={
+        "mild": {("rel_l2",): 2e-6, ("l_inf",): 2e-5, STEP: 1e-7, NOISE: 0.0},
+        "wild": {("rel_l2",): 1.23e-5, ("l_inf",): 3e-5, STEP: 4e-7, NOISE: 0.0},
+    },
+    last_place=2.0**-23,
+)
+
+
+def test_a_bound_is_eight_nudges_or_twice_the_worst_platform():
+    """Whichever is larger, rounded up to two digits; a stage that nothing moved gets one unit in the last place."""
+    assert FOUND.limits() == {
+        ("l_inf",): 8e-5,  # of the nudge
+        NOISE: 1.2e-7,
+        STEP: 1.6e-6,
+        ("rel_l2",): 2.5e-5,  # of the wild platform
+    }
+
+
+def test_a_platform_left_out_is_held_against_what_the_others_say():
+    """The wild one exceeds eight nudges, so that the bounds without it do not admit it."""
+    assert FOUND.left_out() == {"mild": True, "wild": False}
+    assert FOUND.limits(without="wild")["rel_l2",] == 8e-6
+
+
+def test_whole_numbers_may_move_by_one_level():
+    """An image of 255 levels flips at a half, however small the drift."""
+    assert replace(FOUND, quantum=1.0).limits()["l_inf",] == 1.0
+
+
+def test_bounds_go_into_the_file_and_come_back(shop):
+    """Every other line stays as it is; the scenario reads the bounds and holds them against the evidence."""
+    path = shop.scenario(tolerance="{batch: {l_inf: 1.0e-5}, reason: R}", tags="[kept]")
+    write_tolerance(path, FOUND.bounds(), FOUND.evidence())
+    scenario = read(path)
+    assert flat(scenario.tolerance["cross-class"]) == FOUND.limits()
+    assert scenario.tolerance["batch"] == {"l_inf": 1e-5}
+    assert scenario.tolerance["evidence"]["platforms"] == 2
+    assert scenario.tags == ("kept",)
+    text = path.read_text(encoding="utf-8")
+    write_tolerance(path, FOUND.bounds(), FOUND.evidence())
+    assert path.read_text(encoding="utf-8") == text
+
+
+def test_flat_and_nested_are_inverse():
+    """Bounds by the path of their keys, and as a scenario holds them."""
+    assert flat(nested(FOUND.limits())) == FOUND.limits()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+def test_a_nudge_moves_every_number_by_one_unit_in_the_last_place(dtype):
+    """Some up, some down; zeros, infinities and NaN stay, and the same seed nudges the same way."""
+    still = torch.tensor([0.0, math.inf, -math.inf, math.nan], dtype=dtype)
+    moving = torch.linspace(-3, 3, 40, dtype=torch.float64).to(dtype)
+    moved = nudged(torch.cat([still, moving]), "seed 1")
+    assert torch.equal(moved[:4].isnan(), still.isnan())
+    assert torch.equal(moved[:3], still[:3])
+    up = torch.nextafter(moving, torch.full_like(moving, math.inf))
+    down = torch.nextafter(moving, torch.full_like(moving, -math.inf))
+    assert ((moved[4:] == up) | (moved[4:] == down)).all()
+    assert (moved[4:] == up).any()
+    assert (moved[4:] == down).any()
+    assert torch.equal(nudged(moving, "seed 1"), nudged(moving, "seed 1"))
+    assert not torch.equal(nudged(moving, "seed 1"), nudged(moving, "seed 2"))
+
+
+def test_a_nudge_leaves_whole_numbers_alone():
+    """Token ids and timesteps have no last place."""
+    tokens = torch.arange(4)
+    assert torch.equal(nudged(tokens, "seed"), tokens)
+
+
+def test_a_platform_adds_its_variables_and_its_memory_format(shop):
+    """Beside those that the case has; a variable of the platform wins."""
+    case = replace(read(shop.scenario()).cases()[0], knobs=(("A", "1"), ("B", "1")))
+    carried = Platform({"B": "2"}, ("channels_last",)).carry(case)
+    assert carried.knobs == (("A", "1"), ("B", "2"))
+    assert carried.scenario.enable == ("channels_last",)
+    assert len(PLATFORMS) >= 10
+
+
+def test_the_command_derives_bounds_from_runs_and_writes_them(shop, monkeypatch):
+    """One nudge and one platform, for speed: the evidence names the class, and the scenario then judges by its bounds."""
+    from harness.study import platforms
+
+    monkeypatch.setattr(platforms, "PLATFORMS", {"aten-default": PLATFORMS["aten-default"]})
+    path = shop.recorded()
+    done = shop.harness("calibrate", str(path), "--seeds", "1", "--perturbations", "1", "--write")
+    assert "leaving one platform out: " in done.out
+    bounds = read(path).tolerance["cross-class"]
+    assert set(bounds) == {"rel_l2", "l_inf", "local_rel_l2"}
+    assert set(bounds["local_rel_l2"]) == {"noise", "scheduler.step"}
+    assert all(0 < most < 1e-3 for most in np.array(list(flat(bounds).values())))
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", "default")
+    done = shop.harness("run")
+    assert done.code == 0
+    assert "1 case: 1 within" in done.out
+
+
+def test_a_case_that_must_vary_has_nothing_to_calibrate(shop):
+    """A usage error that says so."""
+    done = shop.harness("calibrate", str(shop.scenario(generator="none", expect="varies")))
+    assert done.code == 2
+    assert "there is no tolerance to calibrate" in done.err

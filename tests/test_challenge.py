@@ -1,0 +1,110 @@
+"""Challenge: faults are planted, prove their effect, are caught or missed by the bounds, and leave nothing behind."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from harness.study import challenge as study
+from harness.study.challenge import Challenge, Trial
+from harness.study.faults import catalogue
+from harness.study.peers import unseen_by
+from harness.worker.faults import planted
+from harness.worker.protocol import CaseError
+
+LARGE, SMALL = "last convolution x1.001", "one weight by one unit in the last place"
+
+
+class Denoiser(torch.nn.Module):
+    """One module of each kind that a fault can mean."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.convolution = torch.nn.Conv2d(1, 1, 1)
+        self.linear = torch.nn.Linear(3, 3)
+        self.norm = torch.nn.GroupNorm(1, 1)
+
+    def forward(self, sample: torch.Tensor, timestep: int) -> torch.Tensor:
+        return self.norm(self.linear(self.convolution(sample))) + timestep
+
+
+CHANGES: dict[str, dict[str, Any]] = {
+    "scaled": {"kind": "weights", "modules": "convolution", "at": 0.5, "how": "scale", "factor": 1.5},
+    "one weight": {"kind": "weights", "modules": "linear", "at": 0.5, "how": "one", "factor": 1.5},
+    "rounded": {"kind": "weights", "modules": "matrix", "at": None, "how": "bfloat16"},
+    "epsilon": {"kind": "epsilon", "modules": "norm", "at": None, "factor": 1e5},
+    "results": {"kind": "outputs", "modules": "linear", "at": 0.5, "dtype": "float16"},
+    "operands": {"kind": "operands", "modules": "matrix", "at": None, "bits": 10},
+    "timestep": {"kind": "timestep", "by": 1},
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+@torch.no_grad()
+def test_a_fault_takes_effect_and_is_taken_out(name: str):
+    """The module computes otherwise while the fault is in, says what was changed, and has every bit back afterwards."""
+    model, sample = Denoiser(), torch.linspace(-1, 1, 9).reshape(1, 1, 3, 3)
+    pipeline = SimpleNamespace(components={"unet": model})
+    before = model(sample, 1)
+    with planted(pipeline, {"component": "unet", **CHANGES[name]}) as proof:
+        assert proof
+        assert not torch.equal(model(sample, 1), before)
+    assert torch.equal(model(sample, 1), before)
+    assert "forward" not in vars(model)
+
+
+def test_a_fault_without_effect_is_refused():
+    """Rounding to the type that a weight has changes nothing; nor does a component that is not there."""
+    pipeline = SimpleNamespace(components={"unet": Denoiser()})
+    for fault in ({**CHANGES["rounded"], "how": "float32"}, {**CHANGES["scaled"], "component": "vae"}):
+        with pytest.raises(CaseError, match="changes nothing"), planted(pipeline, {"component": "unet", **fault}):
+            pass
+
+
+def test_the_catalogue_is_long_and_its_names_are_its_own():
+    """At least forty faults, each told apart by its name."""
+    names = [fault.name for fault in catalogue("unet")]
+    assert len(names) == len(set(names)) >= 40
+
+
+def test_a_certificate_counts_what_another_class_can_tell():
+    """A fault below the noise is no miss; one above it that no bound catches is, by name."""
+    trials = tuple(Trial(name, "proof", effect, (), name) for name, effect in (("below", 1e-9), ("above", 1e-3)))
+    certificate = Challenge("x", "portable", 1e-6, trials, {}).certificate()
+    assert certificate == {
+        "faults": 2, "same_class_caught": 2, "above_noise": 1, "cross_class_caught": 0, "missed": ["above"], "platform": "portable",
+    }  # fmt: skip
+
+
+def test_methods_in_use_elsewhere_are_blind_where_they_look_away():
+    """A change outside nine pixels, a permutation under a sum, and shapes that differ."""
+    image = np.linspace(0, 1, 3 * 8 * 8, dtype=np.float32).reshape(1, 8, 8, 3)
+    other = image.copy()
+    other[0, 0, 0, 0] += 0.5
+    assert {"nine pixels, 1e-2", "nine pixels, 1e-3"} <= set(unseen_by(other, image))
+    assert "abs-sum, 1e-2" in unseen_by(image[:, ::-1], image)
+    assert "torch.testing.assert_close" not in unseen_by(other, image)
+    assert unseen_by(image[:, :4], image) == []
+    assert len(unseen_by(image, image)) == 5
+
+
+def test_the_command_plants_judges_and_keeps_the_certificate(shop, monkeypatch):
+    """Two faults of the catalogue: the large one is caught by a bound, and the baseline keeps the certificate for the gate."""
+    chosen = [fault for fault in catalogue("unet") if fault.name in (LARGE, SMALL, "VAE: one convolution x1.001")]
+    monkeypatch.setattr(study, "catalogue", lambda denoiser: chosen)
+    path = shop.recorded(tolerance="{cross-class: {rel_l2: 1.0e-5, local_rel_l2: {scheduler.step: 1.0e-5}}}")
+    done = shop.harness("challenge", str(path), "--platform", "aten-default", "--write", "--out", "out")
+    assert f"\n{LARGE}" in done.out
+    assert "no effect: VAE: one convolution x1.001: " in done.out
+    assert "harness, same class" in done.out
+    found = json.loads((shop.root / "out" / "challenge.json").read_text(encoding="utf-8"))
+    assert {trial["fault"]: trial["caught"] for trial in found["trials"]}[LARGE]
+    certificate = json.loads(shop.baseline().read_text(encoding="utf-8"))["certificate"]
+    assert LARGE not in certificate["missed"]
+    assert certificate["platform"] == "aten-default"
