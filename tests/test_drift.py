@@ -41,6 +41,50 @@ def test_drift_is_what_numpy_says_in_float64(shape, dtype):
     )
 
 
+def naive(actual: np.ndarray, expected: np.ndarray) -> dict[str, object]:
+    """Return the drift of finite arrays by the plain formulas over whole arrays in float64."""
+    now, then = actual.astype(np.float64), expected.astype(np.float64)
+    gap = np.abs(now - then)
+    return {
+        "l_inf": gap.max(),
+        "rel_l2": pytest.approx(np.linalg.norm(gap) / np.linalg.norm(then), rel=1e-12),
+        "abs_sum": pytest.approx(np.abs(now).sum(), rel=1e-12),
+        "abs_sum_expected": pytest.approx(np.abs(then).sum(), rel=1e-12),
+        "differing": int(np.count_nonzero(gap)),
+        "worst_index": tuple(int(i) for i in np.unravel_index(gap.argmax(), gap.shape)),
+    }
+
+
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("dtype", ["float32", "float16", "float64", "uint8", "int64", "bool"])
+def test_any_arrays_drift_as_the_plain_formulas_say(dtype, seed, monkeypatch: pytest.MonkeyPatch):
+    """Random sizes, scales and shares of elements that differ, over chunks of which many are equal."""
+    monkeypatch.setattr("harness.judge.drift.CHUNK", 64)
+    rng = np.random.default_rng(seed)
+    shape, scale = tuple(rng.integers(1, 24, rng.integers(1, 4))), 10.0 ** rng.integers(-3, 3)
+    expected = np.abs(rng.standard_normal(shape) * scale + 1).astype(dtype)
+    moves = rng.random(shape) < rng.choice([0.0, 0.002, 0.3, 1.0])
+    moved = np.where(moves, rng.standard_normal(shape) * scale, expected.astype(np.float64))
+    actual = (np.abs(moved) % 256 if dtype == "uint8" else moved).astype(dtype)
+    drift, reference = measure(actual, expected), naive(actual, expected)
+    assert {name: getattr(drift, name) for name in reference} == reference
+    assert (drift.finite, drift.worst_actual) == (True, float(actual[drift.worst_index]))
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_value_that_is_not_finite_is_never_overlooked(seed, monkeypatch: pytest.MonkeyPatch):
+    """One of a few thousand elements, on one side or both, wherever it stands."""
+    monkeypatch.setattr("harness.judge.drift.CHUNK", 64)
+    rng = np.random.default_rng(seed)
+    expected = spread(3000, seed)
+    actual = expected + np.float32(1e-3)
+    sides = [(actual,), (expected,), (actual, expected)][seed % 3]
+    for side in sides:
+        side[rng.integers(side.size)] = rng.choice([np.nan, np.inf, -np.inf])
+    drift = measure(actual, expected)
+    assert (drift.finite, math.isnan(drift.l_inf), math.isnan(drift.rel_l2), drift.differing) == (False, True, True, 3000)
+
+
 @pytest.mark.parametrize(
     ("dtype", "low", "high", "l_inf"),
     [
