@@ -235,13 +235,13 @@ def _checkpoint(value: dict[str, str], place: Place) -> dict[str, str]:
 
 
 @cache
-def _diffusers_names() -> frozenset[str]:
-    """Return the public names of the installed diffusers without importing it; empty where it is not installed."""
+def _diffusers_names(what: str) -> frozenset[str]:
+    """Return the public names of the installed diffusers that hold `what`, without importing it; none where it is missing."""
     spec = importlib.util.find_spec("diffusers")
     if spec is None or spec.origin is None:
         return frozenset()
     text = Path(spec.origin).read_text(encoding="utf-8", errors="replace")
-    return frozenset(re.findall(r'"([A-Z]\w+)"', text))
+    return frozenset(name for name in re.findall(r'"([A-Z]\w+)"', text) if what in name)
 
 
 def _check_names(values: dict[str, Any], members: dict[str, Place]) -> None:
@@ -249,7 +249,7 @@ def _check_names(values: dict[str, Any], members: dict[str, Place]) -> None:
     if "class" in values.get("scheduler", {}):
         pairs.append(("scheduler", values["scheduler"]["class"], members["scheduler"].members()["class"][1]))
     for what, name, place in pairs:
-        known = {known for known in _diffusers_names() if what.capitalize() in known}
+        known = _diffusers_names(what.capitalize())
         if known and str(name) not in known:
             raise place.wrong(f"a {what} class of diffusers", f"`{name}`", nearest(str(name), known))
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import queue
 import threading
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -108,25 +108,32 @@ class Session:
         return outcome
 
     def run_all(self, cases: Iterable[Case], jobs: int, on_outcome: Callable[[Outcome], None]) -> None:
-        """Run cases by `jobs` workers at once; cases that share settings and a checkpoint follow each other on one worker."""
+        """Run cases by `jobs` workers at once; cases that share settings and a checkpoint follow each other on one worker.
+
+        A worker without a group left helps with the longest one.
+        """
         groups: dict[str, list[Case]] = {}
         for case in cases:
             shared = [_settings(case), case.scenario.checkpoint, case.scenario.pipeline, case.dtype]
             groups.setdefault(json.dumps(shared, sort_keys=True), []).append(case)
-        waiting: queue.SimpleQueue[list[Case]] = queue.SimpleQueue()
-        for key in sorted(groups):
-            waiting.put(groups[key])
+        waiting = [deque(groups[key]) for key in sorted(groups)]
+        untouched, taking = list(waiting), threading.Lock()
         failures: list[BaseException] = []
+
+        def taken() -> Iterator[Case]:
+            mine: deque[Case] = deque()
+            while not self._stopping:
+                with taking:
+                    mine = mine or (untouched.pop(0) if untouched else max(waiting, key=len, default=mine))
+                    if not mine:
+                        return
+                    case = mine.popleft()
+                yield case
 
         def work(slot: Slot) -> None:
             try:
-                while True:
-                    for case in waiting.get_nowait():
-                        if self._stopping:
-                            return
-                        on_outcome(self.run(case, slot))
-            except queue.Empty:
-                return
+                for case in taken():
+                    on_outcome(self.run(case, slot))
             except Exception as error:  # a defect in the judge: raised again in the caller's thread
                 failures.append(error)
                 self._stopping = True

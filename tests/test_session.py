@@ -239,6 +239,15 @@ def test_two_jobs_give_the_same_bits_as_one(two_checkpoints: Path):
     assert found[1] == found[0]
 
 
+def test_a_job_without_a_checkpoint_of_its_own_helps_with_anothers(pretender: Path, tmp_path: Path):
+    """Two workers share the cases of one checkpoint, each of which runs once."""
+    for name in "abcdef":
+        scenario(tmp_path, name, "{seconds: 0.5}")
+    session = ran(tmp_path, jobs=2)
+    assert sorted(outcome.scenario for outcome in session.outcomes) == list("abcdef")
+    assert {reason for _, reason in said(session).values()} == {"process A", "process B"}
+
+
 def test_results_can_be_read_back_as_they_were(two_checkpoints: Path):
     """Outcomes of several verdicts, with their drifts, costs and log, and the environment."""
     scenario(two_checkpoints, "typo", "{no_such_argument: 1}")

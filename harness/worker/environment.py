@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Dict, Optional
 
@@ -31,6 +32,7 @@ VARIABLES = (
 )  # fmt: skip
 
 
+@lru_cache(maxsize=None)  # they stay while the process lives, and reading them takes as long as half a small run
 def _versions() -> Dict[str, str]:
     from importlib import metadata
 
