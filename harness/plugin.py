@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from harness import benchmark
 from harness.errors import HarnessError
 from harness.scenarios import Case, read
 
@@ -34,6 +35,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addini("harness_scenarios", type="paths", default=[], help="folders of scenarios (default: scenarios)")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Before pytest-benchmark's own, which comes last: in a project with scenarios it stores by machine type."""
+    if any(folder.is_dir() for folder in _folders(config)):
+        benchmark.postpone_compare(config)
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """When every plugin is configured."""
+    benchmark.keep_apart(session.config)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:
+    """Name the GPUs, so that a comparison with other ones is warned about."""
+    machine_info["gpu"] = benchmark.gpus()
+
+
 def pytest_report_header(config: pytest.Config) -> str:
     """Name what is measured, without importing it."""
     versions = []
@@ -50,8 +68,7 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> ScenarioFi
     """Collect YAML files in the folders of scenarios, and those named on the command line."""
     if file_path.suffix not in (".yaml", ".yml"):
         return None
-    folders = parent.config.getini("harness_scenarios") or [parent.config.rootpath / "scenarios"]
-    if not parent.session.isinitpath(file_path) and not any(Path(folder) in file_path.parents for folder in folders):
+    if not parent.session.isinitpath(file_path) and not any(f in file_path.parents for f in _folders(parent.config)):
         return None
     return ScenarioFile.from_parent(parent, path=file_path)
 
@@ -121,6 +138,7 @@ class CaseItem(pytest.Item):
         """Run the case; fail, or skip with the reason, by its verdict."""
         outcome = _session(self.config).run(self.case)
         self.user_properties += _properties(outcome)
+        benchmark.add(self, outcome)
         if outcome.verdict == "unverified" and not _strict(self.config):
             raise pytest.skip.Exception(outcome.reason, _use_item_location=True)
         if not outcome.passes:
@@ -168,6 +186,10 @@ def _option(config: pytest.Config, name: str) -> str:
     """Return an option as it was given, else the ini key's value, which counts from the ini file's folder."""
     given, kept = config.getoption(f"--harness-{name}"), config.getini(f"harness_{name}")
     return str(given or (config.rootpath / kept if kept else ""))
+
+
+def _folders(config: pytest.Config) -> list[Path]:
+    return [Path(folder) for folder in config.getini("harness_scenarios") or [config.rootpath / "scenarios"]]
 
 
 def _strict(config: pytest.Config) -> bool:

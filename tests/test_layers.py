@@ -27,14 +27,14 @@ ORDER = (
     ("session",),
     ("study",),
     ("report",),
-    ("arguments",),
+    ("arguments", "benchmark"),
     ("studies", "plugin"),
     ("cli",),
     ("__main__",),
 )
 FRAMEWORKS = ("torch", "diffusers", "transformers", "huggingface_hub")
 WORKER_NEEDS = {"numpy", "safetensors", *FRAMEWORKS}
-JUDGE_NEEDS = {"numpy", "pytest", "rich", "yaml"}
+JUDGE_NEEDS = {"numpy", "pytest", "pytest_benchmark", "rich", "yaml"}
 
 
 def named(path: Path) -> str:

@@ -497,6 +497,7 @@ def test_a_change_of_cost_gets_its_word(made, seconds, before, bounds, word, rat
     cost = judge_cost(made(cost=builders.cost(seconds)), made(cost=builders.cost(before)), bounds)
     assert cost == {
         "seconds": seconds,
+        "rounds_seconds": [seconds],
         "first_seconds": 4.0,
         "load_seconds": 1.0,
         "peak_bytes": 3 * 2**20,

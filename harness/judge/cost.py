@@ -15,13 +15,13 @@ def machine_of(recording: Recording) -> str:
 
 
 def judge_cost(now: Recording, then: Recording | None, bounds: dict[str, Any]) -> dict[str, Any]:
-    """Return seconds, peak bytes, the ratio to the baseline, and `ok`, `slower`, `faster` or `unknown`.
+    """Return the seconds of runs, peak bytes, the ratio to the baseline, and `ok`, `slower`, `faster` or `unknown`.
 
     A change counts when it exceeds both bounds, the relative `slower` and the absolute `at_least_seconds`: noise on a run
     of milliseconds passes the first, a drift of a long run the second. Without bounds the word is `unknown`.
     """
     mine = now.content["cost"]
-    said = {key: mine[key] for key in ("seconds", "first_seconds", "load_seconds", "peak_bytes")}
+    said = {key: mine[key] for key in ("seconds", "rounds_seconds", "first_seconds", "load_seconds", "peak_bytes")}
     if then is None or machine_of(now) != machine_of(then):
         return {**said, "verdict": "unknown", "ratio": None}
     seconds, before = mine["seconds"], then.content["cost"]["seconds"]
