@@ -95,6 +95,22 @@ def _add_studies(add: Callable[[str, str, str], argparse.ArgumentParser]) -> Non
     made.add_argument("--write", action="store_true", help="keep the certificate in the scenario's baselines")
     made.add_argument("--platform", default="portable", choices=sorted(PLATFORMS), help="the other class (default: %(default)s)")
 
+    made = add("cost", "what determinism costs, as a ratio with its spread", "scenarios -k 'digits and not slow'")
+    made.add_argument("paths", nargs="+", metavar="PATH", help="scenario files or folders")
+    made.add_argument("-k", default="", metavar="EXPR", help="only cases whose id holds a word or whose tags are it")
+    made.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="only cases on this device (default: %(default)s)")
+    made.add_argument("--pair", action="append", metavar="NAME", help="settings to compare, as the table names them (default: all)")
+    made.add_argument("--turns", type=_positive, default=5, metavar="N", help="ratios to take (default: %(default)s)")
+    made.add_argument("--rounds", type=_positive, default=2, metavar="N", help="steady runs per turn (default: %(default)s)")
+    made.add_argument("--out", metavar="DIR", help="where recordings go (default: runs/ and the time)")
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number >= 1, found {text}")
+    return number
+
 
 def _choosing(made: argparse.ArgumentParser, device: str | None = None) -> None:
     words = "only cases whose id holds a word or whose tags are it: 'ddim and not slow'"

@@ -14,7 +14,7 @@ from harness.arguments import Command, build_parser
 from harness.errors import HarnessError, UsageError
 from harness.scenarios import Case, Scenario, read_all
 from harness.selection import select
-from harness.studies import calibrate, challenge, explain
+from harness.studies import calibrate, challenge, cost, explain
 
 if TYPE_CHECKING:
     from harness.baselines import Store
@@ -251,4 +251,5 @@ COMMANDS: dict[str, Command] = {
     "explain": explain,
     "calibrate": calibrate,
     "challenge": challenge,
+    "cost": cost,
 }

@@ -117,6 +117,36 @@ def explain(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def cost(arguments: argparse.Namespace) -> int:
+    """Measure what determinism and the portable profile cost: each case under both settings, in turn, on two live workers."""
+    from dataclasses import asdict
+
+    from harness.baselines import Store
+    from harness.report.terminal import console, print_prices, progress
+    from harness.session import Session, new_run
+    from harness.study.price import PAIRS, prices
+
+    cases = select(read_all(map(Path, arguments.paths)), arguments.k, arguments.device)
+    pairs = arguments.pair or list(PAIRS)
+    if not set(pairs) <= set(PAIRS):
+        raise UsageError(
+            f"--pair is one of {', '.join(f'`{pair}`' for pair in PAIRS)}; found `{next(p for p in pairs if p not in PAIRS)}`"
+        )
+    store, out = Store(Path(arguments.baselines)), Path(arguments.out) if arguments.out else new_run()
+    with progress(len(cases) * len(pairs)) as (doing, done), Session(store, out) as session:
+
+        def step(case: str, pair: str) -> None:
+            doing(case, pair)
+            done(case)
+
+        found, missed = prices(session, cases, pairs, turns=arguments.turns, rounds=arguments.rounds, on_step=step)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "cost.json").write_text(dumps({"prices": [asdict(each) for each in found], "missed": missed}), encoding="utf-8")
+    print_prices(console(), found, missed)
+    print(f"wrote {out / 'cost.json'}")
+    return 3 if not found else 0
+
+
 def _one_case(arguments: argparse.Namespace) -> Case:
     (case, *others) = select(read_all([Path(arguments.scenario)]), arguments.k, arguments.device, arguments.profile)
     if others:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from harness.study.calibrate import Calibration
     from harness.study.challenge import Challenge
+    from harness.study.price import Price
 
 PLAIN_WIDTH = 200  # a pipe or a log file has no width; nothing is cut or folded there
 
@@ -95,6 +96,21 @@ def print_challenge(out: Console, found: Challenge) -> None:
         out.print(Text(f"no effect: {name}: {why.splitlines()[0][:120]}"))
     out.print()
     out.print(table(("method", "caught", "of those above the noise"), rows.methods(found)))
+
+
+def print_prices(out: Console, found: list[Price], missed: dict[str, str]) -> None:
+    """Print what each pair of settings costs each case, and which cases could not run."""
+    lines = [
+        (
+            p.case, p.pair, f"{p.seconds:.3f}", f"{p.against:.3f}", f"x{p.ratio:.2f}", f"{p.least:.2f} to {p.most:.2f}",
+            "same" if p.same_bits else "other",
+        )
+        for p in found
+    ]  # fmt: skip
+    if lines:
+        out.print(table(("case", "settings", "seconds", "against", "ratio", "spread", "bits"), lines))
+    for case, why in missed.items():
+        out.print(Text(f"could not run: {case}: {why}"))
 
 
 @contextmanager
