@@ -139,8 +139,9 @@ def test_a_gpu_of_unknown_model_shares_with_no_other_machine(monkeypatch: pytest
     assert benchmark.gpus() == [f"gpu of {platform.node()}"]
 
 
-def test_a_project_without_scenarios_keeps_its_storage(pytester: pytest.Pytester):
+def test_a_project_without_scenarios_keeps_its_storage(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch):
     """Whoever merely has the harness installed finds saved benchmarks where they were, and compares with them."""
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # under which pytest-benchmark disables itself
     pytester.makepyfile("def test_own(benchmark): assert benchmark.pedantic(int, rounds=2) == 0")
     for options in (["--benchmark-save", "first"], ["--benchmark-save", "second", "--benchmark-compare"]):
         result = pytester.runpytest_inprocess("-pno:cacheprovider", *options)
