@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -113,7 +114,9 @@ def explain(arguments: argparse.Namespace) -> int:
                 continue
             with progress(0) as (doing, _):
                 found = inquire(session, case, now, then, limit=arguments.roots, on_step=partial(doing, case.id))
-            print(text(found, changes))
+            bounds = case.scenario.tolerance.get("cross-class")
+            values = divergence.by_value(outcome.local, outcome.free, bounds) if isinstance(bounds, dict) else []
+            print(text(replace(found, values=values), changes))
     return 0
 
 

@@ -130,3 +130,17 @@ def test_a_run_without_the_case_says_so(shop):
     done = shop.harness("explain", "run", "other[cpu-float32]")
     assert done.code == 2
     assert "run holds no case other[cpu-float32]" in done.err
+
+
+def test_a_baseline_that_cannot_be_repeated_here_is_not_guessed_at(shop, monkeypatch):
+    """Another processor, seen as a baseline whose bits no setting here gives: no operator is named, sizes are."""
+    shop.recorded(tolerance="{cross-class: {rel_l2: 1.0, local_rel_l2: {scheduler.step: 1.0e-3, noise: 1.0e-9}}}")
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", "default")
+    assert shop.harness("run", "--out", "run").code == 1
+    results = shop.root / "run" / "recordings" / "digits" / "cpu-float32" / "recording.json"
+    hidden = results.read_text(encoding="utf-8").replace('"ATEN_CPU_CAPABILITY": "default"', '"MKL_CBWR": "AUTO"')
+    results.write_text(hidden, encoding="utf-8")
+    done = shop.harness("explain", "run", "digits[cpu-float32]")
+    assert "operator:" not in done.out
+    assert "values:   noise/0 is the first outside its envelope: " in done.out
+    assert "note:     the baseline cannot be repeated here by its settings" in done.out

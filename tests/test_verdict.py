@@ -524,7 +524,7 @@ def test_another_machine_says_nothing_of_cost(made, hardware):
 
 
 def test_what_changed_in_the_environment_is_listed_by_how_likely_it_matters():
-    """Versions first, torch before all; then GPU and driver, flags, variables, machine, operators."""
+    """Frameworks first, torch before all; then GPU and driver, flags, variables, machine, operators; other packages last."""
     then = builders.environment("a")
     now = builders.environment(
         "b",
@@ -535,13 +535,13 @@ def test_what_changed_in_the_environment_is_listed_by_how_likely_it_matters():
     )
     assert changes.list_changes(now, then) == (
         "torch 2.9.1 -> 2.10.0",
-        "numpy unset -> 2.4",
-        "xformers unset -> 1.0",
         "driver unset -> 570",
         "name unset -> NVIDIA L4",
         "cudnn.benchmark False -> True",
         "OMP_NUM_THREADS 1 -> unset",
         "cpu Xeon -> EPYC",
         "operators with other bits: bmm",
+        "numpy unset -> 2.4",
+        "xformers unset -> 1.0",
     )
     assert changes.list_changes(then, then) == ()

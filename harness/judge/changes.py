@@ -4,22 +4,25 @@ from __future__ import annotations
 
 from typing import Any
 
-ORDER = ("torch", "diffusers", "transformers", "numpy", "safetensors", "tokenizers", "accelerate", "huggingface_hub", "python")
+FRAMEWORKS = ("torch", "diffusers", "transformers")  # what computes; other packages come last
 
 
 def list_changes(now: dict[str, Any], then: dict[str, Any]) -> tuple[str, ...]:
-    """Return one line per difference between two environments: versions, GPU and driver, flags, variables, CPU, class."""
+    """Return one line per difference between two environments, the likeliest to matter first.
+
+    Versions of frameworks, GPU and driver, flags, variables, CPU, operators; then other packages.
+    """
     versions = _differences(now["versions"], then["versions"])
-    versions.sort(key=lambda item: ORDER.index(item[0]) if item[0] in ORDER else len(ORDER))
+    frameworks = sorted((item for item in versions if item[0] in FRAMEWORKS), key=lambda item: FRAMEWORKS.index(item[0]))
+    packages = [item for item in versions if item[0] not in FRAMEWORKS]
     gpu = _differences(now["hardware"].get("gpu", {}), then["hardware"].get("gpu", {}))
     flags = _differences(now["flags"], then["flags"])
     variables = _differences(now["variables"], then["variables"])
     machine = [item for item in _differences(now["hardware"], then["hardware"]) if item[0] != "gpu"]
-    lines = [f"{name} {old} -> {new}" for name, old, new in [*versions, *gpu, *flags, *variables, *machine]]
     operators = [name for name, _, _ in _differences(now["class"]["operators"], then["class"]["operators"])]
-    if operators:
-        lines.append("operators with other bits: " + ", ".join(operators))
-    return tuple(lines)
+    lines = [f"{name} {old} -> {new}" for name, old, new in [*frameworks, *gpu, *flags, *variables, *machine]]
+    lines += [f"operators with other bits: {', '.join(operators)}"] if operators else []
+    return (*lines, *(f"{name} {old} -> {new}" for name, old, new in packages))
 
 
 def _differences(now: dict[str, Any], then: dict[str, Any]) -> list[tuple[str, str, str]]:

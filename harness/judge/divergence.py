@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from itertools import pairwise
 from typing import Any
 
+from harness.judge import tolerance
 from harness.records import Recording
+
+Figures = dict[str, dict[str, float]]  # `rel_l2` and `l_inf` by stage
 
 
 def other_weights(now: Recording, then: Recording) -> list[str]:
@@ -44,6 +49,32 @@ def first_stage(now: Recording, then: Recording) -> str | None:
         if mine["outputs"] != theirs["outputs"]:
             return str(mine["name"])
     return None
+
+
+def by_value(local: Figures, free: Figures, bounds: dict[str, Any]) -> list[str]:
+    """Return what sizes say across classes, where every stage has other bits: who leaves its envelope, and where drift jumps.
+
+    Args:
+        local: Drift of each stage on the baseline's inputs, in the order of the run.
+        free: Drift of each stage in the free run.
+        bounds: The scenario's cross-class bounds.
+    """
+    said = []
+    checks = [(stage, check) for stage in local for check in tolerance.check_local({stage: local[stage]}, bounds)]
+    checks = [(stage, check) for stage, check in checks if not math.isnan(check.value)]  # else the bound is another stage's
+    outside = [(stage, check) for stage, check in checks if not check.passed]
+    if outside:
+        stage, check = outside[0]
+        said.append(f"{stage} is the first outside its envelope: {check.value:.2e}, bound {check.bound:.2e}")
+    elif checks:
+        stage, check = max(checks, key=lambda item: item[1].value / item[1].bound if item[1].bound else 0.0)
+        said.append(f"no stage leaves its envelope; nearest is {stage}: {check.value:.2e}, bound {check.bound:.2e}")
+    sizes = [(stage, figures["rel_l2"]) for stage, figures in free.items() if figures["rel_l2"] > 0]
+    jumps = [(after / before, stage) for (_, before), (stage, after) in pairwise(sizes)]
+    if jumps and max(jumps)[0] > 1:
+        ratio, stage = max(jumps)
+        said.append(f"free drift grows most at {stage}: {ratio:.3g} times what it was")
+    return said
 
 
 def _weights(now: Recording, then: Recording) -> str | None:

@@ -17,6 +17,7 @@ def text(found: Explanation, changes: Sequence[str] = ()) -> str:
     for knob in found.knobs:
         back = f"{knob.name} {knob.now or 'unset'} -> {knob.then or 'unset'}"
         lines.append(f"  setting:  {back} explains {_share(knob.share)} of the drift")
+    lines += [f"  values:   {said}" for said in found.values]
     if changes:
         lines.append(f"  changed:  {changes[0]}")
         lines += [f"            {change}" for change in changes[1:8]]
@@ -25,8 +26,11 @@ def text(found: Explanation, changes: Sequence[str] = ()) -> str:
 
 
 def _root(root: Root) -> list[str]:
+    lines = [f"  stage:    {root.stage}: the same bits in, others out"]
+    if not root.module:
+        return lines
     where = f"own code of {root.stage}" if root.module == OWN else f"{root.module} ({root.type})"
-    lines = [f"  stage:    {root.stage}: the same bits in, others out", f"  module:   {where}{_moved(root.moved)}"]
+    lines.append(f"  module:   {where}{_moved(root.moved)}")
     if root.glue and root.module != OWN:
         lines.append("            every module inside it agrees: its own code differs")
     if root.operator:

@@ -63,13 +63,15 @@ class Explanation:
     """Why a case moved.
 
     `first` is what the recordings say by themselves; `roots` what was found inside, in the order of the run; `knobs` the
-    settings tried; `notes` what could not be told, and why.
+    settings tried; `values` what the sizes of drifts say, where everything differs from the first operator on; `notes` what
+    could not be told, and why.
     """
 
     case: str
     first: str
     roots: list[Root] = field(default_factory=list)
     knobs: list[Knob] = field(default_factory=list)
+    values: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
@@ -92,6 +94,17 @@ class Inquiry:
         self._anchors: Path | None = None  # holds what they gave on the other side
         self.notes: list[str] = []
 
+    def recorded_root(self, now: Recording, then: Recording) -> list[Root]:
+        """Return the first root as far as the recordings alone tell, where the other side cannot run here."""
+        stage = divergence.first_stage(now, then)
+        if stage is None:
+            return []
+        mine, theirs = (side.inside("modules").get(stage, []) for side in (now, then))
+        if mine and not theirs:
+            self.notes.append(f"which module of {stage} it was cannot be told: the baseline keeps no digests of it")
+            return [Root(stage, "", "", glue=False)]
+        return [self._root(stage, mine, theirs)]
+
     def roots(self, now: Recording, then: Recording, limit: int, *, operators: bool = True) -> list[Root]:
         """Return the roots in the order of the run, at most `limit`.
 
@@ -107,8 +120,6 @@ class Inquiry:
             if stage is None:
                 break
             root = self._module(stage, now, then)
-            if root is None:
-                break
             module = f"{tolerance.kind_of(stage)}/{root.module.rsplit('#', 1)[0]}"
             if module in self._found:
                 self.notes.append(f"{stage}, {root.module}: differs again although it was given the other side's result")
@@ -121,14 +132,17 @@ class Inquiry:
                 now = self._again("now", self._now, {"feed": self._found}, f"fed-{len(roots)}")
         return roots
 
-    def _module(self, stage: str, now: Recording, then: Recording) -> Root | None:
+    def _module(self, stage: str, now: Recording, then: Recording) -> Root:
         """Return the module at fault in `stage`, or the stage's own code."""
         mine, theirs = now.inside("modules").get(stage), then.inside("modules").get(stage)
         if (mine is None or theirs is None) and not stage.startswith("noise") and ".step#" not in stage:
             detail = {"stage": stage}
             mine = self._again("now", self._now, {**detail, "feed": self._found}, "modules").inside("modules").get(stage)
             theirs = self._again("then", self._then, detail, "modules").inside("modules").get(stage)
-        aligned = inside.align(mine or [], theirs or [], "module")
+        return self._root(stage, mine or [], theirs or [])
+
+    def _root(self, stage: str, mine: list[inside.Entry], theirs: list[inside.Entry]) -> Root:
+        aligned = inside.align(mine, theirs, "module")
         if aligned.only_now or aligned.only_then:
             added, gone = ", ".join(aligned.only_now[:3]) or "nothing", ", ".join(aligned.only_then[:3]) or "nothing"
             self.notes.append(f"{stage} has other modules than it had: {added} in place of {gone}")
@@ -236,11 +250,9 @@ def explain(
     knobs = attribute(run, now, then, as_now, other)
     if _distance(again, now):
         inquiry.notes.append("the run cannot be repeated here: its case gives other bits now than it gave then")
-    if _distance(before, then) and other:
-        inquiry.notes.append("the baseline cannot be repeated here by its settings: what else changed stands below")
-    if _distance(before, then):  # what differs cannot be put back: the recordings alone must tell
-        roots = inquiry.roots(now, then, 1, operators=False)
-        inquiry.notes.append("its operators cannot be compared: the baseline's side does not run here")
-    else:
+    if not _distance(before, then):
         roots = inquiry.roots(again, before, limit)
-    return Explanation(case.id, first, roots, knobs, inquiry.notes)
+    else:
+        roots = inquiry.recorded_root(now, then)
+        inquiry.notes.append("the baseline cannot be repeated here by its settings: the rest of what changed has a part in it")
+    return Explanation(case.id, first, roots, knobs, notes=inquiry.notes)

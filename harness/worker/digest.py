@@ -40,12 +40,15 @@ _MULTIPLIERS = mix(np.arange(BLOCK, dtype=np.uint64)) | np.uint64(1)
 def digest_bytes(data: np.ndarray, head: str = "") -> str:
     """Return the digest of the bytes of the flat uint8 array `data`, bound to `head`: 32 hexadecimal digits."""
     whole = len(data) // (4 * BLOCK) * (4 * BLOCK)
-    sums = np.einsum("ij,j->i", data[:whole].view("<u4").reshape(-1, BLOCK), _MULTIPLIERS)
-    rest = np.zeros(-(-(len(data) - whole) // 4) * 4, dtype=np.uint8)
-    rest[: len(data) - whole] = data[whole:]
-    tail = np.einsum("i,i->", rest.view("<u4"), _MULTIPLIERS[: len(rest) // 4])
     state = hashlib.sha256(f"{len(data)} {head}\n".encode())
-    state.update(np.append(sums, tail).astype("<u8").tobytes())
+    if whole:
+        sums = np.einsum("ij,j->i", data[:whole].view("<u4").reshape(-1, BLOCK), _MULTIPLIERS)
+        state.update(sums.astype("<u8").tobytes())
+    rest = data[whole:]
+    if len(rest) % 4:
+        rest = np.append(rest, np.zeros(-len(rest) % 4, dtype=np.uint8))
+    tail = np.einsum("i,i->", rest.view("<u4"), _MULTIPLIERS[: len(rest) // 4])
+    state.update(np.uint64(tail).astype("<u8").tobytes())
     return state.hexdigest()[:32]
 
 

@@ -155,7 +155,19 @@ def _only_views(func: Any) -> bool:
 
 
 def _combined(tensors: Tensors) -> str:
-    return combine({key: digest_tensor(tensor) for key, tensor in tensors.items()})[:16]
+    digests = {key: _digest_once(tensor) for key, tensor in tensors.items()}
+    return (next(iter(digests.values())) if len(digests) == 1 else combine(digests))[:16]
+
+
+def _digest_once(tensor: torch.Tensor) -> str:
+    """Return a tensor's digest; what one module gave and the next one takes is read once, unless it was written to since."""
+    if tensor.is_inference():  # such tensors do not count who wrote to them
+        return digest_tensor(tensor)
+    version, known = tensor._version, getattr(tensor, "_digested", None)
+    if known is None or known[0] != version:
+        known = (version, digest_tensor(tensor))
+        tensor._digested = known  # type: ignore[attr-defined]
+    return str(known[1])
 
 
 def _source() -> str:
