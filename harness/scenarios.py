@@ -75,7 +75,8 @@ class Case:
     `knobs` are environment variables that the worker starts with (None: without); `image` picks one image of a batch, to be made
     alone; `anchors` is a baseline's tensors, fed to every stage in place of what came before it; `perturb`
     seeds a nudge by one unit in the last place of what is fed: the anchors, or the initial noise;
-    `fault` is planted into the pipeline; `detail` asks to see the inside of one stage, after which the run ends.
+    `fault` is planted into the pipeline; `detail` asks to see the inside of one stage, after which the run ends; `env` names
+    the package versions that the worker's environment has instead of this one's, such as `diffusers==0.30.3`.
     """
 
     scenario: Scenario
@@ -87,6 +88,7 @@ class Case:
     perturb: int | None = None
     fault: dict[str, Any] | None = None
     detail: dict[str, Any] | None = None
+    env: tuple[str, ...] = ()
 
     @property
     def place(self) -> str:
@@ -128,6 +130,7 @@ class Case:
             "perturb": self.perturb,
             "fault": self.fault,
             "detail": self.detail,
+            **({"env": list(self.env)} if self.env else {}),
         }
 
 

@@ -16,6 +16,7 @@ from harness.baselines import Store
 from harness.errors import BaselineError, HarnessError, LaunchError, NotRecordedError, UsageError
 from harness.judge.verdict import judge, unrun, wants_anchored
 from harness.launch.local import Settings, Worker, variables
+from harness.launch.sandbox import interpreter
 from harness.records import Outcome, Recording
 from harness.scenarios import Case, Scenario
 from harness.worker.protocol import DESCRIBED, RECORDED, UNVERIFIED, dumps
@@ -36,10 +37,15 @@ class Slot:
         self._ended = False
 
     def ask(
-        self, request: dict[str, Any], settings: Settings, timeout: float, on_progress: Callable[[str], None]
+        self,
+        request: dict[str, Any],
+        settings: Settings,
+        timeout: float,
+        on_progress: Callable[[str], None],
+        python: Path | None = None,
     ) -> dict[str, Any]:
-        """Send a request to a worker with `settings`; raises LaunchError, after which the next call starts afresh."""
-        worker = self._with(settings)
+        """Send a request to a worker of `python` with `settings`; raises LaunchError, after which the next call starts afresh."""
+        worker = self._with(settings, python)
         try:
             return worker.ask(request, timeout, on_progress)
         except BaseException:
@@ -52,13 +58,13 @@ class Slot:
             self._ended = True
         self._close()
 
-    def _with(self, settings: Settings) -> Worker:
-        if self._worker is None or self._worker.settings != settings:
+    def _with(self, settings: Settings, python: Path | None) -> Worker:
+        if self._worker is None or (self._worker.settings, self._worker.python) != (settings, python):
             self._close()
             with self._lock:
                 if self._ended:
                     raise LaunchError("the run is over")
-                self._worker = Worker(settings, self._log)
+                self._worker = Worker(settings, self._log, python)
         return self._worker
 
     def _close(self) -> None:
@@ -114,7 +120,7 @@ class Session:
         """
         groups: dict[str, list[Case]] = {}
         for case in cases:
-            shared = [_settings(case), case.scenario.checkpoint, case.scenario.pipeline, case.dtype]
+            shared = [_settings(case), case.env, case.scenario.checkpoint, case.scenario.pipeline, case.dtype]
             groups.setdefault(json.dumps(shared, sort_keys=True), []).append(case)
         waiting = [deque(groups[key]) for key in sorted(groups)]
         untouched, taking = list(waiting), threading.Lock()
@@ -210,7 +216,10 @@ class Session:
         """
         folder, slot = folder or self.folder(case), slot or self.slot(0)
         request = {"case": case.request(), "out": str(folder.resolve())}
-        event = slot.ask(request, _settings(case), case.scenario.timeout, lambda doing: self._on_progress(case, doing))
+        if case.env:
+            self._on_progress(case, f"an environment with {', '.join(case.env)}")
+        python = interpreter(case.env)
+        event = slot.ask(request, _settings(case), case.scenario.timeout, lambda doing: self._on_progress(case, doing), python)
         if event["event"] != RECORDED:
             verdict = "unverified" if event["event"] == UNVERIFIED else "error"
             raise NotRecordedError(event["reason"], verdict, event.get("traceback", ""))

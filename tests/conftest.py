@@ -84,7 +84,7 @@ class Lent:
     """A worker of the pool in the hands of a session: closing gives it back, unless it is of no further use."""
 
     def __init__(self, worker: Worker, give_back: Callable[[], None]) -> None:
-        self.settings = worker.settings
+        self.settings, self.python = worker.settings, worker.python
         self._worker, self._give_back, self._usable = worker, give_back, True
 
     def ask(self, *arguments: Any) -> dict[str, Any]:
@@ -112,14 +112,14 @@ class Pool:
         self._started: list[Worker] = []
         self._lock = threading.Lock()
 
-    def lend(self, settings: dict[str, str]) -> Lent:
+    def lend(self, settings: dict[str, str], python: Path | None = None) -> Lent:
         """Return an idle worker that was started with these settings, or a new one."""
-        key = (sorted(settings.items()), os.environ.get("ATEN_CPU_CAPABILITY"))
+        key = (sorted(settings.items()), os.environ.get("ATEN_CPU_CAPABILITY"), python)
         with self._lock:
             found = next((entry for entry in self._idle if entry[0] == key), None)
             if found:
                 self._idle.remove(found)
-        worker = found[1] if found else Worker(settings, self._logs / f"worker-{len(self._started)}.log")
+        worker = found[1] if found else Worker(settings, self._logs / f"worker-{len(self._started)}.log", python)
         if not found:
             self._started.append(worker)
         return Lent(worker, lambda: self._idle.append((key, worker)))
@@ -199,7 +199,7 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pool]:
 def pooled(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> Pool:
     """Sessions of this process borrow their workers from the pool."""
     monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
-    monkeypatch.setattr(session, "Worker", lambda settings, log: pool.lend(settings))
+    monkeypatch.setattr(session, "Worker", lambda settings, log, python=None: pool.lend(settings, python))
     return pool
 
 

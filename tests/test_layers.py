@@ -34,7 +34,7 @@ ORDER = (
 )
 FRAMEWORKS = ("torch", "diffusers", "transformers", "huggingface_hub")
 WORKER_NEEDS = {"numpy", "safetensors", *FRAMEWORKS}
-JUDGE_NEEDS = {"numpy", "pytest", "pytest_benchmark", "rich", "yaml"}
+JUDGE_NEEDS = {"numpy", "packaging", "pytest", "pytest_benchmark", "rich", "yaml"}
 
 
 def named(path: Path) -> str:

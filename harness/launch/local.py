@@ -34,6 +34,7 @@ FULL = {
 # Meant to be one numerics class on every x86-64 machine with AVX2: without all three, processors still differ.
 PORTABLE = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_CBWR": "COMPATIBLE"}
 Settings = dict[str, str | None]
+INSTALLED = ("site-packages", "dist-packages")  # names of folders that hold installed packages
 QUIET = {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 
 
@@ -54,18 +55,23 @@ class Worker:
     Args:
         settings: Environment variables on top of the caller's own; None takes one away.
         log: File that receives what the worker's libraries print.
+        python: The interpreter of another environment; its own packages come first, so that it gets no PYTHONPATH of the caller's.
     """
 
-    def __init__(self, settings: Mapping[str, str | None], log: Path) -> None:
-        self.settings, self._log = dict(settings), log
+    def __init__(self, settings: Mapping[str, str | None], log: Path, python: Path | None = None) -> None:
+        self.settings, self.python, self._log = dict(settings), python, log
         log.parent.mkdir(parents=True, exist_ok=True)
-        package_root = str(Path(__file__).resolve().parents[2])
-        path = os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH")]))
+        package_root = Path(__file__).resolve().parents[2]
+        # Installed, it is found without PYTHONPATH, and the folder around it must not come before a sandbox's own packages.
+        paths = [] if package_root.name in INSTALLED else [str(package_root)]
+        if python is None:
+            paths += filter(None, [os.environ.get("PYTHONPATH")])
+        path = os.pathsep.join(paths)
         environment = {**os.environ, "CUDA_LAUNCH_BLOCKING": None, **self.settings, "PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
         with log.open("ab") as errors:
             self._log_start = errors.tell()
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "harness.worker"],
+                [python or sys.executable, "-m", "harness.worker"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,

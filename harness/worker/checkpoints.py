@@ -125,6 +125,8 @@ def named(what: str, name: str) -> Any:
         return found
     near = difflib.get_close_matches(name, dir(diffusers), n=1)
     hint = f"; did you mean `{near[0]}`?" if near else ""
+    if found is not None:
+        hint = ": it needs a package that is not here" if near == [name] else ""
     raise CaseError(f"diffusers {diffusers.__version__} has no {what} `{name}`{hint}")
 
 

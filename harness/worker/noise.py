@@ -14,6 +14,7 @@ from typing import Any, Callable, Dict, Iterator, Optional, Sequence
 import numpy as np
 import torch
 
+from .protocol import CaseError
 from .stages import Around, nothing_around
 
 Draw = Callable[..., torch.Tensor]
@@ -70,16 +71,27 @@ def _numpy_draw(seeds: Sequence[int]) -> Draw:
     return draw
 
 
+def door() -> Optional[Draw]:
+    """Return the `randn_tensor` of this diffusers; None before 0.11, which draws in many places."""
+    try:
+        from diffusers.utils import torch_utils
+    except ImportError:
+        return None
+    return getattr(torch_utils, "randn_tensor", None)
+
+
 @contextmanager
 def drawn_by(draw: Optional[Draw], on_draw: Optional[OnDraw] = None, around: Around = nothing_around) -> Iterator[None]:
     """Make every `randn_tensor` of diffusers call `draw` (None: its own) and show what was drawn to `on_draw`.
 
-    A draw is a stage of its own, `noise#0` and so on, to `around`.
+    A draw is a stage of its own, `noise#0` and so on, to `around`. A release without this door draws unseen.
     """
-    from diffusers.utils import torch_utils
-
-    own: Draw = torch_utils.randn_tensor
-    counter = itertools.count()
+    own, counter = door(), itertools.count()
+    if own is None:
+        if draw is not None:
+            raise CaseError("this release of diffusers has no `randn_tensor`, through which `generator: numpy` draws")
+        yield
+        return
 
     def randn_tensor(*args: Any, **kwargs: Any) -> torch.Tensor:
         with around(f"noise#{next(counter)}", None):

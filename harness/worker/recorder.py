@@ -12,7 +12,7 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 import safetensors.torch
 import torch
 
-from . import checkpoints, cost, determinism, environment, numerics, protocol
+from . import checkpoints, cost, determinism, environment, noise, numerics, protocol
 from .capture import Capture, Tensors, repeat_of, summary
 from .diffusers_ import Pipeline
 from .faults import planted
@@ -142,7 +142,8 @@ class Recorder:
         key = f"{device} {dtype} {mode}"
         if key not in self._classes:
             self._classes[key] = numerics.numerics_class(device, dtype)
-        return {**environment.describe(device), "class": self._classes[key]}
+        unobserved = [] if noise.door() else ["noise"]
+        return {**environment.describe(device), "class": self._classes[key], "unobserved": unobserved}
 
     def _progress(self, case: Dict[str, Any], doing: str) -> None:
         self._send(protocol.PROGRESS, case=case["id"], doing=doing)
