@@ -42,6 +42,7 @@ def build_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     _add_cases(add)
     _add_runs(add)
     _add_studies(add)
+    _add_bisect(add)
     return parser
 
 
@@ -53,6 +54,10 @@ def _add_cases(add: Callable[[str, str, str], argparse.ArgumentParser]) -> None:
     made = add("run", "run cases and judge them against baselines", "scenarios -k 'digits and not slow' --device cpu")
     _running(made)
     made.add_argument("--strict", action="store_true", help="exit 3 if anything asked for could not be verified")
+    made.add_argument("--env", metavar="NAME==VERSION", help="in an environment with this release, such as 'diffusers==0.30.3'")
+    _with(made)
+    git = "exit codes for `git bisect run`: 0 good, 1 drifted, 125 cannot tell, 128 a mistake in the command"
+    made.add_argument("--git-bisect", action="store_true", help=git)
     made = add("record", "write the baselines that are missing", "scenarios/ddim-digits.yaml")
     _running(made)
     first = "first recording on this class"
@@ -61,6 +66,7 @@ def _add_cases(add: Callable[[str, str, str], argparse.ArgumentParser]) -> None:
     made.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     made.add_argument("--dtype", default="float32", choices=("float32", "float16", "bfloat16", "float64"))
     made.add_argument("--determinism", default="full", choices=("full", "default"))
+    made.add_argument("--clear", action="store_true", help="remove the environments made for --env and bisect; no more")
 
 
 def _add_runs(add: Callable[[str, str, str], argparse.ArgumentParser]) -> None:
@@ -110,6 +116,29 @@ def _positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number >= 1, found {text}")
     return number
+
+
+def _add_bisect(add: Callable[[str, str, str], argparse.ArgumentParser]) -> None:
+    """The command that varies the environment."""
+    made = add(
+        "bisect", "which release moved the output?", "scenarios/ddim-digits.yaml --package diffusers --good 0.25.1 --bad 0.42.1"
+    )
+    made.add_argument("paths", nargs="+", metavar="SCENARIO", help="scenario files or folders")
+    _choosing(made, device="cpu")
+    made.add_argument("--package", default="diffusers", metavar="NAME", help="whose releases (default: %(default)s)")
+    made.add_argument("--good", required=True, metavar="VERSION", help="the release that others are held against")
+    made.add_argument("--bad", required=True, metavar="VERSION", help="a later release")
+    moved = "what counts as moved: other bits, or more than `tolerance.cross-class` (default: %(default)s)"
+    made.add_argument("--until", choices=("identical", "within"), default="identical", help=moved)
+    made.add_argument("--all", action="store_true", help="run every release and list each that changed the output")
+    made.add_argument("--pre", action="store_true", help="yanked and pre-releases too")
+    _with(made)
+    made.add_argument("--out", metavar="DIR", help="where recordings go; the next call goes on there (default: runs/ and the time)")
+
+
+def _with(made: argparse.ArgumentParser) -> None:
+    words = "another package's version in the same environment, such as 'transformers==4.44.2'; may be repeated"
+    made.add_argument("--with", dest="companions", action="append", default=[], metavar="NAME==VERSION", help=words)
 
 
 def _choosing(made: argparse.ArgumentParser, device: str | None = None) -> None:

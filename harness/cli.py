@@ -7,6 +7,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from harness.arguments import Command, build_parser
 from harness.errors import HarnessError, UsageError
 from harness.scenarios import Case, Scenario, read_all
 from harness.selection import select
-from harness.studies import calibrate, challenge, cost, explain
+from harness.studies import bisect, calibrate, challenge, cost, explain
 
 if TYPE_CHECKING:
     from harness.baselines import Store
@@ -29,11 +30,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     arguments = build_parser(COMMANDS).parse_args(argv)
     command: Command = arguments.command
+
+    def unusual(code: int) -> int:
+        """Codes that tell nothing of the case end `git bisect run`, which takes those below 128 for a verdict."""
+        return 128 if getattr(arguments, "git_bisect", False) else code
+
     try:
         return command(arguments)
     except HarnessError as error:
         print(f"harness: {error}", file=sys.stderr)
-        return error.exit_code
+        return unusual(error.exit_code)
     except KeyboardInterrupt:
         print("harness: interrupted; what had finished is kept", file=sys.stderr)
         return 130
@@ -43,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception:
         traceback.print_exc()
         print("harness: this is a defect of the harness; please report it with the lines above", file=sys.stderr)
-        return 4
+        return unusual(4)
 
 
 def list_cases(arguments: argparse.Namespace) -> int:
@@ -79,15 +85,21 @@ def cannot_run(case: Case) -> str:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run cases, judge them, print and keep the result."""
-    from harness.judge.gate import exit_code
+    from harness.judge.gate import exit_code, git_code
+    from harness.launch.sandbox import named
     from harness.report.markdown import markdown
     from harness.report.terminal import console, print_run
 
-    session = _run_cases(arguments, _cases(arguments))
+    env = tuple(filter(None, [arguments.env, *arguments.companions]))
+    for text in env:
+        named(text)
+    session = _run_cases(arguments, [replace(case, env=env) for case in _cases(arguments)])
     summary = session.out / "summary.md"
     summary.write_text(markdown(session.outcomes, session.environment, session.out), encoding="utf-8")
     print_run(console(), session.outcomes, session.out)
     print(f"results and recordings: {session.out}")
+    if arguments.git_bisect:
+        return git_code(session.outcomes)
     return exit_code(session.outcomes, strict=arguments.strict)
 
 
@@ -139,6 +151,9 @@ def accept(arguments: argparse.Namespace) -> int:
         if outcome is None or outcome.verdict not in ACCEPTABLE or not case.scenario.owes_baseline or not folder.is_dir():
             continue
         recording = Recording.read(folder)
+        if "env" in recording.content["case"]:
+            made_in = ", ".join(recording.content["case"]["env"])
+            raise UsageError(f"{case.id}: {run_folder} ran with {made_in}; a baseline comes from a run without --env or --with")
         if _elsewhere(recording.content["case"]) != _elsewhere(case.request()):
             raise UsageError(f"{case.id}: the scenario was edited after {run_folder}; run it again, then accept that run")
         if any(not output["finite"] for output in recording.outputs.values()):
@@ -158,6 +173,11 @@ def _elsewhere(request: dict[str, Any]) -> dict[str, Any]:
 
 def env(arguments: argparse.Namespace) -> int:
     """Print the environment of a worker on this machine: versions, hardware, effective switches, numerics class."""
+    if arguments.clear:
+        from harness.launch.sandbox import cache_folder, clear
+
+        print(f"removed {clear()} environments from {cache_folder()}")
+        return 0
     import tempfile
 
     from harness.baselines import Store
@@ -249,6 +269,7 @@ COMMANDS: dict[str, Command] = {
     "report": report,
     "gate": gate,
     "explain": explain,
+    "bisect": bisect,
     "calibrate": calibrate,
     "challenge": challenge,
     "cost": cost,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -148,6 +149,38 @@ def cost(arguments: argparse.Namespace) -> int:
     print_prices(console(), found, missed)
     print(f"wrote {out / 'cost.json'}")
     return 3 if not found else 0
+
+
+def bisect(arguments: argparse.Namespace) -> int:
+    """Find the release of a package that moved the output: the first one by a search, or with --all every one.
+
+    Releases run in environments of their own; what is recorded stays in the run's folder, where the next call with the same
+    --out goes on. One that does not install, import or run the case is skipped. Exit code 0: the question was answered.
+    """
+    from harness.baselines import Store
+    from harness.launch.index import between
+    from harness.report.terminal import console, print_bisection
+    from harness.session import Session, new_run
+    from harness.study.bisect import Trials, search, walk
+
+    cases = select(read_all(map(Path, arguments.paths)), arguments.k, arguments.device, arguments.profile)
+    releases = between(arguments.package, arguments.good, arguments.bad, withdrawn=arguments.pre)
+    out = Path(arguments.out) if arguments.out else new_run()
+    print(f"{len(releases)} releases of {arguments.package}; recordings: {out}", file=sys.stderr)
+    with Session(Store(Path(arguments.baselines)), out) as session:
+
+        def say(text: str) -> None:
+            print(text, file=sys.stderr, flush=True)
+
+        trials = [Trials(session, case, arguments.package, arguments.companions, say) for case in cases]
+        for release in releases if arguments.all else ():  # all cases in one worker, before the next release's
+            for trial in trials:
+                trial.get(release)
+        found = [walk(t, releases) if arguments.all else search(t, releases, arguments.until) for t in trials]
+    for one in found:
+        print_bisection(console(), one)
+    (out / "bisect.json").write_text(dumps([one.as_json() for one in found]), encoding="utf-8")
+    return 0
 
 
 def _one_case(arguments: argparse.Namespace) -> Case:

@@ -45,6 +45,14 @@ def exit_code(outcomes: Iterable[Outcome], *, strict: bool) -> int:
     return 3 if not seen or (strict and len(seen) < len(outcomes)) else 0
 
 
+def git_code(outcomes: Iterable[Outcome]) -> int:
+    """Return what `git bisect run` reads: 1 (bad) if an output moved, 0 (good) if all are verified, 125 if it cannot be told."""
+    outcomes = list(outcomes)
+    if any(outcome.verdict in ("drifted", "unrepeatable", "incomparable") for outcome in outcomes):
+        return 1
+    return 0 if all(outcome.passes for outcome in outcomes) else 125
+
+
 @dataclass(frozen=True)
 class Requirement:
     """One line of a release's verdict: what was required where, and how it stands."""

@@ -27,9 +27,9 @@ def unrun(case: Case, verdict: str, reason: str, log: str = "") -> Outcome:
 def wants_anchored(scenario: Scenario, now: Recording, match: Match) -> bool:
     """Whether the case must run once more on the baseline's inputs: other bits, in another class, of the same structure."""
     then = match.baseline.recording
-    if match.same_class or _stale(scenario, match, now) or _structure(now, then):
+    if match.same_class or _stale(scenario, match, now) or structure(now, then):
         return False
-    return not _same_bits(now, then)
+    return not same_bits(now, then)
 
 
 def judge(
@@ -76,9 +76,9 @@ def judge(
     stale = _stale(scenario, match, recording)
     if stale:
         return Outcome(verdict="stale", reason=stale, **common)
-    structure = _structure(recording, then)
-    if structure:
-        return Outcome(verdict="incomparable", reason=structure, **common)
+    other = structure(recording, then)
+    if other:
+        return Outcome(verdict="incomparable", reason=other, **common)
     if anchored is not None:
         common["local"] = drift.of_stages(anchored, then)
     return _compared(case, recording, match, published, common)
@@ -89,7 +89,7 @@ def _compared(case: Case, now: Recording, match: Match, published: list[Check], 
     scenario, then = case.scenario, match.baseline.recording
     common["checks"] = (*common["checks"], *published)
     common["first_divergence"] = divergence.first(now, then)
-    same, bounds = _same_bits(now, then), "identical" if match.same_class else scenario.tolerance.get("cross-class", "identical")
+    same, bounds = same_bits(now, then), "identical" if match.same_class else scenario.tolerance.get("cross-class", "identical")
     if not same:
         common["outputs"], common["free"] = drift.of_outputs(now, then), drift.of_stages(now, then)
         held = [check for name, d in common["outputs"].items() for check in tolerance.check(name, d, bounds)]
@@ -149,7 +149,8 @@ def _stale(scenario: Scenario, match: Match, now: Recording) -> str:
     return f"the baseline belongs to other weights: {', '.join(other)}" if other else ""
 
 
-def _structure(now: Recording, then: Recording) -> str:
+def structure(now: Recording, then: Recording) -> str:
+    """Return what makes two recordings' outputs incomparable: a name, shape or dtype; else nothing."""
     for name in sorted({*now.outputs, *then.outputs}):
         if name not in now.outputs or name not in then.outputs:
             return f"output `{name}` is only in {'this run' if name in now.outputs else 'the baseline'}"
@@ -159,7 +160,8 @@ def _structure(now: Recording, then: Recording) -> str:
     return ""
 
 
-def _same_bits(now: Recording, then: Recording) -> bool:
+def same_bits(now: Recording, then: Recording) -> bool:
+    """Return whether every output of `then` has the same bits now."""
     return all(now.outputs[name]["digest"] == then.outputs[name]["digest"] for name in then.outputs)
 
 

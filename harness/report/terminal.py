@@ -19,6 +19,7 @@ from harness.scenarios import flat
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from harness.study.bisect import Bisection
     from harness.study.calibrate import Calibration
     from harness.study.challenge import Challenge
     from harness.study.price import Price
@@ -111,6 +112,23 @@ def print_prices(out: Console, found: list[Price], missed: dict[str, str]) -> No
         out.print(table(("case", "settings", "seconds", "against", "ratio", "spread", "bits"), lines))
     for case, why in missed.items():
         out.print(Text(f"could not run: {case}: {why}"))
+
+
+def print_bisection(out: Console, found: Bisection) -> None:
+    """Print which releases moved a case's output, how far, where first, and what could not be told."""
+    headings = ("release", "against", "L-inf", "rel L2", "first difference", "changed beside it")
+    lines = [(c.release, c.against, f"{c.l_inf:.2e}", f"{c.rel_l2:.2e}", c.first, "; ".join(c.beside[:4])) for c in found.changes]
+    span = f"{found.releases[0]} to {found.releases[-1]}"
+    tried = f"{len(found.tried)} of {len(found.releases)} releases recorded, {len(found.skipped)} skipped"
+    moved = "" if lines else ": not moved"
+    out.print(Text(f"{found.case}, {found.package} {span}; {tried}{moved}"))
+    if lines:
+        out.print(table(headings, lines))
+    if found.suspects:
+        out.print(Text(f"or one of the skipped before it: {', '.join(found.suspects)}"))
+    for release, reason in found.skipped.items():
+        out.print(Text(f"skipped: {release}: {' '.join(reason.split())[:160]}"))
+    out.print()
 
 
 @contextmanager
