@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import subprocess
+import sys
 from importlib.metadata import version
 from pathlib import Path
 
@@ -12,6 +15,7 @@ import numpy as np
 import pytest
 from wheels import DIFFUSERS, only_from, write_wheel
 
+from harness import cli
 from harness.errors import NotRecordedError, UsageError
 from harness.launch import index
 from harness.study.bisect import Trials, bisect, search, walk
@@ -246,3 +250,34 @@ def test_a_real_release_is_found_in_the_real_history(tmp_path, shop):
     assert done.code == 0, done.err
     (found,) = json.loads((shop.root / "found" / "bisect.json").read_text())
     assert [(c["release"], c["first"]) for c in found["changes"]] == [("0.33.0", "unet#0")]
+
+
+@pytest.mark.slow
+def test_git_finds_the_commit_of_a_checkout(shop, tmp_path):
+    """Four commits of a package on PYTHONPATH: the second cannot be imported, the third moved the output."""
+    checkout, package = tmp_path / "checkout", tmp_path / "checkout" / "diffusers" / "__init__.py"
+    package.parent.mkdir(parents=True)
+    paths = os.pathsep.join([str(checkout), str(Path(cli.__file__).parents[1])])
+    environment = {**os.environ, "PYTHONPATH": paths, "PYTHONSAFEPATH": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+
+    def ran(*command: str) -> str:
+        done = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, check=True)
+        return done.stdout
+
+    harness = (sys.executable, "-m", "harness")
+    common = (str(shop.scenario()), "--baselines", str(tmp_path / "good"), "--out", str(tmp_path / "run"))
+    ran("git", "init", "--quiet")
+    same, moved, more = (DIFFUSERS.format(factor=factor) for factor in (1.0, 1.5, 2.0))
+    for number, source in enumerate([same, "import gone", moved, more]):
+        package.write_text(source, encoding="utf-8")
+        ran("git", "add", "--all")
+        ran("git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "--quiet", "-m", f"commit {number}")
+        if number == 0:
+            ran(*harness, "record", *common)
+    ran("git", "bisect", "start", "HEAD", "HEAD~3")
+    search = ["git", "bisect", "run", *harness, "run", *common, "--git-bisect"]
+    done = subprocess.run(search, cwd=checkout, env=environment, capture_output=True, text=True, check=False)
+    assert "There are only 'skip'ped commits left to test" in done.stdout + done.stderr
+    skipped, bad = (ran("git", "rev-parse", revision).strip() for revision in ("bisect/bad~1", "bisect/bad"))
+    assert skipped in done.stdout
+    assert ran("git", "log", "-1", "--format=%s", bad) == "commit 2\n"
