@@ -6,10 +6,12 @@ HarnessError                 exit 4   a defect of the harness, or a store that c
   BaselineError              exit 4   a baseline that cannot be trusted: damaged, or of another format
   NotRecordedError           exit 1   a case left no recording: verdict `error` or `unverified`
     LaunchError                       its worker did not start, crashed or timed out: verdict `error`
+    SandboxError                      no environment with the named versions can be had: verdict `unverified`
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -79,3 +81,16 @@ class NotRecordedError(HarnessError):
 
 class LaunchError(NotRecordedError):
     """A worker process ended or was ended before it answered."""
+
+
+class SandboxError(NotRecordedError):
+    """An environment that cannot be had: a release that does not install or import beside the rest; to be skipped.
+
+    Args:
+        requirements: What was asked for.
+        problem: What an installer or an import stumbled over.
+        log: The end of what it printed.
+    """
+
+    def __init__(self, requirements: Sequence[str], problem: str, log: str = "") -> None:
+        super().__init__(f"no environment with {', '.join(requirements)}: {problem}", "unverified", log)

@@ -15,10 +15,10 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 from wheels import only_from, write_wheel
 
-from harness.errors import UsageError
+from harness.errors import SandboxError, UsageError
 from harness.launch import index, sandbox
 from harness.launch.index import Release
-from harness.launch.sandbox import SandboxError, interpreter
+from harness.launch.sandbox import interpreter
 
 # Says that it is being imported, then waits for leave.
 WAITS = """\
@@ -149,6 +149,16 @@ def test_one_command_removes_every_environment(links, kept, tmp_path):
         interpreter([f"wobble=={version}"])
     assert sandbox.clear() == 2
     assert list((tmp_path / "cache" / "environments").iterdir()) == []
+
+
+def test_an_environment_that_is_being_removed_is_never_taken_for_a_whole_one(links, kept, monkeypatch):
+    """A removal that is killed in the middle leaves it under the name of a leftover."""
+    write_wheel(links, "wobble", "1.0")
+    interpreter(["wobble==1.0"])
+    (name,) = kept()
+    monkeypatch.setattr(sandbox.shutil, "rmtree", lambda folder, **_: (folder / "bin" / "python").unlink(missing_ok=True))
+    sandbox.clear()
+    assert kept() == [f"{name}.building"]
 
 
 def test_clearing_leaves_what_is_being_built(links, tmp_path):

@@ -21,7 +21,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from harness.errors import NotRecordedError, UsageError
+from harness.errors import SandboxError, UsageError
 from harness.launch import index
 from harness.launch.local import INSTALLED
 
@@ -40,13 +40,6 @@ for name in sys.argv[1:]:
     if importlib.util.find_spec(name):
         importlib.import_module(name)
 """
-
-
-class SandboxError(NotRecordedError):
-    """An environment that cannot be had: a release that does not install or import beside the rest; to be skipped."""
-
-    def __init__(self, requirements: Sequence[str], reason: str, log: str = "") -> None:
-        super().__init__(f"no environment with {', '.join(requirements)}: {reason}", "unverified", log)
 
 
 def cache_folder() -> Path:
@@ -112,7 +105,11 @@ def _sweep() -> None:
 def _remove(folder: Path) -> bool:
     try:
         with _locked(folder.with_suffix(""), wait=False):
-            shutil.rmtree(folder, ignore_errors=True)
+            leftover = folder.with_suffix(".building")
+            if folder != leftover:  # under its own name it must be whole, even if we are killed now
+                shutil.rmtree(leftover, ignore_errors=True)
+                os.replace(folder, leftover)
+            shutil.rmtree(leftover, ignore_errors=True)
             folder.with_suffix(".lock").unlink(missing_ok=True)
     except BlockingIOError:
         return False
@@ -142,6 +139,8 @@ def _companions(wanted: Sequence[Requirement], installed: Mapping[str, str]) -> 
     """Return the companions newer than the first package's release, each held to the newest version of that day."""
     first, names = wanted[0], {canonicalize_name(requirement.name) for requirement in wanted}
     here = [c for c in COMPANIONS.get(canonicalize_name(first.name), ()) if c in installed and c not in names]
+    if not here:
+        return []
     days = [release.day for release in index.releases(first.name) if first.specifier.contains(release.version, prereleases=True)]
     fits = {companion: index.newest(companion, days[0]) for companion in here if days and days[0]}
     return [f"{name}<={fit.version}" for name, fit in fits.items() if fit and fit.version < Version(installed[name])]
