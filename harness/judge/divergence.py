@@ -28,14 +28,12 @@ def first(now: Recording, then: Recording) -> str | None:
 
     Inputs come first: weights, the schedulers' configurations, noise, the schedulers' tables; then the stages.
     """
-    return (
-        _weights(now, then)
-        or _schedulers(now, then)
-        or _noise(now, then)
-        or _tables(now, then)
-        or _stages(now.stages, then.stages)
-        or _outputs(now, then)
-    )
+    return _weights(now, then) or configuration(now, then) or besides_settings(now, then)
+
+
+def besides_settings(now: Recording, then: Recording) -> str | None:
+    """Return the same without weights and configurations: a release that adds a setting need not move anything by it."""
+    return _noise(now, then) or _tables(now, then) or _stages(now.stages, then.stages) or _outputs(now, then)
 
 
 def first_stage(now: Recording, then: Recording) -> str | None:
@@ -102,7 +100,8 @@ def _outputs(now: Recording, then: Recording) -> str | None:
     return f"{', '.join(changed)}, after the last stage" if changed else None
 
 
-def _schedulers(now: Recording, then: Recording) -> str | None:
+def configuration(now: Recording, then: Recording) -> str | None:
+    """Return the first scheduler whose configuration differs, with up to three of its settings; None if none does."""
     mine, theirs = now.content["inputs"]["schedulers"], then.content["inputs"]["schedulers"]
     for name in sorted({*mine, *theirs}):
         a, b = mine.get(name, {}), theirs.get(name, {})

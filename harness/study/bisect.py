@@ -25,7 +25,7 @@ class Change:
     """A release whose output differs from that of the release it is held against.
 
     `l_inf` and `rel_l2` are those of the output that moved farthest, NaN where the outputs' structure differs; `first` is
-    the first differing input or stage; `beside` is what else changed in the environment.
+    the first differing input or stage; `beside` is what else changed: a scheduler's configuration, the environment.
     """
 
     release: str
@@ -160,9 +160,11 @@ def measure(now: Recording, then: Recording, package: str, release: str, against
     other, weights = structure(now, then), divergence.other_weights(now, then)
     drifts = {} if other else drift.of_outputs(now, then)
     worst = max(drifts.values(), key=lambda d: math.inf if math.isnan(d.l_inf) else d.l_inf, default=None)
-    first = f"weights of {', '.join(weights)}" if weights else other or divergence.first(now, then) or "nothing"
+    first = f"weights of {', '.join(weights)}" if weights else other or divergence.besides_settings(now, then) or "nothing"
     lines = changes.list_changes(now.content["environment"], then.content["environment"])
+    settings = divergence.configuration(now, then)
     beside = tuple(line for line in lines if not line.startswith(f"{package} "))
+    beside = (settings, *beside) if settings else beside
     numbers = (worst.l_inf, worst.rel_l2) if worst else (math.nan, math.nan)
     return Change(release, against, *numbers, first, beside)
 
