@@ -95,6 +95,7 @@ def _add_studies(add: Callable[[str, str, str], argparse.ArgumentParser]) -> Non
     made = add("explain", "where did it first differ, and which setting explains it?", "runs/nightly 'sd-digits[cpu-float32]'")
     made.add_argument("run", metavar="RUN", help="a run's folder")
     made.add_argument("case", nargs="?", metavar="CASE", help="the id of the case to run again; default: read the recordings only")
+    made.add_argument("--packages", action="store_true", help="put versions of diffusers and transformers back too (installs them)")
     made.add_argument("--roots", type=int, default=3, metavar="N", help="look for at most N causes (default: %(default)s)")
     made = add("challenge", "inject known faults; which do the tolerances catch?", "scenarios/sd-digits.yaml --write")
     _studying(made)

@@ -114,7 +114,9 @@ def explain(arguments: argparse.Namespace) -> int:
                 print(text(Explanation(case.id, divergence.first(now, then) or "")))
                 continue
             with progress(0) as (doing, _):
-                found = inquire(session, case, now, then, limit=arguments.roots, on_step=partial(doing, case.id))
+                found = inquire(
+                    session, case, now, then, limit=arguments.roots, on_step=partial(doing, case.id), packages=arguments.packages
+                )
             bounds = case.scenario.tolerance.get("cross-class")
             values = divergence.by_value(outcome.local, outcome.free, bounds) if isinstance(bounds, dict) else []
             print(text(replace(found, values=values), changes))

@@ -11,12 +11,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from harness.errors import NotRecordedError
 from harness.judge import divergence, drift, inside, tolerance
 from harness.records import Drift, Recording
 from harness.scenarios import Case
 from harness.session import Session
 
-Knobs = dict[str, str | None]
+PACKAGES = ("diffusers", "transformers")  # whose versions can be put back without installing torch again
 OWN = "#0"  # the label of a stage's own code, outside its modules
 
 
@@ -55,7 +56,7 @@ class Knob:
     name: str
     now: str | None
     then: str | None
-    share: float
+    share: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -188,24 +189,37 @@ def _operator(now: Recording, then: Recording) -> Operator | None:
     return Operator(mine["operator"], mine["shapes"], mine["source"], moved, following)
 
 
-def attribute(run: Callable[[Case, str], Recording], now: Recording, then: Recording, case: Case, knobs: Knobs) -> list[Knob]:
-    """Put one setting at a time back to the baseline's value, and return which share of the drift goes with each.
+def candidates(case: Case, now: Recording, then: Recording, *, packages: bool) -> tuple[Case, Case, list[tuple[Knob, Case]]]:
+    """Return the case as it ran now, as it ran then, and as it runs now with one setting put back, for each that differs.
 
     Args:
-        run: Runs a case, with a name for its recording.
-        now: The recording that moved.
-        then: The baseline's.
-        case: As it moved.
-        knobs: The baseline's values of the settings that differ; None where a variable was not set.
+        case: Without knobs.
+        now: What a run left.
+        then: The baseline's recording.
+        packages: Whether versions of diffusers and transformers are put back too, in environments of their own.
     """
-    far = _distance(now, then)
+    mine, theirs = (side.content["environment"]["variables"] for side in (now, then))
+    names = sorted({*mine, *theirs})
+    env = tuple(now.content["case"].get("env", ()))
+    as_now = replace(case, knobs=tuple((name, mine.get(name)) for name in names), env=env)
+    as_then = replace(case, knobs=tuple((name, theirs.get(name)) for name in names), env=env)
     found = []
-    for name, value in knobs.items():
-        back = run(replace(case, knobs=tuple(sorted({**dict(case.knobs), name: value}.items()))), f"back-{name}")
-        near = _distance(back, then)
-        share = 1.0 if near == 0 else max(0.0, 1 - near / far) if far else 0.0
-        found.append(Knob(name, dict(case.knobs)[name], value, share))
-    return sorted(found, key=lambda knob: -knob.share)
+    for name in names:
+        if mine.get(name) != theirs.get(name):
+            back = {**dict(as_now.knobs), name: theirs.get(name)}
+            found.append((Knob(name, mine.get(name), theirs.get(name)), replace(as_now, knobs=tuple(sorted(back.items())))))
+    here, there = (side.content["environment"]["versions"] for side in (now, then))
+    for name in PACKAGES if packages else ():
+        if name in here and name in there and here[name] != there[name]:
+            found.append((Knob(name, here[name], there[name]), replace(as_now, env=_with(env, f"{name}=={there[name]}"))))
+            as_then = replace(as_then, env=_with(as_then.env, f"{name}=={there[name]}"))
+    return as_now, as_then, found
+
+
+def _with(env: tuple[str, ...], wanted: str) -> tuple[str, ...]:
+    """Return an environment's packages with one at another version."""
+    name = wanted.split("==", maxsplit=1)[0]
+    return (wanted, *(text for text in env if text.split("==", maxsplit=1)[0] != name))
 
 
 def _distance(now: Recording, then: Recording) -> float:
@@ -216,7 +230,14 @@ def _distance(now: Recording, then: Recording) -> float:
 
 
 def explain(
-    session: Session, case: Case, now: Recording, then: Recording, *, limit: int, on_step: Callable[[str], None]
+    session: Session,
+    case: Case,
+    now: Recording,
+    then: Recording,
+    *,
+    limit: int,
+    on_step: Callable[[str], None],
+    packages: bool = False,
 ) -> Explanation:
     """Explain why a recorded case differs from its baseline, by running both sides again as they were.
 
@@ -227,16 +248,14 @@ def explain(
         then: The baseline's recording.
         limit: How many roots to look for.
         on_step: Called with what is being run.
+        packages: Whether the versions of packages are put back too.
     """
     first = divergence.first(now, then)
-    if first is None:
-        return Explanation(case.id, "", notes=["no bit of inputs, stages or outputs differs"])
+    if first is None or not _distance(now, then):
+        return Explanation(case.id, first or "", notes=["no bit of any output differs"])
     if divergence.other_weights(now, then):
         return Explanation(case.id, first, notes=["with other weights nothing after them can be held against the baseline"])
-    mine, theirs = (side.content["environment"]["variables"] for side in (now, then))
-    names = sorted({*mine, *theirs})
-    as_now = replace(case, knobs=tuple((name, mine.get(name)) for name in names))
-    as_then = replace(case, knobs=tuple((name, theirs.get(name)) for name in names))
+    as_now, as_then, single = candidates(case, now, then, packages=packages)
     folder = session.out / "explain" / case.scenario.name / case.place
 
     def run(carrier: Case, name: str) -> Recording:
@@ -246,8 +265,14 @@ def explain(
 
     inquiry = Inquiry(session, as_now, as_then, folder, on_step)
     again, before = run(as_now, "now"), run(as_then, "then")
-    other = {name: theirs.get(name) for name in names if mine.get(name) != theirs.get(name)}
-    knobs = attribute(run, now, then, as_now, other)
+    far, knobs = _distance(now, then), []
+    for knob, carrier in single:
+        try:
+            near = _distance(run(carrier, f"back-{knob.name}"), then)
+        except NotRecordedError as error:  # a package that does not fit the others
+            inquiry.notes.append(f"{knob.name} {knob.then} alone: {error.reason}")
+            continue
+        knobs.append(replace(knob, share=1.0 if near == 0 else max(0.0, 1 - near / far) if far else 0.0))
     if _distance(again, now):
         inquiry.notes.append("the run cannot be repeated here: its case gives other bits now than it gave then")
     if not _distance(before, then):
@@ -255,4 +280,4 @@ def explain(
     else:
         roots = inquiry.recorded_root(now, then)
         inquiry.notes.append("the baseline cannot be repeated here by its settings: the rest of what changed has a part in it")
-    return Explanation(case.id, first, roots, knobs, notes=inquiry.notes)
+    return Explanation(case.id, first, roots, sorted(knobs, key=lambda knob: -knob.share), notes=inquiry.notes)
