@@ -67,3 +67,6 @@ def test_the_failure_of_the_readme_is_what_a_drift_prints(
     paragraph = printed[printed.index("drifted: ") : printed.index("\n\n1 case")]
     shown = block("drift").split("\n", 1)[1]
     assert shape_of(paragraph) == shape_of(shown)
+    monkeypatch.delenv("ATEN_CPU_CAPABILITY")
+    assert main(["explain", str(tmp_path / "second"), "strict[cpu-float32]", "--roots", "1"]) == 0
+    assert shape_of(capsys.readouterr().out) == shape_of(block("explain").split("\n", 1)[1])
