@@ -19,6 +19,7 @@ from harness.scenarios import read
 from harness.worker import checkpoints, determinism
 from harness.worker.capture import Capture
 from harness.worker.diffusers_ import Pipeline
+from harness.worker.modules import Detail, Tracer
 from harness.worker.recorder import Recorder
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,8 +37,7 @@ def kinds(recorder: Recorder, case: dict[str, Any]) -> dict[str, Callable[[], ob
         return bare(**case["call"], generator=made if len(made) > 1 else made[0])
 
     def watched() -> object:
-        capture = Capture(pipeline.scheduler_configuration)
-        return recorder._seeded(case, lambda: pipeline.run(capture.on_stage, capture.on_draw))
+        return recorder._watched(case, pipeline, Capture(pipeline), Tracer(Detail(), {}))
 
     return {"bare": call, "steady": lambda: recorder._timed({**case, "rounds": 1}, pipeline, pipeline.device), "watched": watched}
 

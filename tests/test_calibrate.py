@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+from harness.judge.tolerance import check_local
 from harness.scenarios import flat, read
-from harness.study.calibrate import Calibration, nested, write_tolerance
+from harness.study.calibrate import Calibration, compact, nested, write_tolerance
 from harness.study.platforms import PLATFORMS, Platform
 from harness.worker.capture import nudged
 
-STEP, NOISE = ("local_rel_l2", "scheduler.step"), ("local_rel_l2", "noise")
+STEP, NOISE = ("local_rel_l2", "scheduler.step#0"), ("local_rel_l2", "noise#0")
 FOUND = Calibration(
     case="x[cpu-float32]",
     on="cpu-a",
@@ -45,6 +46,19 @@ def test_a_platform_left_out_is_held_against_what_the_others_say():
     assert FOUND.limits(without="wild")["rel_l2",] == 8e-6
 
 
+def test_a_stage_far_above_its_kind_gets_a_bound_of_its_own():
+    """The others keep theirs: one badly conditioned step does not open the gate for all."""
+    limits = {("local_rel_l2", f"scheduler.step#{index}"): limit for index, limit in enumerate((9e-4, 2e-6, 1e-6, 3e-6))}
+    bounds = compact({("rel_l2",): 1e-5, **limits})
+    assert nested(bounds) == {"rel_l2": 1e-5, "local_rel_l2": {"scheduler.step#0": 9e-4, "scheduler.step": 3e-6}}
+    moved = {f"scheduler.step#{index}/sample": {"rel_l2": 1e-5, "l_inf": 0.0} for index in range(3)}
+    checks = check_local(moved, nested(bounds))
+    assert [(check.what, check.passed) for check in checks] == [
+        ("local rel_l2 of scheduler.step#0/sample", True),
+        ("local rel_l2 of scheduler.step#1/sample", False),
+    ]
+
+
 def test_whole_numbers_may_move_by_one_level():
     """An image of 255 levels flips at a half, however small the drift."""
     assert replace(FOUND, quantum=1.0).limits()["l_inf",] == 1.0
@@ -55,7 +69,7 @@ def test_bounds_go_into_the_file_and_come_back(shop):
     path = shop.scenario(tolerance="{batch: {l_inf: 1.0e-5}, reason: R}", tags="[kept]")
     write_tolerance(path, FOUND.bounds(), FOUND.evidence())
     scenario = read(path)
-    assert flat(scenario.tolerance["cross-class"]) == FOUND.limits()
+    assert flat(scenario.tolerance["cross-class"]) == compact(FOUND.limits())
     assert scenario.tolerance["batch"] == {"l_inf": 1e-5}
     assert scenario.tolerance["evidence"]["platforms"] == 2
     assert scenario.tags == ("kept",)

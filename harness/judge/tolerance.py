@@ -20,22 +20,30 @@ def check(name: str, drift: Drift, bounds: Bounds) -> list[Check]:
 def check_local(local: dict[str, dict[str, float]], bounds: Bounds) -> list[Check]:
     """Return one check per local bound: of the stages that it covers, the one with the largest drift of its own.
 
-    A bound covers all stages, or those of one kind: `scheduler.step`, `vae.decode`, `noise`. A kind without a bound is free.
+    A bound covers all stages, those of one kind (`scheduler.step`, `vae.decode`, `noise`), or one (`scheduler.step#0`), which
+    its kind's then does not cover. A kind without a bound is free.
     """
     checks = []
     for metric in ("rel_l2", "l_inf"):
         bound = bounds.get(f"local_{metric}", {}) if isinstance(bounds, dict) else {}
-        for kind, most in bound.items() if isinstance(bound, dict) else [("", bound)]:
-            covered = [stage for stage in local if kind in ("", kind_of(stage))]
-            worst = max(covered, key=lambda stage: _sortable(local[stage][metric]), default=None)
+        by_key = bound if isinstance(bound, dict) else {"": bound}
+        for key, most in by_key.items():
+            covered = [name for name in local if next((k for k in (stage_of(name), kind_of(name), "") if k in by_key), None) == key]
+            worst = max(covered, key=lambda name: _sortable(local[name][metric]), default=None)
             value = local[worst][metric] if worst else float("nan")
-            checks.append(Check(f"local {metric} of {worst or kind or 'no stage'}", value, most))
+            checks.append(Check(f"local {metric} of {worst or key or 'no stage'}", value, most))
     return checks
 
 
-def kind_of(stage: str) -> str:
-    """Return what stages have in common that differ in index and tensor: `scheduler.step` for `scheduler.step#3/sample`."""
-    return re.split("[#/]", stage)[0]
+def stage_of(name: str) -> str:
+    """Return the stage of a kept tensor: `scheduler.step#3` for `scheduler.step#3/sample`, `noise#0` for `noise/0`."""
+    kind, _, key = name.partition("/")
+    return f"{kind}#{key}" if kind == "noise" else kind
+
+
+def kind_of(name: str) -> str:
+    """Return what stages have in common that differ in index: `scheduler.step` for `scheduler.step#3/sample`."""
+    return re.split("[#/]", name)[0]
 
 
 def _sortable(number: float) -> float:

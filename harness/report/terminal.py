@@ -66,13 +66,16 @@ def print_run(out: Console, outcomes: list[Outcome], run: Path) -> None:
 
 def print_calibration(out: Console, found: Calibration, now: dict[str, Any]) -> None:
     """Print what was measured, the bounds that follow, and what each would say of a platform that it never saw."""
-    left_out, worst, limits = found.left_out(), found.worst(), found.limits()
+    from harness.study.calibrate import compact, worst_of
+
+    left_out, worst, limits = found.left_out(), found.worst(), compact(found.limits())
     cross = now.get("cross-class")
     mine = {**flat(cross if isinstance(cross, dict) else {}), **flat({"batch": now.get("batch")} if "batch" in now else {})}
     lines = []
     for key, limit in limits.items():
-        by = [name for name, figures in found.platforms.items() if figures.get(key) == worst.get(key)] if worst.get(key) else []
-        figures = [f"{side[key]:.1e}" if key in side else "" for side in (found.noise, worst)]
+        shown = worst_of(key, found.noise, limits)[1], *worst_of(key, worst, limits)
+        by = [name for name, figures in found.platforms.items() if shown[2] and figures.get(shown[1]) == shown[2]]
+        figures = [f"{value:.1e}" for value in (shown[0], shown[2])]
         lines.append((" of ".join(key), *figures, by[0] if by else "", f"{limit:.1e}", f"{mine[key]:.1e}" if key in mine else ""))
     out.print(Text(f"{found.case} against {found.on}; {found.seeds} seeds, {found.perturbations} nudges"))
     out.print(table(("drift", "nudge, median", "worst platform", "which", "bound that follows", "bound now"), lines))

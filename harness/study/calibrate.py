@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from statistics import median
+from statistics import median, median_low
 from typing import Any
 
 from harness.errors import UsageError
@@ -20,9 +20,10 @@ from harness.study.platforms import Platform
 
 OVER_NOISE = 8.0  # a bound is at least this many times the effect of one unit in the last place,
 OVER_WORST = 2.0  # and at least this many times the worst drift of any platform. Source: docs/measurements.md, Tolerances.
+FAR = 4.0  # times the median of its kind: a stage above that, such as a badly conditioned first step, gets a bound of its own
 LAST_PLACE = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}  # relative to the value
 
-Figures = dict[tuple[str, ...], float]  # by a bound's keys: ("rel_l2",), ("local_rel_l2", "vae.decode"), ("batch", "l_inf")
+Figures = dict[tuple[str, ...], float]  # by keys: ("rel_l2",), ("local_rel_l2", "vae.decode#0"), ("batch", "l_inf")
 
 
 @dataclass(frozen=True)
@@ -60,11 +61,11 @@ class Calibration:
 
     def left_out(self) -> dict[str, bool]:
         """Return for each platform whether the bounds derived without it admit it."""
-        return {name: _admits(self.limits(without=name), figures) for name, figures in self.platforms.items()}
+        return {name: _admits(compact(self.limits(without=name)), figures) for name, figures in self.platforms.items()}
 
     def bounds(self) -> dict[str, Any]:
         """Return the limits as a scenario's `tolerance` holds them: `cross-class`, and `batch` where images were compared."""
-        found = nested(self.limits())
+        found = nested(compact(self.limits()))
         batch = found.pop("batch", {})
         return {"cross-class": found, **({"batch": batch} if batch else {})}
 
@@ -74,8 +75,8 @@ class Calibration:
         return {
             "bounds": bounds["cross-class"],
             **({"batch": bounds["batch"]} if "batch" in bounds else {}),
-            "noise": nested({key: _round_up(value) for key, value in self.noise.items() if key[0] != "batch"}),
-            "worst": nested({key: _round_up(value) for key, value in self.worst().items() if key[0] != "batch"}),
+            "noise": nested(_summary(self.noise)),
+            "worst": nested(_summary(self.worst())),
             "platforms": len(self.platforms),
             "seeds": self.seeds,
             "on": self.on,
@@ -143,11 +144,11 @@ def _reseeded(case: Case, index: int) -> Case:
 
 
 def _figures(free: Recording, anchored: Recording, base: Recording) -> Figures:
-    """Return the worst output's free drift, and the worst local drift of each kind of stage."""
+    """Return the worst output's free drift, and the local drift of each stage."""
     outputs = drift.of_outputs(free, base).values()
     found: Figures = {("rel_l2",): max(d.rel_l2 for d in outputs), ("l_inf",): max(d.l_inf for d in outputs)}
     for stage, moved in drift.of_stages(anchored, base).items():
-        key = ("local_rel_l2", tolerance.kind_of(stage))
+        key = ("local_rel_l2", tolerance.stage_of(stage))
         found[key] = max(found.get(key, 0.0), moved["rel_l2"])
     return found
 
@@ -162,12 +163,45 @@ def _batch(scenario: Scenario, batch: Recording, singles: list[Recording]) -> Fi
     return {("batch", m): max((c.value for c in checks if c.what.endswith(m)), default=0.0) for m in metrics}
 
 
+def compact(limits: Figures) -> Figures:
+    """Return limits with one per kind of stage, and one of its own for every stage far above the others of its kind."""
+    found = {key: limit for key, limit in limits.items() if key[0] != "local_rel_l2"}
+    kinds: dict[str, Figures] = {}
+    for key, limit in limits.items():
+        if key[0] == "local_rel_l2":
+            kinds.setdefault(tolerance.kind_of(key[1]), {})[key] = limit
+    for kind, stages in kinds.items():
+        usual = FAR * median_low(stages.values())
+        found.update({key: limit for key, limit in stages.items() if limit > usual})
+        found["local_rel_l2", kind] = max(limit for limit in stages.values() if limit <= usual)
+    return found
+
+
+def worst_of(key: tuple[str, ...], figures: Figures, bounds: Figures) -> tuple[tuple[str, ...], float]:
+    """Return the largest figure that the bound at `key` covers, with the figure's own key."""
+    covered = {k: v for k, v in figures.items() if k == key or (k not in bounds and (k[0], *map(tolerance.kind_of, k[1:])) == key)}
+    return max(covered.items(), key=lambda item: item[1], default=(key, 0.0))
+
+
+def _summary(figures: Figures) -> Figures:
+    """Return figures for the evidence: of local ones the worst of each kind."""
+    found: Figures = {}
+    for key, value in figures.items():
+        if key[0] != "batch":
+            short = (key[0], tolerance.kind_of(key[1])) if len(key) > 1 else key
+            found[short] = max(found.get(short, 0.0), _round_up(value))
+    return found
+
+
 def _worst(many: list[Figures]) -> Figures:
     return {key: max(figures.get(key, 0.0) for figures in many) for key in sorted({key for figures in many for key in figures})}
 
 
-def _admits(limits: Figures, figures: Figures) -> bool:
-    return all(value <= limits.get(key, 0.0) for key, value in figures.items())
+def _admits(bounds: Figures, figures: Figures) -> bool:
+    def most(key: tuple[str, ...]) -> float:
+        return bounds.get(key, bounds.get((key[0], tolerance.kind_of(key[-1])), 0.0))
+
+    return all(value <= most(key) for key, value in figures.items())
 
 
 def _quantum(recording: Recording) -> float:
