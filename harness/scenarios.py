@@ -12,12 +12,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from harness.bounds import check_evidence
 from harness.errors import ScenarioError, UsageError
 from harness.schema import Place, load, nearest
 from harness.shape import SHAPE, SOURCES, UNREPEATABLE
 
 DATA = Path(__file__).parent / "data"
-LOOSE = 4  # how many times looser than its evidence a bound may be without a reason
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ def find(paths: Iterable[Path]) -> list[Path]:
         else:
             raise UsageError(f"{path}: no such file or folder; expected scenarios (YAML)")
     if not found:
-        raise UsageError(f"no scenarios in {', '.join(map(str, paths))}; `harness init` writes a first one")
+        raise UsageError(f"no scenarios in {', '.join(map(str, paths))}")
     return list(dict.fromkeys(found))
 
 
@@ -273,27 +273,6 @@ def _check_together(values: dict[str, Any], members: dict[str, Place], place: Pl
             raise members["expect"].wrong("a list of seeds, one per image, for `batch-equals-single`", f"seed: {seeds}")
         if "batch" not in values.get("tolerance", {}):
             raise members.get("tolerance", place).wrong("`tolerance.batch` for `batch-equals-single`", "no such key")
-    _check_evidence(values.get("tolerance", {}), members)
+    check_evidence(values.get("tolerance", {}), members)
     if "reference" in values and not re.fullmatch(r"(cpu|cuda)-(float32|float16|bfloat16|float64)", values["reference"]):
         raise members["reference"].wrong("a device and dtype such as `cpu-float32`", f"`{values['reference']}`")
-
-
-def flat(bounds: dict[str, Any]) -> dict[tuple[str, ...], float]:
-    """Return bounds by the path of their keys: `("rel_l2",)`, `("local_rel_l2", "vae.decode")`."""
-    found: dict[tuple[str, ...], float] = {}
-    for name, bound in bounds.items():
-        found.update({(name, kind): most for kind, most in bound.items()} if isinstance(bound, dict) else {(name,): bound})
-    return found
-
-
-def _check_evidence(tolerance: dict[str, Any], members: dict[str, Place]) -> None:
-    """Refuse a bound that is much looser than what was measured, unless a person says why."""
-    evidence = tolerance.get("evidence", {})
-    for kind, name in (("cross-class", "bounds"), ("batch", "batch")):
-        bounds, measured = tolerance.get(kind), flat(evidence.get(name, {}))
-        for keys, bound in flat(bounds).items() if isinstance(bounds, dict) and "reason" not in tolerance else ():
-            if keys in measured and bound > LOOSE * measured[keys]:
-                place = members["tolerance"].members()[kind][1]
-                for key in keys:
-                    place = place.members()[key][1]
-                raise place.wrong(f"at most {LOOSE} times the measured {measured[keys]:g}, or a `reason` beside it", f"{bound:g}")

@@ -100,7 +100,7 @@ def explain(arguments: argparse.Namespace) -> int:
     run, store = Path(arguments.run), Store(Path(arguments.baselines))
     outcomes = [o for o in read_results(run)[0] if o.baseline and (not arguments.case or o.case == arguments.case)]
     if not outcomes:
-        raise UsageError(f"{run} holds no case {arguments.case or 'that was held against a baseline'}")
+        raise UsageError(f"{run} holds no case {arguments.case or 'at all'} that was held against a baseline")
     with Session(store, run) as session:
         for outcome in outcomes:
             (case,) = select(read_all([Path(outcome.path)]), outcome.case, None)

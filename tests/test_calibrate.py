@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from harness.bounds import flat, nested
+from harness.errors import ScenarioError
 from harness.judge.tolerance import check_local
-from harness.scenarios import flat, read
-from harness.study.calibrate import Calibration, compact, nested, write_tolerance
+from harness.scenarios import read
+from harness.study.calibrate import Calibration, compact, write_tolerance
 from harness.study.platforms import PLATFORMS, Platform
 from harness.worker.capture import nudged
 
@@ -66,7 +68,8 @@ def test_whole_numbers_may_move_by_one_level():
 
 def test_bounds_go_into_the_file_and_come_back(shop):
     """Every other line stays as it is; the scenario reads the bounds and holds them against the evidence."""
-    path = shop.scenario(tolerance="{batch: {l_inf: 1.0e-5}, reason: R}", tags="[kept]")
+    path = shop.scenario(tolerance="{batch: {l_inf: 1.0e-5}, reason: R}")
+    path.write_text(path.read_text(encoding="utf-8") + "\n# kept, too\ntags: [kept]\n", encoding="utf-8")
     write_tolerance(path, FOUND.bounds(), FOUND.evidence())
     scenario = read(path)
     assert flat(scenario.tolerance["cross-class"]) == compact(FOUND.limits())
@@ -74,8 +77,31 @@ def test_bounds_go_into_the_file_and_come_back(shop):
     assert scenario.tolerance["evidence"]["platforms"] == 2
     assert scenario.tags == ("kept",)
     text = path.read_text(encoding="utf-8")
+    assert text.endswith("\n\n# kept, too\ntags: [kept]\n")
     write_tolerance(path, FOUND.bounds(), FOUND.evidence())
     assert path.read_text(encoding="utf-8") == text
+
+
+def test_a_figure_without_a_size_is_refused(shop, monkeypatch):
+    """A stage that is zero in one run and not in the other has no relative distance; the message names it."""
+    from harness.study import calibrate, platforms
+
+    figures = {("rel_l2",): 0.0, ("l_inf",): 0.0, STEP: math.inf}
+    monkeypatch.setattr(calibrate, "_figures", lambda free, anchored, base: figures)
+    monkeypatch.setattr(platforms, "PLATFORMS", {})
+    done = shop.harness("calibrate", str(shop.recorded()), "--seeds", "1", "--perturbations", "1")
+    assert done.code == 2
+    assert "digits[cpu-float32], nudges: local_rel_l2 of scheduler.step#0 is inf, of which no bound follows" in done.err
+
+
+@pytest.mark.parametrize("loose", ["5.0e-6", "{scheduler.step: 5.0e-6}", "{scheduler.step#3: 5.0e-6}"])
+def test_a_bound_looser_than_its_evidence_needs_a_reason_however_it_is_written(shop, loose: str):
+    """One number for all stages, one for a kind, one for a stage that has no evidence of its own."""
+    evidence = "{bounds: {local_rel_l2: {scheduler.step: 1.0e-6}}}"
+    tolerance = f"{{cross-class: {{local_rel_l2: {loose}}}, evidence: {evidence}}}"
+    with pytest.raises(ScenarioError, match="at most 4 times the measured 1e-06"):
+        read(shop.scenario(tolerance=tolerance))
+    read(shop.scenario(tolerance=tolerance[:-1] + ", reason: R}"))
 
 
 def test_flat_and_nested_are_inverse():

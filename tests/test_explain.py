@@ -22,60 +22,65 @@ def found(shop):
     """Plant a fault into the smallest scenario and return the roots that are found, with the recording that carries it."""
     case = read(shop.scenario()).cases()[0]
 
-    def look(fault: dict[str, Any], limit: int = 1, **how: Any) -> tuple[list[Root], Recording]:
+    def look(fault: dict[str, Any], limit: int = 1, **how: Any) -> tuple[list[Root], Recording, list[str]]:
         with Session(Store(shop.root / "baselines"), shop.root / "run") as session:
             then = session.record(replace(case, detail={}), folder=shop.root / "then")
             now = session.record(replace(case, fault=fault), folder=shop.root / "now")
             inquiry = Inquiry(session, replace(case, fault=fault), case, shop.root / "inquiry")
             roots = inquiry.roots(now, then, limit, **how)
-            assert not inquiry.notes
-            return roots, now
+            return roots, now, inquiry.notes
 
     return look
 
 
 def test_a_scaled_convolution_is_named_with_its_operator(found):
     """The module by the proof of the fault, the operator, its shapes, the line in diffusers, and how far it moved."""
-    (root,), now = found(FIRST)
+    (root,), now, notes = found(FIRST)
     assert now.content["fault"].endswith(f" weights of {root.module.removesuffix('#0')}")
     assert (root.stage, root.type, root.glue) == ("unet#0", "Conv2d", False)
     assert root.moved is not None
     assert 0 < root.moved.rel_l2 < 2e-3
     # the weight is an operand: it differs, so that no operator turned the same bits into others
     assert root.operator is None
+    assert not notes
 
 
 def test_a_rounded_result_is_named(found):
-    """A hook that rounds belongs to its module, and is no operator of torch's own code there."""
-    (root,), now = found({"kind": "outputs", "component": "unet", "modules": "norm", "at": 0.5, "dtype": "bfloat16"})
+    """A hook that rounds belongs to its module, and the operators that it brought are listed."""
+    (root,), now, notes = found({"kind": "outputs", "component": "unet", "modules": "norm", "at": 0.5, "dtype": "bfloat16"})
     assert now.content["fault"] == f"results of {root.module.removesuffix('#0')}"
+    (note,) = notes
+    assert note.endswith("has other operators than it had: aten._to_copy.default, aten._to_copy.default in place of nothing")
 
 
 def test_two_faults_are_both_named(found):
     """Behind the first, whose result is put back, the second is found."""
-    roots, now = found({"kind": "several", "component": "unet", "faults": [FIRST, SECOND]}, limit=3)
+    roots, now, notes = found({"kind": "several", "component": "unet", "faults": [FIRST, SECOND]}, limit=3)
     planted = {proof.rsplit(" of ", 1)[1] for proof in now.content["fault"].split("; ")}
     assert {root.module.removesuffix("#0") for root in roots} == planted
     assert len(planted) == 2
+    assert not notes
 
 
 def test_a_block_whose_modules_agree_is_blamed_itself(found):
     """A skipped residual is in no module, but in the code between them."""
-    (root,), now = found({"kind": "residual", "component": "unet", "at": 0.5})
+    (root,), now, notes = found({"kind": "residual", "component": "unet", "at": 0.5})
     assert now.content["fault"] == f"residual of {root.module.removesuffix('#0')}"
     assert root.glue
+    (note,) = notes
+    assert note.endswith("has other operators than it had: aten.sub.Tensor in place of nothing")
 
 
 def test_noise_of_another_type_is_named(found):
     """The draw is a stage like the others."""
-    (root,), _ = found({"kind": "noise", "dtype": "bfloat16"}, operators=False)
-    assert (root.stage, root.module) == ("noise#0", "#0")
+    (root,), _, notes = found({"kind": "noise", "dtype": "bfloat16"}, operators=False)
+    assert (root.stage, root.module, notes) == ("noise#0", "#0", [])
 
 
 def test_a_timestep_that_is_off_is_in_the_denoisers_own_code(found):
     """Its modules got other inputs; none of them turned the same bits into others."""
-    (root,), _ = found({"kind": "timestep", "component": "unet", "by": 1}, operators=False)
-    assert (root.stage, root.module, root.glue) == ("unet#0", "#0", True)
+    (root,), _, notes = found({"kind": "timestep", "component": "unet", "by": 1}, operators=False)
+    assert (root.stage, root.module, root.glue, notes) == ("unet#0", "#0", True, [])
 
 
 @pytest.mark.parametrize(
@@ -144,3 +149,17 @@ def test_a_baseline_that_cannot_be_repeated_here_is_not_guessed_at(shop, monkeyp
     assert "operator:" not in done.out
     assert "values:   noise/0 is the first outside its envelope: " in done.out
     assert "note:     the baseline cannot be repeated here by its settings" in done.out
+
+
+def test_a_run_that_cannot_be_repeated_blames_no_setting(shop, monkeypatch):
+    """A run of another machine, explained where only the baseline's bits come out: no setting explains what is not there."""
+    shop.recorded(tolerance="{cross-class: {rel_l2: 1.0}}")
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", "default")
+    assert shop.harness("run", "--out", "run").code == 0
+    monkeypatch.delenv("ATEN_CPU_CAPABILITY")
+    results = shop.root / "run" / "recordings" / "digits" / "cpu-float32" / "recording.json"
+    elsewhere = results.read_text(encoding="utf-8").replace('"ATEN_CPU_CAPABILITY": "default"', '"NVIDIA_TF32_OVERRIDE": "0"')
+    results.write_text(elsewhere, encoding="utf-8")
+    done = shop.harness("explain", "run", "digits[cpu-float32]")
+    assert "setting:" not in done.out
+    assert "note:     the run cannot be repeated here" in done.out

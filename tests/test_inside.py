@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from harness.judge.divergence import by_value
 from harness.judge.inside import Suspect, align, first_module, first_operator
 
 
@@ -55,3 +56,27 @@ def test_the_first_operator_is_found_by_its_place():
     now = [then[0], {**then[1], "outputs": {"0": "X"}}]
     assert first_operator(align(now, then, "operator")) == 1
     assert first_operator(align(then, then, "operator")) is None
+
+
+def test_a_parent_with_a_strange_child_is_not_called_glue():
+    """A module that was put inside may be at fault itself."""
+    then = [call("block.conv#0", "a", "b"), call("block.old#0", "b", "c"), call("block#0", "a", "c")]
+    now = [call("block.conv#0", "a", "b"), call("block.new#0", "b", "X"), call("block#0", "a", "X")]
+    assert first_module(align(now, then, "module")) == Suspect("block#0", "Conv2d", glue=False)
+
+
+def sizes(**figures: float) -> dict[str, dict[str, float]]:
+    return {name.replace("step", "scheduler.step#") + "/sample": {"rel_l2": size, "l_inf": 0.0} for name, size in figures.items()}
+
+
+def test_sizes_name_the_first_stage_outside_its_envelope_and_the_largest_jump():
+    """Of the steps of one scheduler; what is missing counts as outside."""
+    bounds = {"local_rel_l2": {"scheduler.step": 1e-6}}
+    free = sizes(step0=1e-9, step1=2e-9, step2=8e-9) | {"text_encoder#0/0": {"rel_l2": 1e-3, "l_inf": 0.0}}
+    assert by_value(sizes(step0=1e-7, step1=5e-7), free, bounds) == [
+        "no stage leaves its envelope; nearest is scheduler.step#1/sample: 5.00e-07, bound 1.00e-06",
+        "free drift grows most at scheduler.step#2/sample: 4 times what it was",
+    ]
+    outside = "scheduler.step#1/sample is the first outside its envelope: "
+    assert by_value(sizes(step0=1e-7, step1=2e-6, step2=3e-6), {}, bounds) == [outside + "2.00e-06, bound 1.00e-06"]
+    assert by_value(sizes(step0=1e-7, step1=float("nan")), {}, bounds) == [outside + "nan, bound 1.00e-06"]

@@ -19,7 +19,7 @@ ORDER = (
     ("worker",),
     ("errors",),
     ("schema",),
-    ("shape",),
+    ("shape", "bounds"),
     ("scenarios", "records"),
     ("selection", "baselines"),
     ("judge",),

@@ -292,7 +292,7 @@ def test_folders_mean_every_yaml_file_below_them_once(tmp_path):
     ("name", "text"),
     [
         ("absent", "{path}: no such file or folder; expected scenarios (YAML)"),
-        ("", "no scenarios in {path}; `harness init` writes a first one"),
+        ("", "no scenarios in {path}"),
     ],
     ids=["no-such-path", "empty-folder"],
 )

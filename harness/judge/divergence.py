@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from itertools import pairwise
 from typing import Any
 
@@ -59,7 +58,7 @@ def by_value(local: Figures, free: Figures, bounds: dict[str, Any]) -> list[str]
     """
     said = []
     checks = [(stage, check) for stage in local for check in tolerance.check_local({stage: local[stage]}, bounds)]
-    checks = [(stage, check) for stage, check in checks if not math.isnan(check.value)]  # else the bound is another stage's
+    checks = [(stage, check) for stage, check in checks if check.what.endswith(f" {stage}")]  # else another stage's bound
     outside = [(stage, check) for stage, check in checks if not check.passed]
     if outside:
         stage, check = outside[0]
@@ -67,8 +66,11 @@ def by_value(local: Figures, free: Figures, bounds: dict[str, Any]) -> list[str]
     elif checks:
         stage, check = max(checks, key=lambda item: item[1].value / item[1].bound if item[1].bound else 0.0)
         said.append(f"no stage leaves its envelope; nearest is {stage}: {check.value:.2e}, bound {check.bound:.2e}")
-    sizes = [(stage, figures["rel_l2"]) for stage, figures in free.items() if figures["rel_l2"] > 0]
-    jumps = [(after / before, stage) for (_, before), (stage, after) in pairwise(sizes)]
+    steps: dict[str, list[tuple[str, float]]] = {}
+    for stage, figures in free.items():
+        if ".step#" in stage and figures["rel_l2"] > 0:  # a step feeds the next one: other stages need not
+            steps.setdefault(tolerance.kind_of(stage), []).append((stage, figures["rel_l2"]))
+    jumps = [(after / before, stage) for same in steps.values() for (_, before), (stage, after) in pairwise(same)]
     if jumps and max(jumps)[0] > 1:
         ratio, stage = max(jumps)
         said.append(f"free drift grows most at {stage}: {ratio:.3g} times what it was")

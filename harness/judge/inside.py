@@ -53,7 +53,8 @@ def first_module(aligned: Aligned) -> Suspect | None:
         if now["inputs"] == then["inputs"] and now["outputs"] != then["outputs"]:
             prefix = now["module"].rsplit("#", 1)[0] + "."
             children = any(other["module"].startswith(prefix) for other, _ in aligned.pairs)
-            return Suspect(now["module"], now["type"], children)
+            strangers = any(name.startswith(prefix) for name in (*aligned.only_now, *aligned.only_then))
+            return Suspect(now["module"], now["type"], children and not strangers)
     return None
 
 

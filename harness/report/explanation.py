@@ -32,13 +32,15 @@ def _root(root: Root) -> list[str]:
     where = f"own code of {root.stage}" if root.module == OWN else f"{root.module} ({root.type})"
     lines.append(f"  module:   {where}{_moved(root.moved)}")
     if root.glue and root.module != OWN:
-        lines.append("            every module inside it agrees: its own code differs")
+        lines.append("            no module inside it turned the same bits into others: its own code did")
     if root.operator:
         operator = root.operator
         lines.append(f"  operator: {operator.name} of {', '.join(operator.shapes) or 'no tensor'}{_moved(operator.moved)}")
         lines.append(f"            called at {operator.source}" + (f"; next comes {operator.next}" if operator.next else ""))
     elif root.moved:
-        lines.append("  operator: none of its own: what it holds (weights, buffers, settings) differs, or code outside it")
+        lines.append(
+            "  operator: none that both sides have: what it holds (weights, buffers, settings) differs, or its operators do"
+        )
     return lines
 
 

@@ -12,9 +12,9 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from harness.bounds import flat
 from harness.records import FAIL, PASS, Outcome
 from harness.report import rows
-from harness.scenarios import flat
 
 if TYPE_CHECKING:
     from collections.abc import Callable

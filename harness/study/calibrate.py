@@ -11,8 +11,12 @@ from pathlib import Path
 from statistics import median, median_low
 from typing import Any
 
+from harness.bounds import nested
 from harness.errors import UsageError
 from harness.judge import drift, expect, tolerance
+from harness.judge.changes import FRAMEWORKS
+from harness.judge.divergence import other_weights
+from harness.judge.verdict import structure
 from harness.records import Recording
 from harness.scenarios import Case, Scenario
 from harness.session import Session, alone
@@ -51,11 +55,13 @@ class Calibration:
     def limits(self, without: str = "") -> Figures:
         """Return the bounds that follow, rounded up to two digits; `without` leaves one platform out of the evidence.
 
-        No stage is held closer than one unit in the last place: what no platform here moved, another one may.
+        Nothing is held closer than one unit in the last place: what no platform here moved, another one may.
         """
         worst, found = self.worst(without), {}
         for key in sorted({*self.noise, *worst}):
-            least = self.last_place if key[0] == "local_rel_l2" else self.quantum if key[-1] == "l_inf" else 0.0
+            least = (
+                self.last_place if key[0] != "batch" and key[0].endswith("rel_l2") else self.quantum if key[-1] == "l_inf" else 0.0
+            )
             found[key] = _round_up(max(OVER_NOISE * self.noise.get(key, 0.0), OVER_WORST * worst.get(key, 0.0), least))
         return {key: bound for key, bound in found.items() if bound > 0}
 
@@ -95,7 +101,8 @@ def calibrate(
 ) -> Calibration:
     """Measure the noise of `case`: nudged inputs on this platform, then every other platform, each free and anchored.
 
-    Baselines that another numerics class left in the store are platforms too: real ones.
+    Baselines of other numerics classes in the store are platforms too, real ones, where weights and frameworks are the same:
+    what a release moved is no noise.
 
     Args:
         session: Runs the cases; its folder keeps the recordings.
@@ -132,10 +139,26 @@ def calibrate(
     for name, platform in platforms.items():
         measured[name] = _worst([drifts(platform.carry(c), bases[i], f"{name}-{i}") for i, c in enumerate(replicas)])
     for baseline in session.store.of_other_classes(case, bases[0].numerics_class):
+        if not _is_comparable(baseline.recording, bases[0]):
+            continue
         measured[baseline.recording.numerics_class["name"]] = drifts(case, baseline.recording, baseline.path.stem)
     noise = {key: median(figures[key] for figures in nudges) for key in nudges[0]} if nudges else {}
+    _check_finite(case, {"nudges": noise, **measured})
     here = bases[0].numerics_class["name"]
     return Calibration(case.id, here, seeds, perturbations, noise, measured, LAST_PLACE[case.dtype], _quantum(bases[0]))
+
+
+def _is_comparable(baseline: Recording, base: Recording) -> bool:
+    versions = [[side.content["environment"]["versions"].get(name) for name in FRAMEWORKS] for side in (baseline, base)]
+    return not other_weights(base, baseline) and not structure(base, baseline) and versions[0] == versions[1]
+
+
+def _check_finite(case: Case, measured: Mapping[str, Figures]) -> None:
+    for platform, figures in measured.items():
+        for key, value in figures.items():
+            if not math.isfinite(value):
+                what = " of ".join(key)
+                raise UsageError(f"{case.id}, {platform}: {what} is {value}, of which no bound follows; bound it by hand")
 
 
 def _reseeded(case: Case, index: int) -> Case:
@@ -149,8 +172,12 @@ def _figures(free: Recording, anchored: Recording, base: Recording) -> Figures:
     found: Figures = {("rel_l2",): max(d.rel_l2 for d in outputs), ("l_inf",): max(d.l_inf for d in outputs)}
     for stage, moved in drift.of_stages(anchored, base).items():
         key = ("local_rel_l2", tolerance.stage_of(stage))
-        found[key] = max(found.get(key, 0.0), moved["rel_l2"])
+        found[key] = max(found.get(key, 0.0), moved["rel_l2"], key=_nan_first)
     return found
+
+
+def _nan_first(number: float) -> float:
+    return math.inf if math.isnan(number) else number
 
 
 def _batch(scenario: Scenario, batch: Recording, singles: list[Recording]) -> Figures:
@@ -158,7 +185,8 @@ def _batch(scenario: Scenario, batch: Recording, singles: list[Recording]) -> Fi
     if "batch" not in scenario.tolerance:
         return {}
     open_wide = {**scenario.tolerance, "batch": {"rel_l2": math.inf, "l_inf": math.inf}}
-    checks = expect.broken(replace(scenario, tolerance=open_wide), batch, singles)[1]
+    compared = tuple(e for e in scenario.expect if e in ("batch-equals-single", "identical-images"))
+    checks = expect.broken(replace(scenario, tolerance=open_wide, expect=compared), batch, singles)[1]
     metrics = ("rel_l2", "l_inf")
     return {("batch", m): max((c.value for c in checks if c.what.endswith(m)), default=0.0) for m in metrics}
 
@@ -216,17 +244,6 @@ def _round_up(value: float) -> float:
     return float(f"{math.ceil(value / scale - 1e-9) * scale:.1e}")
 
 
-def nested(figures: Figures) -> dict[str, Any]:
-    """Return figures as a scenario holds them; the inverse of `harness.scenarios.flat`."""
-    found: dict[str, Any] = {}
-    for key, value in figures.items():
-        if len(key) == 1:
-            found[key[0]] = value
-        else:
-            found.setdefault(key[0], {})[key[1]] = value
-    return found
-
-
 def write_tolerance(path: Path, bounds: dict[str, Any], evidence: dict[str, Any]) -> None:
     """Replace the bounds and the evidence of `tolerance` in a scenario's file; every other line stays as it is."""
     from harness.schema import load
@@ -246,6 +263,8 @@ def write_tolerance(path: Path, bounds: dict[str, Any], evidence: dict[str, Any]
         key_place, value_place = members["tolerance"]
         first, last = key_place.node.start_mark.line, value_place.node.end_mark
         end = last.line + (1 if last.column else 0)
+        while end > first + 1 and (not lines[end - 1].strip() or lines[end - 1].lstrip().startswith("#")):
+            end -= 1  # blank lines and comments belong to what follows
         lines[first:end] = made
     else:
         lines += made

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -9,6 +10,7 @@ from typing import Any
 
 from harness.errors import NotRecordedError, UsageError
 from harness.judge import drift, tolerance
+from harness.judge.verdict import structure
 from harness.records import Check, Recording
 from harness.scenarios import Case
 from harness.session import Session
@@ -168,10 +170,12 @@ def _unseen(now: Recording, base: Recording) -> tuple[str, ...]:
 
 
 def _checks(free: Recording, anchored: Recording, base: Recording, bounds: dict[str, Any]) -> tuple[Check, ...]:
+    other = structure(free, base)
+    if other:
+        return (Check(other, math.inf, 0.0),)
     held = [check for name, moved in drift.of_outputs(free, base).items() for check in tolerance.check(name, moved, bounds)]
     held += tolerance.check_local(drift.of_stages(anchored, base), bounds)
-    structure = len(free.stages) != len(base.stages)
-    if structure:
+    if len(free.stages) != len(base.stages):
         held.append(Check("count of stages", float(len(free.stages)), float(len(base.stages))))
     return tuple(sorted(held, key=lambda check: -_worst(check.value / check.bound if check.bound else check.value)))
 

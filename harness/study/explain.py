@@ -16,8 +16,8 @@ from harness.judge import divergence, drift, inside, tolerance
 from harness.records import Drift, Recording
 from harness.scenarios import Case
 from harness.session import Session
+from harness.study.settings import Knob, candidates, distance, share_of
 
-PACKAGES = ("diffusers", "transformers")  # whose versions can be put back without installing torch again
 OWN = "#0"  # the label of a stage's own code, outside its modules
 
 
@@ -28,7 +28,7 @@ class Operator:
     name: str
     shapes: list[str]
     source: str
-    moved: Drift
+    moved: Drift | None
     next: str
 
 
@@ -47,16 +47,6 @@ class Root:
     glue: bool
     moved: Drift | None = None
     operator: Operator | None = None
-
-
-@dataclass(frozen=True)
-class Knob:
-    """One setting put back to the baseline's value: the share of the drift that goes with it, 1.0 when no bit differs."""
-
-    name: str
-    now: str | None
-    then: str | None
-    share: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -101,8 +91,8 @@ class Inquiry:
         if stage is None:
             return []
         mine, theirs = (side.inside("modules").get(stage, []) for side in (now, then))
-        if mine and not theirs:
-            self.notes.append(f"which module of {stage} it was cannot be told: the baseline keeps no digests of it")
+        if _has_modules(stage) and not (mine and theirs):
+            self.notes.append(f"which module of {stage} it was cannot be told: the recordings keep no digests of this call")
             return [Root(stage, "", "", glue=False)]
         return [self._root(stage, mine, theirs)]
 
@@ -136,7 +126,7 @@ class Inquiry:
     def _module(self, stage: str, now: Recording, then: Recording) -> Root:
         """Return the module at fault in `stage`, or the stage's own code."""
         mine, theirs = now.inside("modules").get(stage), then.inside("modules").get(stage)
-        if (mine is None or theirs is None) and not stage.startswith("noise") and ".step#" not in stage:
+        if (mine is None or theirs is None) and _has_modules(stage):
             detail = {"stage": stage}
             mine = self._again("now", self._now, {**detail, "feed": self._found}, "modules").inside("modules").get(stage)
             theirs = self._again("then", self._then, detail, "modules").inside("modules").get(stage)
@@ -145,8 +135,7 @@ class Inquiry:
     def _root(self, stage: str, mine: list[inside.Entry], theirs: list[inside.Entry]) -> Root:
         aligned = inside.align(mine, theirs, "module")
         if aligned.only_now or aligned.only_then:
-            added, gone = ", ".join(aligned.only_now[:3]) or "nothing", ", ".join(aligned.only_then[:3]) or "nothing"
-            self.notes.append(f"{stage} has other modules than it had: {added} in place of {gone}")
+            self.notes.append(f"{stage} has other modules than it had: {_in_place(aligned)}")
         suspect = inside.first_module(aligned)
         if suspect is None:
             return Root(stage, OWN, "", glue=bool(aligned.pairs))
@@ -163,7 +152,10 @@ class Inquiry:
         own = f"module/{root.stage}/{root.module}/"
         names = [n for n in theirs if n.startswith(own) and n in mine and mine[n].shape == theirs[n].shape]
         moved = max((drift.measure(mine[n], theirs[n]) for n in names), key=lambda d: d.l_inf, default=None)
-        return replace(root, moved=moved, operator=_operator(now, then))
+        aligned = inside.align(now.content["operators"], then.content["operators"], "operator")
+        if aligned.only_now or aligned.only_then:
+            self.notes.append(f"{root.stage}, {root.module}, has other operators than it had: {_in_place(aligned)}")
+        return replace(root, moved=moved, operator=_operator(aligned, now, then))
 
     def _again(self, side: str, case: Case, detail: dict[str, Any], name: str) -> Recording:
         self._on_step(f"{name}, {side}")
@@ -175,58 +167,26 @@ class Inquiry:
         return self._session.record(carrier, slot, self._folder / f"{side}-{name}")
 
 
-def _operator(now: Recording, then: Recording) -> Operator | None:
-    aligned = inside.align(now.content["operators"], then.content["operators"], "operator")
+def _has_modules(stage: str) -> bool:
+    return not stage.startswith("noise#") and ".step#" not in stage
+
+
+def _in_place(aligned: inside.Aligned) -> str:
+    return " in place of ".join(", ".join(side[:3]) or "nothing" for side in (aligned.only_now, aligned.only_then))
+
+
+def _operator(aligned: inside.Aligned, now: Recording, then: Recording) -> Operator | None:
     index = inside.first_operator(aligned)
     if index is None:
         return None
     mine, theirs = aligned.pairs[index]
     place, other = now.content["operators"].index(mine), then.content["operators"].index(theirs)
     values, expected = now.tensors(), then.tensors()
-    pairs = [(values[f"operator/{place}/{key}"], expected[f"operator/{other}/{key}"]) for key in mine["outputs"]]
-    moved = max((drift.measure(a, b) for a, b in pairs if a.shape == b.shape), key=lambda d: d.l_inf)
+    pairs = [(values.get(f"operator/{place}/{key}"), expected.get(f"operator/{other}/{key}")) for key in mine["outputs"]]
+    drifts = [drift.measure(a, b) for a, b in pairs if a is not None and b is not None and a.shape == b.shape]
+    moved = max(drifts, key=lambda d: d.l_inf, default=None)
     following = aligned.pairs[index + 1][0]["operator"] if index + 1 < len(aligned.pairs) else ""
     return Operator(mine["operator"], mine["shapes"], mine["source"], moved, following)
-
-
-def candidates(case: Case, now: Recording, then: Recording, *, packages: bool) -> tuple[Case, Case, list[tuple[Knob, Case]]]:
-    """Return the case as it ran now, as it ran then, and as it runs now with one setting put back, for each that differs.
-
-    Args:
-        case: Without knobs.
-        now: What a run left.
-        then: The baseline's recording.
-        packages: Whether versions of diffusers and transformers are put back too, in environments of their own.
-    """
-    mine, theirs = (side.content["environment"]["variables"] for side in (now, then))
-    names = sorted({*mine, *theirs})
-    env = tuple(now.content["case"].get("env", ()))
-    as_now = replace(case, knobs=tuple((name, mine.get(name)) for name in names), env=env)
-    as_then = replace(case, knobs=tuple((name, theirs.get(name)) for name in names), env=env)
-    found = []
-    for name in names:
-        if mine.get(name) != theirs.get(name):
-            back = {**dict(as_now.knobs), name: theirs.get(name)}
-            found.append((Knob(name, mine.get(name), theirs.get(name)), replace(as_now, knobs=tuple(sorted(back.items())))))
-    here, there = (side.content["environment"]["versions"] for side in (now, then))
-    for name in PACKAGES if packages else ():
-        if name in here and name in there and here[name] != there[name]:
-            found.append((Knob(name, here[name], there[name]), replace(as_now, env=_with(env, f"{name}=={there[name]}"))))
-            as_then = replace(as_then, env=_with(as_then.env, f"{name}=={there[name]}"))
-    return as_now, as_then, found
-
-
-def _with(env: tuple[str, ...], wanted: str) -> tuple[str, ...]:
-    """Return an environment's packages with one at another version."""
-    name = wanted.split("==", maxsplit=1)[0]
-    return (wanted, *(text for text in env if text.split("==", maxsplit=1)[0] != name))
-
-
-def _distance(now: Recording, then: Recording) -> float:
-    """Return the worst relative L2 of any output; 0.0 when no bit differs."""
-    if all(now.outputs[name]["digest"] == output["digest"] for name, output in then.outputs.items()):
-        return 0.0
-    return max((d.rel_l2 for d in drift.of_outputs(now, then).values()), default=0.0)
 
 
 def explain(
@@ -251,7 +211,7 @@ def explain(
         packages: Whether the versions of packages are put back too.
     """
     first = divergence.first(now, then)
-    if first is None or not _distance(now, then):
+    if first is None or not distance(now, then):
         return Explanation(case.id, first or "", notes=["no bit of any output differs"])
     if divergence.other_weights(now, then):
         return Explanation(case.id, first, notes=["with other weights nothing after them can be held against the baseline"])
@@ -264,18 +224,25 @@ def explain(
         return session.record(replace(carrier, detail={}), session.slot(slot), folder / name)
 
     inquiry = Inquiry(session, as_now, as_then, folder, on_step)
-    again, before = run(as_now, "now"), run(as_then, "then")
-    far, knobs = _distance(now, then), []
-    for knob, carrier in single:
+
+    def attempt(carrier: Case, name: str, what: str) -> Recording | None:
         try:
-            near = _distance(run(carrier, f"back-{knob.name}"), then)
-        except NotRecordedError as error:  # a package that does not fit the others
-            inquiry.notes.append(f"{knob.name} {knob.then} alone: {error.reason}")
-            continue
-        knobs.append(replace(knob, share=1.0 if near == 0 else max(0.0, 1 - near / far) if far else 0.0))
-    if _distance(again, now):
+            return run(carrier, name)
+        except NotRecordedError as error:  # such as a package that does not fit the others
+            inquiry.notes.append(f"{what}: {error.reason}")
+            return None
+
+    again = run(as_now, "now")
+    before = attempt(as_then, "then", "the baseline's side does not run here")
+    far = distance(again, then)
+    if distance(again, now):
         inquiry.notes.append("the run cannot be repeated here: its case gives other bits now than it gave then")
-    if not _distance(before, then):
+    knobs = []
+    for knob, carrier in single if far else ():
+        back = attempt(carrier, f"back-{knob.name}", f"{knob.name} {knob.then} alone")
+        if back:
+            knobs.append(replace(knob, share=share_of(distance(back, then), far)))
+    if before and not distance(before, then):
         roots = inquiry.roots(again, before, limit)
     else:
         roots = inquiry.recorded_root(now, then)

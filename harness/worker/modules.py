@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 import torch
@@ -18,7 +19,7 @@ from .tensors import digest_tensor, dtype_name, tensors_in
 
 Tensors = Dict[str, torch.Tensor]
 FIRST = "#0"  # of every stage, the first call is looked into unless a detail asks for another
-LIBRARIES = ("/torch/", "/harness/worker/")  # frames that are never the line a reader wants
+OWN = (str(Path(torch.__file__).parent), str(Path(__file__).parent))  # folders whose frames are never the line a reader wants
 
 
 class Enough(BaseException):
@@ -143,7 +144,8 @@ class _Operators(TorchDispatchMode):
             }
         )
         for key, tensor in given.items():
-            self._tracer.kept[f"operator/{index}/{key}"] = tensor.detach().to("cpu", copy=True)
+            if not tensor.is_complex():  # numpy's side of the door has no file type for it
+                self._tracer.kept[f"operator/{index}/{key}"] = tensor.detach().to("cpu", copy=True)
         return result
 
 
@@ -155,8 +157,8 @@ def _only_views(func: Any) -> bool:
 
 
 def _combined(tensors: Tensors) -> str:
-    digests = {key: _digest_once(tensor) for key, tensor in tensors.items()}
-    return (next(iter(digests.values())) if len(digests) == 1 else combine(digests))[:16]
+    digests = [_digest_once(tensor) for tensor in tensors.values()]  # by place: a name may come with another release
+    return (digests[0] if len(digests) == 1 else combine({str(place): digest for place, digest in enumerate(digests)}))[:16]
 
 
 def _digest_once(tensor: torch.Tensor) -> str:
@@ -174,8 +176,8 @@ def _source() -> str:
     """Return the line that called the operator: the innermost one outside torch and this file."""
     frame: Any = sys._getframe(1)
     while frame is not None:
-        path = frame.f_code.co_filename.replace("\\", "/")
-        if not any(library in path for library in LIBRARIES):
-            return f"{'/'.join(path.split('/')[-3:])}:{frame.f_lineno}"
+        path = frame.f_code.co_filename
+        if not path.startswith(OWN):
+            return f"{'/'.join(Path(path).parts[-3:])}:{frame.f_lineno}"
         frame = frame.f_back
     return ""
