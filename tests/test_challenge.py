@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,13 +12,20 @@ import numpy as np
 import pytest
 import torch
 
+from harness.baselines import Store
+from harness.judge import drift
+from harness.judge.divergence import by_value
+from harness.scenarios import read
+from harness.session import Session
 from harness.study import challenge as study
 from harness.study.challenge import Challenge, Trial
 from harness.study.faults import catalogue
 from harness.study.peers import unseen_by
+from harness.study.platforms import PLATFORMS
 from harness.worker.faults import planted
 from harness.worker.protocol import CaseError
 
+ROOT = Path(__file__).resolve().parent.parent
 LARGE, SMALL = "last convolution x1.001", "one weight by one unit in the last place"
 
 
@@ -108,3 +117,24 @@ def test_the_command_plants_judges_and_keeps_the_certificate(shop, monkeypatch):
     certificate = json.loads(shop.baseline().read_text(encoding="utf-8"))["certificate"]
     assert LARGE not in certificate["missed"]
     assert certificate["platform"] == "aten-default"
+
+
+@pytest.mark.slow
+def test_a_fault_in_each_part_of_unclip_is_named_by_its_stage_in_another_class(shop):
+    """Prior, decoder, both super-resolution models: free drift hides what platforms do anyway, local drift names the stage."""
+    case = read(ROOT / "scenarios" / "unclip-synthetic.yaml").cases()[0]
+    bounds, there = case.scenario.tolerance["cross-class"], PLATFORMS["portable"].carry(case)
+    parts = {"prior": 0.5, "decoder": 0.5, "super_res_first": 0.5, "super_res_last": 0.999, "text_proj": 0.5}
+    with Session(Store(shop.root), shop.root / "run") as session:
+        base = session.record(case, folder=shop.root / "base")
+        named = {}
+        for part, at in {"": 0.0, **parts}.items():
+            fault = {"kind": "weights", "component": part, "modules": "matrix", "at": at, "how": "scale", "factor": 1.01}
+            carrier = replace(there, fault=fault if part else None, anchors=base.tensors_path)
+            local = drift.of_stages(session.record(carrier, folder=shop.root / "local"), base)
+            named[part] = by_value(local, {}, bounds)[0]
+    assert named.pop("").startswith("no stage leaves its envelope")
+    steps = ("prior_scheduler.step#", "decoder_scheduler.step#", "super_res_scheduler.step#0", "super_res_scheduler.step#2")
+    for said, stage in zip(named.values(), (*steps, "text_proj#0"), strict=True):
+        assert said.startswith(stage), said
+        assert " is the first outside its envelope" in said
