@@ -84,6 +84,7 @@ drifted: digits[cpu-float32]
             library-6 1 -> 2
             library-7 1 -> 2
             and 2 more in results.json
+  explain:  harness explain runs/nightly 'digits[cpu-float32]'
   next:     harness accept runs/nightly -k 'digits[cpu-float32]' --reason TEXT, if this is what you want from now on""",
     ),
     "missing": (

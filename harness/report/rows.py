@@ -95,13 +95,19 @@ def paragraph(outcome: Outcome, run: Path) -> str:
             lines.append(f"            and {len(changed) - 8} more in results.json")
     if outcome.log:
         lines += ["  log:", *(f"    {line}" for line in outcome.log.strip().splitlines()[-6:])]
+    if outcome.verdict == "drifted" and outcome.baseline:
+        lines.append(f"  explain:  harness explain {quote(str(run))} '{outcome.case}'{_store(outcome)}")
     advice = advise(outcome, run)
     return "\n".join([*lines, *([f"  next:     {advice}"] if advice else [])])
 
 
+def _store(outcome: Outcome) -> str:
+    return f" --baselines {quote(outcome.store)}" if outcome.store not in ("", "baselines") else ""
+
+
 def advise(outcome: Outcome, run: Path) -> str:
     """Return the command that comes next, or nothing."""
-    chosen = f"-k '{outcome.case}'" + (f" --baselines {quote(outcome.store)}" if outcome.store not in ("", "baselines") else "")
+    chosen = f"-k '{outcome.case}'{_store(outcome)}"
     if outcome.verdict == "missing":
         return " ".join(filter(None, ["harness record", quote(outcome.path) if outcome.path else "", chosen]))
     if outcome.verdict in ("drifted", "stale", "incomparable"):
