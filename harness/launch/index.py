@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import ssl
 import subprocess
@@ -101,7 +102,15 @@ def _root() -> str:
     if os.environ.get("PIP_NO_INDEX", settings.get("no_index", "0")).lower() not in ("0", "false", "no", "off", ""):
         return ""
     named = (os.environ.get(name) for name in ("PIP_INDEX_URL", "UV_DEFAULT_INDEX", "UV_INDEX_URL"))
-    return next(filter(None, named), settings.get("index_url", "https://pypi.org/simple")).rstrip("/")
+    return (next(filter(None, named), "") or settings.get("index_url") or _default_of_pip()).rstrip("/")
+
+
+def _default_of_pip() -> str:
+    """Return the index that pip asks when nothing is set, as its own help names it."""
+    found = re.search(
+        r"--index-url <url>.*?\(default\s+(\S+?)\)", _ran([sys.executable, "-m", "pip", "download", "--help"]).stdout, re.DOTALL
+    )
+    return found.group(1) if found else ""
 
 
 def set_for_pip() -> bool:
