@@ -16,6 +16,7 @@ from harness.baselines import Store
 from harness.scenarios import Case, read_all
 from harness.session import Session
 from harness.study.explain import Explanation, explain
+from harness.study.settings import distance
 
 ROOT = Path(__file__).resolve().parent.parent
 KNOBS = {
@@ -51,7 +52,7 @@ def main() -> None:
                 then = session.record(case, session.slot(1), Path(text) / "then")
                 now = session.record(replace(case, knobs=((knob, value),)), session.slot(0), Path(text) / "now")
                 found = explain(session, case, now, then, limit=1, on_step=lambda _: None)
-                where, word = ("the same bits", "unmoved") if not found.first else said(found, knob)
+                where, word = said(found, knob) if distance(now, then) else ("the same output", "unmoved")
                 counts[word] += 1
                 print(f"{knob}={value} {case.id}: {word}: {where} {'; '.join(found.notes)}", flush=True)
     print(dict(counts))

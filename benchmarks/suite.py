@@ -14,6 +14,12 @@ from harness.worker import checkpoints
 PLAIN = """\
 import diffusers, numpy, pytest, torch
 
+torch.use_deterministic_algorithms(True)  # what a worker sets too: else the bits are others
+torch.backends.mkldnn.deterministic = True
+torch.backends.mkldnn.matmul.fp32_precision = torch.backends.mkldnn.conv.fp32_precision = "ieee"
+torch.backends.cuda.enable_flash_sdp(False)
+torch.backends.cuda.enable_mem_efficient_sdp(False)
+
 CASES = {cases!r}
 
 @pytest.mark.parametrize("name", CASES)

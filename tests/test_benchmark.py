@@ -11,18 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from inner import Run, path_of_pytester  # noqa: F401 (the second is a fixture)
 
 from harness import benchmark
 from harness.session import read_results
 
 CASE = "scenarios/x.yaml::x[cpu-float32]"
-Run = Callable[..., pytest.RunResult]
-
-
-@pytest.fixture
-def tmp_path(pytester: pytest.Pytester) -> Path:
-    """The folder in which pytest runs is the shop's."""
-    return pytester.path
 
 
 @pytest.fixture

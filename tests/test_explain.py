@@ -137,14 +137,18 @@ def test_a_run_without_the_case_says_so(shop):
     assert "run holds no case other[cpu-float32]" in done.err
 
 
+def say_instead(shop, setting: str) -> None:
+    """Have the run's recording name another setting than the CPU dispatch under which it was made."""
+    path = shop.root / "run" / "recordings" / "digits" / "cpu-float32" / "recording.json"
+    path.write_text(path.read_text(encoding="utf-8").replace('"ATEN_CPU_CAPABILITY": "default"', setting), encoding="utf-8")
+
+
 def test_a_baseline_that_cannot_be_repeated_here_is_not_guessed_at(shop, monkeypatch):
     """Another processor, seen as a baseline whose bits no setting here gives: no operator is named, sizes are."""
     shop.recorded(tolerance="{cross-class: {rel_l2: 1.0, local_rel_l2: {scheduler.step: 1.0e-3, noise: 1.0e-9}}}")
     monkeypatch.setenv("ATEN_CPU_CAPABILITY", "default")
     assert shop.harness("run", "--out", "run").code == 1
-    results = shop.root / "run" / "recordings" / "digits" / "cpu-float32" / "recording.json"
-    hidden = results.read_text(encoding="utf-8").replace('"ATEN_CPU_CAPABILITY": "default"', '"MKL_CBWR": "AUTO"')
-    results.write_text(hidden, encoding="utf-8")
+    say_instead(shop, '"MKL_CBWR": "AUTO"')
     done = shop.harness("explain", "run", "digits[cpu-float32]")
     assert "operator:" not in done.out
     assert "values:   noise/0 is the first outside its envelope: " in done.out
@@ -157,9 +161,7 @@ def test_a_run_that_cannot_be_repeated_blames_no_setting(shop, monkeypatch):
     monkeypatch.setenv("ATEN_CPU_CAPABILITY", "default")
     assert shop.harness("run", "--out", "run").code == 0
     monkeypatch.delenv("ATEN_CPU_CAPABILITY")
-    results = shop.root / "run" / "recordings" / "digits" / "cpu-float32" / "recording.json"
-    elsewhere = results.read_text(encoding="utf-8").replace('"ATEN_CPU_CAPABILITY": "default"', '"NVIDIA_TF32_OVERRIDE": "0"')
-    results.write_text(elsewhere, encoding="utf-8")
+    say_instead(shop, '"NVIDIA_TF32_OVERRIDE": "0"')
     done = shop.harness("explain", "run", "digits[cpu-float32]")
     assert "setting:" not in done.out
     assert "note:     the run cannot be repeated here" in done.out

@@ -6,22 +6,15 @@ import os
 import subprocess
 import sys
 import xml.etree.ElementTree as ET  # the file is pytest's own
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from inner import Run, path_of_pytester  # noqa: F401 (the second is a fixture)
 
 from harness.report import rows
 from harness.session import read_results
 
 BOTH = "{device: [cpu, cuda]}"
-Run = Callable[..., pytest.RunResult]
-
-
-@pytest.fixture
-def tmp_path(pytester: pytest.Pytester) -> Path:
-    """The folder in which pytest runs is the shop's."""
-    return pytester.path
 
 
 @pytest.fixture

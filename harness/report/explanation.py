@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from harness.records import Drift
-from harness.study.explain import OWN, Explanation, Root
+from harness.study.explain import Explanation, Root
+from harness.worker.protocol import OWN_CODE
 
 
 def text(found: Explanation, changes: Sequence[str] = ()) -> str:
@@ -29,9 +30,9 @@ def _root(root: Root) -> list[str]:
     lines = [f"  stage:    {root.stage}: the same bits in, others out"]
     if not root.module:
         return lines
-    where = f"own code of {root.stage}" if root.module == OWN else f"{root.module} ({root.type})"
+    where = f"own code of {root.stage}" if root.module == OWN_CODE else f"{root.module} ({root.type})"
     lines.append(f"  module:   {where}{_moved(root.moved)}")
-    if root.glue and root.module != OWN:
+    if root.glue and root.module != OWN_CODE:
         lines.append("            no module inside it turned the same bits into others: its own code did")
     if root.operator:
         operator = root.operator

@@ -59,11 +59,13 @@ class Calibration:
         """
         worst, found = self.worst(without), {}
         for key in sorted({*self.noise, *worst}):
-            least = (
-                self.last_place if key[0] != "batch" and key[0].endswith("rel_l2") else self.quantum if key[-1] == "l_inf" else 0.0
-            )
-            found[key] = _round_up(max(OVER_NOISE * self.noise.get(key, 0.0), OVER_WORST * worst.get(key, 0.0), least))
+            found[key] = _round_up(max(OVER_NOISE * self.noise.get(key, 0.0), OVER_WORST * worst.get(key, 0.0), self._least(key)))
         return {key: bound for key, bound in found.items() if bound > 0}
+
+    def _least(self, key: tuple[str, ...]) -> float:
+        if key[-1] == "l_inf":
+            return self.quantum
+        return self.last_place if key[0] != "batch" else 0.0
 
     def left_out(self) -> dict[str, bool]:
         """Return for each platform whether the bounds derived without it admit it."""

@@ -17,8 +17,7 @@ from harness.records import Drift, Recording
 from harness.scenarios import Case
 from harness.session import Session
 from harness.study.settings import Knob, candidates, distance, share_of
-
-OWN = "#0"  # the label of a stage's own code, outside its modules
+from harness.worker.protocol import OWN_CODE
 
 
 @dataclass(frozen=True)
@@ -138,7 +137,7 @@ class Inquiry:
             self.notes.append(f"{stage} has other modules than it had: {_in_place(aligned)}")
         suspect = inside.first_module(aligned)
         if suspect is None:
-            return Root(stage, OWN, "", glue=bool(aligned.pairs))
+            return Root(stage, OWN_CODE, "", glue=bool(aligned.pairs))
         return Root(stage, suspect.module, suspect.type, suspect.glue)
 
     def _inside(self, root: Root, module: str, *, operators: bool, last: bool) -> Root:
@@ -159,10 +158,7 @@ class Inquiry:
 
     def _again(self, side: str, case: Case, detail: dict[str, Any], name: str) -> Recording:
         self._on_step(f"{name}, {side}")
-        if not detail.get("feed"):
-            detail = {key: value for key, value in detail.items() if key != "feed"}
-        anchors = self._anchors if "feed" in detail else None
-        carrier = replace(case, detail=detail, anchors=anchors)
+        carrier = replace(case, detail=detail, anchors=self._anchors if detail.get("feed") else None)
         slot = self._session.slot(0 if side == "now" else 1)
         return self._session.record(carrier, slot, self._folder / f"{side}-{name}")
 

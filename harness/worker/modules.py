@@ -15,11 +15,12 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .digest import combine
+from .protocol import OWN_CODE
 from .tensors import digest_tensor, dtype_name, tensors_in
 
 Tensors = Dict[str, torch.Tensor]
 FIRST = "#0"  # of every stage, the first call is looked into unless a detail asks for another
-OWN = (str(Path(torch.__file__).parent), str(Path(__file__).parent))  # folders whose frames are never the line a reader wants
+UNREAD = (str(Path(torch.__file__).parent), str(Path(__file__).parent))  # folders whose frames are never the line a reader wants
 
 
 class Enough(BaseException):
@@ -68,7 +69,7 @@ class Tracer:
         kind = stage.split("#", maxsplit=1)[0]
         named = any(module.startswith(f"{kind}/") for module in (*self.detail.keep, *self.detail.feed))
         counts: Dict[str, int] = {}
-        outer, self._active = self._active, [FIRST] if wanted else []
+        outer, self._active = self._active, [OWN_CODE] if wanted else []
         with ExitStack() as stack:
             stack.callback(setattr, self, "_active", outer)
             if isinstance(owner, torch.nn.Module) and (wanted or named):
@@ -85,7 +86,7 @@ class Tracer:
 
     def end(self, stage: str, result: Any) -> Any:
         """Keep or replace what a whole stage gave, and return it."""
-        self._hand_on(stage, FIRST, tensors_in(result))
+        self._hand_on(stage, OWN_CODE, tensors_in(result))
         return result
 
     def _hand_on(self, stage: str, label: str, found: Tensors) -> None:
@@ -177,7 +178,7 @@ def _source() -> str:
     frame: Any = sys._getframe(1)
     while frame is not None:
         path = frame.f_code.co_filename
-        if not path.startswith(OWN):
+        if not path.startswith(UNREAD):
             return f"{'/'.join(Path(path).parts[-3:])}:{frame.f_lineno}"
         frame = frame.f_back
     return ""

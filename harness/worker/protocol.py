@@ -16,6 +16,7 @@ RECORDING_FORMAT = "harness-recording/1"
 RECORDING_FILE = "recording.json"
 TENSORS_FILE = "tensors.safetensors"
 
+OWN_CODE = "#0"  # in place of a module's path and call: what a stage does outside its modules
 READY = "ready"  # the worker has started and waits
 PROGRESS = "progress"  # {"doing": TEXT}
 RECORDED = "recorded"  # {"seconds": FLOAT}: the recording's folder is complete
