@@ -13,14 +13,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import torch
-
 from harness.scenarios import read
 from harness.worker import determinism
 from harness.worker.capture import Capture
 from harness.worker.checkpoints import load
-from harness.worker.diffusers_ import Pipeline
-from harness.worker.modules import Detail, Enough, Tracer
+from harness.worker.frameworks import Torch
+from harness.worker.modules import Detail, Enough, Operators, Tracer
+from harness.worker.pipeline import Pipeline
 
 ROOT = Path(__file__).resolve().parent.parent
 SEEN = {  # scenario -> the denoiser's stage, and a module in it
@@ -34,7 +33,7 @@ ROUNDS = 7
 
 def stage_seconds(pipeline: Pipeline, stage: str, detail: Detail) -> float:
     """Return how long one stage takes, looked into as `detail` says; the run ends after it."""
-    tracer, spent = Tracer(detail, {}), []
+    tracer, spent = Tracer(detail, {}, Operators), []
     capture = Capture(pipeline, last=stage)
 
     class Around:
@@ -63,9 +62,10 @@ def main() -> None:
     print("|---|---|---|---|---|---|")
     for name, (stage, module) in seen.items():
         case = read(ROOT / "scenarios" / f"{name}.yaml").cases()[0].request()
+        framework = Torch("cpu")
         with determinism.settings("full"):
-            checkpoint = load(case["checkpoint"], case["pipeline"], torch.float32, case["enable"])
-            pipeline = Pipeline(case, checkpoint, torch.device("cpu"))
+            checkpoint = load(case["checkpoint"], case["pipeline"], "float32", framework, case["enable"])
+            pipeline = Pipeline(case, checkpoint, framework)
             levels = (Detail(stage="none"), Detail(stage=stage), Detail(stage=stage, operators=module))
             times: list[list[float]] = [[], [], []]
             peaks = []

@@ -18,8 +18,9 @@ import torch
 from harness.scenarios import read
 from harness.worker import checkpoints, determinism
 from harness.worker.capture import Capture
-from harness.worker.diffusers_ import Pipeline
-from harness.worker.modules import Detail, Tracer
+from harness.worker.frameworks import Torch
+from harness.worker.modules import Detail, Operators, Tracer
+from harness.worker.pipeline import Pipeline
 from harness.worker.recorder import Recorder
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -27,7 +28,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def kinds(recorder: Recorder, case: dict[str, Any]) -> dict[str, Callable[[], object]]:
     """Return one run of `case` of each kind."""
-    pipeline = Pipeline(case, recorder._checkpoint(case), torch.device("cpu"))
+    framework = Torch("cpu")
+    pipeline = Pipeline(case, recorder._checkpoint(case, framework), framework)
     bare = pipeline.pipeline
     own = checkpoints.make_scheduler(bare.scheduler, case["scheduler"])
 
@@ -37,9 +39,9 @@ def kinds(recorder: Recorder, case: dict[str, Any]) -> dict[str, Callable[[], ob
         return bare(**case["call"], generator=made if len(made) > 1 else made[0])
 
     def watched() -> object:
-        return recorder._watched(case, pipeline, Capture(pipeline), Tracer(Detail(), {}))
+        return recorder._watched(case, pipeline, Capture(pipeline), Tracer(Detail(), {}, Operators))
 
-    return {"bare": call, "steady": lambda: recorder._timed({**case, "rounds": 1}, pipeline, pipeline.device), "watched": watched}
+    return {"bare": call, "steady": lambda: recorder._timed({**case, "rounds": 1}, pipeline, framework.device), "watched": watched}
 
 
 def main() -> None:

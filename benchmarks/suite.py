@@ -6,10 +6,9 @@ import json
 import shutil
 from pathlib import Path
 
-import torch
-
 from harness.scenarios import DATA
 from harness.worker import checkpoints
+from harness.worker.frameworks import Torch
 
 PLAIN = """\
 import diffusers, numpy, pytest, torch
@@ -64,6 +63,6 @@ def _saved(folder: Path, divisor: int) -> str:
     config = json.loads(path.read_text(encoding="utf-8"))
     config["block_out_channels"] = [width // divisor for width in config["block_out_channels"]]
     path.write_text(json.dumps(config), encoding="utf-8")
-    pipeline = checkpoints.synthesize(source, checkpoints.named("pipeline", "DDIMPipeline"), torch.float32)
+    pipeline = checkpoints.synthesize(source, checkpoints.named("pipeline", "DDIMPipeline"), "float32", Torch("cpu"))
     pipeline.save_pretrained(folder)
     return str(folder)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Mapping
 
-from harness.shape import PROFILES
+from harness.shape import FRAMEWORKS, PROFILES
 from harness.study.platforms import PLATFORMS
 
 Command = Callable[[argparse.Namespace], int]
@@ -63,9 +63,13 @@ def _add_cases(add: Callable[[str, str, str], argparse.ArgumentParser]) -> None:
     first = "first recording on this class"
     made.add_argument("--reason", default=first, metavar="TEXT", help="kept in the baseline (default: %(default)s)")
     made = add("env", "environment, effective switches, numerics class", "--device cpu --dtype float16")
-    made.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    made.add_argument("--framework", default="torch", choices=tuple(FRAMEWORKS))
+    made.add_argument("--device", default="cpu", choices=("cpu", "cuda", "ascend"))
     made.add_argument("--dtype", default="float32", choices=("float32", "float16", "bfloat16", "float64"))
     made.add_argument("--determinism", default="full", choices=("full", "default"))
+    made.add_argument(
+        "--make", choices=[name for name in FRAMEWORKS if name != "torch"], help="make a framework's environment; no more"
+    )
     made.add_argument("--clear", action="store_true", help="remove the environments made for --env and bisect; no more")
 
 

@@ -47,11 +47,14 @@ class Store:
             baseline = self.read(own)
             if baseline.recording.numerics_class["hash"] == numerics_class["hash"]:
                 return Match(baseline, True, f"the same class {numerics_class['name']}")
-        for place in dict.fromkeys([case.place, case.scenario.reference or case.place]):
-            for path in self.files(case.scenario.name, place):
+        for reference in dict.fromkeys([case.place, case.scenario.reference or case.place]):
+            *other, place = reference.split("/")
+            for path in self.files(other[0] if other else case.scenario.name, place):
                 baseline = self.read(path)
                 if baseline.reference:
-                    return Match(baseline, False, f"class {baseline.recording.numerics_class['name']}, the reference of {place}")
+                    return Match(
+                        baseline, False, f"class {baseline.recording.numerics_class['name']}, the reference of {reference}"
+                    )
         return None
 
     def of_other_classes(self, case: Case, numerics_class: dict[str, Any]) -> list[Baseline]:

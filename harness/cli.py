@@ -70,6 +70,13 @@ def list_cases(arguments: argparse.Namespace) -> int:
 
 def cannot_run(case: Case) -> str:
     """Return why a case cannot run on this machine, as far as can be told without importing a framework; else nothing."""
+    from harness.launch.sandbox import FRAMEWORKS, is_made
+
+    framework = case.scenario.framework
+    if framework in FRAMEWORKS and not is_made(FRAMEWORKS[framework]):
+        return f"no: make it so by harness env --make {framework}"
+    if case.device == "ascend" and not list(Path("/dev").glob("davinci*")):
+        return "no: no Ascend device"
     if case.device == "cuda" and not Path("/dev/nvidiactl").exists():
         return "no: no CUDA device"
     checkpoint = case.scenario.checkpoint
@@ -178,6 +185,12 @@ def env(arguments: argparse.Namespace) -> int:
 
         print(f"removed {clear()} environments from {cache_folder()}")
         return 0
+    if arguments.make:
+        from harness.launch.sandbox import FRAMEWORKS, interpreter
+
+        print(f"an environment with {', '.join(FRAMEWORKS[arguments.make])}", file=sys.stderr)
+        print(f"{arguments.make} runs by {interpreter(FRAMEWORKS[arguments.make]) or sys.executable}")
+        return 0
     import tempfile
 
     from harness.baselines import Store
@@ -188,7 +201,7 @@ def env(arguments: argparse.Namespace) -> int:
         tempfile.TemporaryDirectory(prefix="harness-") as folder,
         Session(Store(Path(arguments.baselines)), Path(folder)) as session,
     ):
-        facts = session.describe(arguments.device, arguments.dtype, arguments.determinism)
+        facts = session.describe(arguments.framework, arguments.device, arguments.dtype, arguments.determinism)
     found = facts.pop("class")
     print(f"numerics class {found['name']} for {arguments.device}-{arguments.dtype}, determinism {arguments.determinism}")
     lines = [

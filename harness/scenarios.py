@@ -15,9 +15,10 @@ from typing import Any
 from harness.bounds import check_evidence
 from harness.errors import ScenarioError, UsageError
 from harness.schema import Place, load, nearest
-from harness.shape import SHAPE, SOURCES, UNREPEATABLE
+from harness.shape import FRAMEWORKS, SHAPE, SOURCES, UNREPEATABLE
 
 DATA = Path(__file__).parent / "data"
+REFERENCE = re.compile(r"([\w.-]+/)?(cpu|cuda|ascend)-(float32|float16|bfloat16|float64)")
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Scenario:
     pipeline: str
     checkpoint: dict[str, str]
     call: dict[str, Any]
+    framework: str = "torch"
     scheduler: dict[str, Any] | None = None
     seeds: tuple[int, ...] = (0,)
     generator: str = "cpu"
@@ -110,6 +112,7 @@ class Case:
             rounds = 0
         return {
             "id": self.id,
+            "framework": scenario.framework,
             "pipeline": scenario.pipeline,
             "checkpoint": scenario.checkpoint,
             "scheduler": scenario.scheduler,
@@ -193,6 +196,7 @@ def read(path: Path) -> Scenario:
         pipeline=values["pipeline"],
         checkpoint=_checkpoint(values["checkpoint"], members["checkpoint"]),
         call=values["call"],
+        framework=values.get("framework", "torch"),
         scheduler=values.get("scheduler"),
         seeds=tuple(values.get("seed", [0])),
         generator=generator,
@@ -256,6 +260,16 @@ def _check_names(values: dict[str, Any], members: dict[str, Place]) -> None:
 def _check_together(values: dict[str, Any], members: dict[str, Place], place: Place) -> None:
     """Check what no single field can tell."""
     generator, seeds, expect = values.get("generator", "cpu"), values.get("seed", [0]), values.get("expect", [])
+    framework, devices = values.get("framework", "torch"), values.get("cases", {}).get("device", ["cpu"])
+    if framework == "mindspore" and generator != "numpy":
+        found = place if "generator" not in values else members["generator"]
+        raise found.wrong(
+            "`generator: numpy` beside `framework: mindspore`, whose pipelines draw from nothing else", f"`{generator}`"
+        )
+    for device in devices:
+        if device not in FRAMEWORKS[framework]:
+            known = ", ".join(f"`{name}`" for name in FRAMEWORKS[framework])
+            raise members["cases"].members()["device"][1].wrong(f"devices of {framework}: {known}", f"`{device}`")
     call = members["call"].members()
     for key in ("generator", "latents"):
         if key in call:
@@ -274,5 +288,6 @@ def _check_together(values: dict[str, Any], members: dict[str, Place], place: Pl
         if "batch" not in values.get("tolerance", {}):
             raise members.get("tolerance", place).wrong("`tolerance.batch` for `batch-equals-single`", "no such key")
     check_evidence(values.get("tolerance", {}), members)
-    if "reference" in values and not re.fullmatch(r"(cpu|cuda)-(float32|float16|bfloat16|float64)", values["reference"]):
-        raise members["reference"].wrong("a device and dtype such as `cpu-float32`", f"`{values['reference']}`")
+    if "reference" in values and not REFERENCE.fullmatch(values["reference"]):
+        what = "a device and dtype such as `cpu-float32`, behind another scenario's name and `/` if it is that one's"
+        raise members["reference"].wrong(what, f"`{values['reference']}`")

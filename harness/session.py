@@ -16,7 +16,7 @@ from harness.baselines import Store
 from harness.errors import BaselineError, HarnessError, LaunchError, NotRecordedError, UsageError
 from harness.judge.verdict import judge, unrun, wants_anchored
 from harness.launch.local import Settings, Worker, variables
-from harness.launch.sandbox import interpreter
+from harness.launch.sandbox import FRAMEWORKS, interpreter, is_made
 from harness.records import Outcome, Recording
 from harness.scenarios import Case, Scenario
 from harness.worker.protocol import DESCRIBED, RECORDED, UNVERIFIED, dumps
@@ -120,7 +120,14 @@ class Session:
         """
         groups: dict[str, list[Case]] = {}
         for case in cases:
-            shared = [_settings(case), case.env, case.scenario.checkpoint, case.scenario.pipeline, case.dtype]
+            shared = [
+                _settings(case),
+                case.scenario.framework,
+                case.env,
+                case.scenario.checkpoint,
+                case.scenario.pipeline,
+                case.dtype,
+            ]
             groups.setdefault(json.dumps(shared, sort_keys=True), []).append(case)
         waiting = [deque(groups[key]) for key in sorted(groups)]
         untouched, taking = list(waiting), threading.Lock()
@@ -156,14 +163,15 @@ class Session:
         if failures:
             raise failures[0]
 
-    def describe(self, device: str, dtype: str, determinism: str) -> dict[str, Any]:
+    def describe(self, framework: str, device: str, dtype: str, determinism: str) -> dict[str, Any]:
         """Return the environment and numerics class of a worker on this machine.
 
         Raises:
-            UsageError: The device is not here.
+            UsageError: The device or the framework is not here.
         """
-        request = {"describe": {"device": device, "dtype": dtype, "mode": determinism}}
-        event = self.slot(0).ask(request, variables(determinism, {}), 600.0, lambda _: None)
+        request = {"describe": {"framework": framework, "device": device, "dtype": dtype, "mode": determinism}}
+        settings, python = variables(determinism, {}, framework=framework), _interpreter(framework, ())
+        event = self.slot(0).ask(request, settings, 600.0, lambda _: None, python)
         if event["event"] != DESCRIBED:
             raise UsageError(event["reason"])
         return dict(event["environment"])
@@ -218,7 +226,7 @@ class Session:
         request = {"case": case.request(), "out": str(folder.resolve())}
         if case.env:
             self._on_progress(case, f"an environment with {', '.join(case.env)}")
-        python = interpreter(case.env)
+        python = _interpreter(case.scenario.framework, case.env)
         event = slot.ask(request, _settings(case), case.scenario.timeout, lambda doing: self._on_progress(case, doing), python)
         if event["event"] != RECORDED:
             verdict = "unverified" if event["event"] == UNVERIFIED else "error"
@@ -248,7 +256,20 @@ def _shown(path: Path) -> str:
 
 
 def _settings(case: Case) -> Settings:
-    return variables(case.scenario.determinism, dict(case.knobs), case.scenario.profile)
+    return variables(case.scenario.determinism, dict(case.knobs), case.scenario.profile, case.scenario.framework)
+
+
+def _interpreter(framework: str, env: tuple[str, ...]) -> Path | None:
+    """Return the Python of an environment with `env`; a framework's own one is large, and never made unasked.
+
+    Raises:
+        NotRecordedError: The framework's environment was not made yet.
+    """
+    if framework not in FRAMEWORKS or env:
+        return interpreter(env)
+    if not is_made(FRAMEWORKS[framework]):
+        raise NotRecordedError(f"no environment with {framework} here; make it with: harness env --make {framework}", "unverified")
+    return interpreter(FRAMEWORKS[framework])
 
 
 def new_run(root: Path = Path("runs")) -> Path:

@@ -16,6 +16,7 @@ EXPECTATIONS = ("repeatable", "varies", "batch-equals-single", "identical-images
 UNREPEATABLE = ("none", "reused")  # generators whose runs must differ
 PROFILES = ("native", "portable")  # which CPU instructions the libraries may use; see harness/launch/local.py
 ENABLES = ("attention_slicing", "vae_slicing", "vae_tiling", "channels_last")  # the last is a memory format; all move bits
+FRAMEWORKS = {"torch": ("cpu", "cuda"), "mindspore": ("cpu", "ascend")}  # with the devices of each
 SOURCES = ("bundled", "synthetic", "path", "hub")
 
 _FREE = {name: Number(least=0) for name in ("l_inf", "rel_l2")}
@@ -48,6 +49,7 @@ SHAPE = Record(
     {
         "description": Text(),
         "pipeline": Text(what="the name of a pipeline class of diffusers"),
+        "framework": Text(tuple(FRAMEWORKS)),
         "checkpoint": Record({source: Text() for source in SOURCES} | {"revision": Text()}),
         "scheduler": Table(Anything()),
         "call": Table(Anything()),
@@ -55,7 +57,7 @@ SHAPE = Record(
         "generator": Text(GENERATORS),
         "cases": Record(
             {
-                "device": OneOrMore(Text(("cpu", "cuda")), distinct=True),
+                "device": OneOrMore(Text(("cpu", "cuda", "ascend")), distinct=True),
                 "dtype": OneOrMore(Text(("float32", "float16", "bfloat16", "float64")), distinct=True),
             }
         ),
@@ -63,7 +65,7 @@ SHAPE = Record(
         "determinism": Text(("full", "default")),
         "profile": Text(PROFILES),
         "expect": OneOrMore(Text(EXPECTATIONS), distinct=True),
-        "reference": Text(what="a device and dtype such as `cpu-float32`"),
+        "reference": Text(),
         "tolerance": Record(
             {"same-class": Text(("identical",)), "cross-class": _CLOSE, "batch": _BATCH, "evidence": _EVIDENCE, "reason": Text()}
         ),
@@ -82,6 +84,7 @@ SHAPE = Record(
     help={
         "description": "what the scenario is, in a sentence",
         "pipeline": "the name of a pipeline class of diffusers",
+        "framework": "torch, or mindspore, which runs the pipeline of the same name in mindone, in an environment of its own",
         "checkpoint": "where weights come from: one of bundled, synthetic, path, hub",
         "scheduler": "replaces the checkpoint's own: class, and settings of that class",
         "call": "passed to the pipeline as it is",
@@ -92,7 +95,7 @@ SHAPE = Record(
         "determinism": "full sets every deterministic switch; default leaves the libraries as they are",
         "profile": "native uses every CPU instruction; portable only those of any x86-64 machine with AVX2",
         "expect": "what must hold of the runs",
-        "reference": "the device and dtype whose baseline judges cases that have none of their own",
+        "reference": "device and dtype whose baseline judges cases that have none; SCENARIO/DEVICE-DTYPE for another scenario's",
         "tolerance": "how close is close enough, per kind of comparison",
         "published": "values from a paper or a guide, where no array exists",
         "cost": "when a change of run time is worth a word, and how often to time",

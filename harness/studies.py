@@ -22,11 +22,11 @@ def calibrate(arguments: argparse.Namespace) -> int:
     from harness.session import Session, alone, new_run
     from harness.study.calibrate import calibrate as measure
     from harness.study.calibrate import write_tolerance
-    from harness.study.platforms import PLATFORMS
+    from harness.study.platforms import platforms_of
 
     case = _one_case(arguments)
     store, out = Store(Path(arguments.baselines)), Path(arguments.out) if arguments.out else new_run()
-    platforms = PLATFORMS if case.device == "cpu" else {"channels-last": PLATFORMS["channels-last"]}
+    platforms = platforms_of(case)
     total = arguments.seeds + (2 + len(alone(case.scenario))) * (arguments.perturbations + arguments.seeds * len(platforms))
     with progress(total) as (doing, done), Session(store, out) as session:
 

@@ -27,11 +27,11 @@ SECONDS = 120  # for one load, the imports of torch and diffusers included
 
 LOAD = """
 import json, sys
-import torch
 from harness.worker import checkpoints
+from harness.worker.frameworks import Torch
 for line in sys.stdin:
     try:
-        loaded = checkpoints.load(json.loads(line), "DDIMPipeline", torch.float32)
+        loaded = checkpoints.load(json.loads(line), "DDIMPipeline", "float32", Torch("cpu"))
         answer = {"weights": loaded.weights, "commit": loaded.commit}
     except Exception as error:
         answer = {"error": type(error).__name__, "message": str(error)}

@@ -208,6 +208,18 @@ def test_a_companion_newer_than_the_release_is_held_to_its_day(monkeypatch, requ
     assert sandbox._companions([Requirement(text) for text in requirements], installed) == companions
 
 
+def test_a_companion_that_today_s_packages_need_newer_is_held_to_what_they_ask(monkeypatch):
+    """An old transformers beside today's diffusers, which does not import with the huggingface-hub of that day."""
+    days = {**DAYS, "huggingface-hub": (Release(Version("0.23.3"), "2024-05-17"), Release(Version("2.0.0"), "2026-08-01"))}
+    monkeypatch.setattr(index, "releases", lambda name: days.get(name, ()))
+    asked = ["huggingface-hub<3.0,>=1.32", "huggingface-hub<1 ; extra == 'old'", "numpy"]
+    monkeypatch.setattr(sandbox.metadata, "requires", lambda name: asked if name == "diffusers" else None)
+    installed = {"transformers": "5.23.0", "huggingface-hub": "2.0.0", "diffusers": "0.42.1"}
+    assert sandbox._companions([Requirement("transformers==4.41.1")], installed) == ["huggingface-hub<3.0,>=1.32"]
+    both = [Requirement("transformers==4.41.1"), Requirement("diffusers==0.29.0")]
+    assert sandbox._companions(both, installed) == ["huggingface-hub<=0.23.3"]
+
+
 def test_uv_installs_where_it_is_unless_pip_alone_knows_the_index(monkeypatch, tmp_path):
     """uv does not see the packages behind, so that it is told to leave the large ones out; pip is told to keep them."""
     monkeypatch.setattr(sandbox.shutil, "which", lambda name: "/bin/uv")

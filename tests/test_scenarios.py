@@ -194,6 +194,7 @@ def test_a_request_holds_all_that_the_worker_needs(tmp_path):
     assert json.loads(json.dumps(request)) == request
     assert {key: value for key, value in request.items() if value is not None} == {
         "id": "digits[cpu-float32]",
+        "framework": "torch",
         "pipeline": "DDIMPipeline",
         "checkpoint": {"kind": "bundled", "name": "digits-ddpm", "folder": str(scenarios.DATA / "bundled" / "digits-ddpm")},
         "scheduler": {"class": "DDIMScheduler", "eta": 0.5},

@@ -13,11 +13,12 @@ import torch
 
 from harness.scenarios import DATA
 from harness.worker import checkpoints, determinism, noise, stages
-from harness.worker.diffusers_ import Pipeline
+from harness.worker.frameworks import Torch
+from harness.worker.pipeline import Pipeline
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch_dtype` is deprecated:FutureWarning")
 
-CPU = torch.device("cpu")
+TORCH = Torch("cpu")
 SMALL = {
     "digits-ddpm": ("bundled", "DDIMPipeline", {"num_inference_steps": 2, "output_type": "np"}),
     "digits-sd": ("bundled", "StableDiffusionPipeline", {"prompt": "a handwritten seven", "num_inference_steps": 2}),
@@ -41,7 +42,7 @@ class CutShort(Exception):
 @functools.cache
 def loaded(name: str) -> checkpoints.Checkpoint:
     kind, pipeline, _ = SMALL[name]
-    return checkpoints.load({"kind": kind, "folder": str(DATA / kind / name)}, pipeline, torch.float32)
+    return checkpoints.load({"kind": kind, "folder": str(DATA / kind / name)}, pipeline, "float32", TORCH)
 
 
 @pytest.fixture
@@ -51,7 +52,7 @@ def opened() -> Iterator[Callable[..., Pipeline]]:
 
     def make(name: str, **changes: Any) -> Pipeline:
         case = {"call": {**SMALL[name][2], "output_type": "np"}, "seeds": [0], "generator": "cpu", "scheduler": None, **changes}
-        made.append(Pipeline(case, loaded(name), CPU))
+        made.append(Pipeline(case, loaded(name), TORCH))
         return made[-1]
 
     yield make

@@ -30,6 +30,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from harness.worker import checkpoints
+from harness.worker.frameworks import Torch
 from harness.worker.tensors import digest_digests
 
 SYNTHETIC = Path(__file__).resolve().parent.parent / "harness" / "data" / "synthetic"
@@ -145,7 +146,7 @@ def write(name: str) -> None:
     for extra in (folder / "tokenizer" / "vocab.json", folder / "tokenizer" / "merges.txt"):
         if (folder / "tokenizer" / "tokenizer.json").is_file():
             extra.unlink(missing_ok=True)
-    pipeline = checkpoints.synthesize(folder, checkpoints.named("pipeline", index["_class_name"]), torch.float32)
+    pipeline = checkpoints.synthesize(folder, checkpoints.named("pipeline", index["_class_name"]), "float32", Torch("cpu"))
     weights = {name: digest_digests(state) for name, state in checkpoints.digest_states(pipeline).items()}
     (folder / "digests.json").write_text(json.dumps(weights, indent=1, sort_keys=True) + "\n")
     print(name, weights)

@@ -21,7 +21,9 @@ def list_changes(now: dict[str, Any], then: dict[str, Any]) -> tuple[str, ...]:
     machine = [item for item in _differences(now["hardware"], then["hardware"]) if item[0] != "gpu"]
     unseen = sorted({name for side in (now, then) for name in side.get("unobserved", ())})
     operators = [name for name, _, _ in _differences(now["class"]["operators"], then["class"]["operators"])]
-    lines = [f"not observed in one of the two: {name}" for name in unseen]
+    computes = [side.get("framework", "torch") for side in (then, now)]
+    lines = [f"framework {computes[0]} -> {computes[1]}"] if computes[0] != computes[1] else []
+    lines += [f"not observed in one of the two: {name}" for name in unseen]
     lines += [f"{name} {old} -> {new}" for name, old, new in [*frameworks, *gpu, *flags, *variables, *machine]]
     lines += [f"operators with other bits: {', '.join(operators)}"] if operators else []
     return (*lines, *(f"{name} {old} -> {new}" for name, old, new in packages))

@@ -8,10 +8,11 @@ from harness.records import Recording
 
 
 def machine_of(recording: Recording) -> str:
-    """Return what makes two machines comparable in speed: GPU and CPU model, and the cores in use."""
-    hardware = recording.content["environment"]["hardware"]
+    """Return what makes two machines comparable in speed: GPU and CPU model, the cores in use, a framework beside torch."""
+    environment = recording.content["environment"]
+    hardware, framework = environment["hardware"], environment.get("framework", "torch")
     gpu = hardware.get("gpu", {}).get("name", "")
-    return f"{gpu} {hardware['cpu']} x{hardware['cores']}".strip()
+    return f"{gpu} {hardware['cpu']} x{hardware['cores']}{'' if framework == 'torch' else f' {framework}'}".strip()
 
 
 def judge_cost(now: Recording, then: Recording | None, bounds: dict[str, Any]) -> dict[str, Any]:

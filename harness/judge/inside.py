@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import Any
@@ -30,9 +31,12 @@ class Aligned:
     only_then: list[str]
 
 
-def align(now: list[Entry], then: list[Entry], key: str) -> Aligned:
-    """Pair the entries of two traces by `key`, in order; what was inserted, removed or moved is listed, not an error."""
-    mine, theirs = [entry[key] for entry in now], [entry[key] for entry in then]
+def align(now: list[Entry], then: list[Entry], key: str, alike: Callable[[str], str] = str) -> Aligned:
+    """Pair the entries of two traces by `key`, in order; what was inserted, removed or moved is listed, not an error.
+
+    `alike` says which names count as one.
+    """
+    mine, theirs = [alike(entry[key]) for entry in now], [alike(entry[key]) for entry in then]
     if mine == theirs:
         return Aligned(list(zip(now, then, strict=True)), [], [])
     pairs: list[tuple[Entry, Entry]] = []
@@ -45,6 +49,11 @@ def align(now: list[Entry], then: list[Entry], key: str) -> Aligned:
             only_now += mine[a:b]
             only_then += theirs[c:d]
     return Aligned(pairs, only_now, only_then)
+
+
+def plain(operator: str) -> str:
+    """Return what an operator is called in any framework: `exp` for `aten.exp.default` and for `mindspore.exp.ops`."""
+    return operator.split(".")[1]
 
 
 def first_module(aligned: Aligned) -> Suspect | None:

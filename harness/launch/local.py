@@ -33,20 +33,24 @@ FULL = {
 }
 # Meant to be one numerics class on every x86-64 machine with AVX2: without all three, processors still differ.
 PORTABLE = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_CBWR": "COMPATIBLE"}
+# Above AVX2, MindSpore's oneDNN takes a reference convolution, more than ten times slower; the names are those of its releases.
+MINDSPORE = {"ONEDNN_MAX_CPU_ISA": "AVX2", "DNNL_MAX_CPU_ISA": "AVX2"}
 Settings = dict[str, str | None]
 INSTALLED = ("site-packages", "dist-packages")  # names of folders that hold installed packages
 QUIET = {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 
 
-def variables(determinism: str, knobs: Mapping[str, str | None], profile: str = "native") -> Settings:
+def variables(determinism: str, knobs: Mapping[str, str | None], profile: str = "native", framework: str = "torch") -> Settings:
     """Return what a worker's environment sets beyond the caller's own; None takes a variable away.
 
     Args:
         determinism: `full` or `default`.
         knobs: A case's own variables; they win.
         profile: `native`, or `portable` for the CPU instructions that any x86-64 machine with AVX2 has.
+        framework: `torch` or `mindspore`.
     """
-    return {**QUIET, **(FULL if determinism == "full" else {}), **(PORTABLE if profile == "portable" else {}), **knobs}
+    full, portable = FULL if determinism == "full" else {}, PORTABLE if profile == "portable" else {}
+    return {**QUIET, **(MINDSPORE if framework == "mindspore" else {}), **full, **portable, **knobs}
 
 
 class Worker:

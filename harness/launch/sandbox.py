@@ -18,6 +18,7 @@ from importlib import metadata
 from pathlib import Path
 
 from packaging.requirements import InvalidRequirement, Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
@@ -25,6 +26,11 @@ from harness.errors import SandboxError, UsageError
 from harness.launch import index
 from harness.launch.local import INSTALLED
 
+# Frameworks that do not fit beside today's diffusers: each lives in an environment of its own, with pins known to work.
+# mindone 0.3 mirrors diffusers 0.32; 0.4 and 0.5 need operators that MindSpore's CPU lacks. Source: docs/mindspore.md.
+FRAMEWORKS = {
+    "mindspore": ("mindspore==2.10.0", "mindone==0.3.0", "numpy==1.26.4", "transformers==4.46.3", "diffusers==0.32.2"),
+}
 NOTE = "harness-environment.json"
 FORMAT = 1  # part of the key: raise it when environments must be built anew
 BASE = ("torch", "numpy", "safetensors")  # they decide bits below the pipelines, and are large: never moved unless named
@@ -74,11 +80,9 @@ def interpreter(requirements: Sequence[str]) -> Path | None:
         UsageError: A requirement names no version.
     """
     wanted, installed = [named(text) for text in requirements], _installed()
-    if all(w.specifier.contains(installed.get(canonicalize_name(w.name), "0"), prereleases=True) for w in wanted):
+    folder = _folder(wanted, installed)
+    if folder is None:
         return None
-    facts = [FORMAT, sys.version, sys.prefix, sorted(installed.items()), sorted(map(str, wanted))]
-    key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
-    folder = cache_folder() / key
     with _locked(folder) as lock:
         if not folder.is_dir():
             _sweep()
@@ -89,6 +93,20 @@ def interpreter(requirements: Sequence[str]) -> Path | None:
             finally:
                 shutil.rmtree(building, ignore_errors=True)
     return folder / "bin" / "python"
+
+
+def is_made(requirements: Sequence[str]) -> bool:
+    """Whether `interpreter` has nothing to build for `requirements`."""
+    folder = _folder([named(text) for text in requirements], _installed())
+    return folder is None or folder.is_dir()
+
+
+def _folder(wanted: Sequence[Requirement], installed: Mapping[str, str]) -> Path | None:
+    """Return where the environment with `wanted` lies or will lie; None where this one has just these versions."""
+    if all(w.specifier.contains(installed.get(canonicalize_name(w.name), "0"), prereleases=True) for w in wanted):
+        return None
+    facts = [FORMAT, sys.version, sys.prefix, sorted(installed.items()), sorted(map(str, wanted))]
+    return cache_folder() / hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 
 def clear() -> int:
@@ -136,14 +154,33 @@ def _installed() -> dict[str, str]:
 
 
 def _companions(wanted: Sequence[Requirement], installed: Mapping[str, str]) -> list[str]:
-    """Return the companions newer than the first package's release, each held to the newest version of that day."""
+    """Return the companions newer than the first package's release, each held to the newest version of that day.
+
+    One that a package of today needs newer than that is held to what that package asks of it.
+    """
     first, names = wanted[0], {canonicalize_name(requirement.name) for requirement in wanted}
     here = [c for c in COMPANIONS.get(canonicalize_name(first.name), ()) if c in installed and c not in names]
     if not here:
         return []
     days = [release.day for release in index.releases(first.name) if first.specifier.contains(release.version, prereleases=True)]
     fits = {companion: index.newest(companion, days[0]) for companion in here if days and days[0]}
-    return [f"{name}<={fit.version}" for name, fit in fits.items() if fit and fit.version < Version(installed[name])]
+    held = []
+    for name, fit in fits.items():
+        if fit and fit.version < Version(installed[name]):
+            needed = _needed(name, [package for package in CHECKED if package in installed and package not in names])
+            held.append(f"{name}<={fit.version}" if needed.contains(fit.version) else f"{name}{needed}")
+    return held
+
+
+def _needed(name: str, by: Sequence[str]) -> SpecifierSet:
+    """Return the versions of a package that installed packages ask for."""
+    asked = SpecifierSet()
+    for requirement in (Requirement(text) for package in by for text in metadata.requires(package) or ()):
+        if canonicalize_name(requirement.name) == name and (
+            requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+        ):
+            asked &= requirement.specifier
+    return asked
 
 
 def _build(folder: Path, wanted: Sequence[Requirement], installed: Mapping[str, str], lock: int) -> None:

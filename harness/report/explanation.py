@@ -14,7 +14,7 @@ def text(found: Explanation, changes: Sequence[str] = ()) -> str:
     lines = [found.case]
     lines.append(f"  first:    {found.first or 'nothing differs'}")
     for root in found.roots:
-        lines += _root(root)
+        lines += _root(root, "with it" if root == found.roots[0] else "with it and those above")
     for knob in found.knobs:
         back = f"{knob.name} {knob.now or 'unset'} -> {knob.then or 'unset'}"
         lines.append(f"  setting:  {back} explains {_share(knob.share)} of the drift")
@@ -26,7 +26,7 @@ def text(found: Explanation, changes: Sequence[str] = ()) -> str:
     return "\n".join(lines)
 
 
-def _root(root: Root) -> list[str]:
+def _root(root: Root, which: str) -> list[str]:
     lines = [f"  stage:    {root.stage}: the same bits in, others out"]
     if not root.module:
         return lines
@@ -42,6 +42,8 @@ def _root(root: Root) -> list[str]:
         lines.append(
             "  operator: none that both sides have: what it holds (weights, buffers, settings) differs, or its operators do"
         )
+    if root.share is not None:
+        lines.append(f"            {which} put back, {_share(root.share)} of the drift goes")
     return lines
 
 

@@ -108,7 +108,7 @@ def calibrate(
 
     Args:
         session: Runs the cases; its folder keeps the recordings.
-        case: On this machine's own settings.
+        case: On this machine's own settings. In another framework than torch it is held against the same case in torch.
         platforms: By name.
         seeds: How many seeds are replicated; reruns of one seed would be identical.
         perturbations: How many nudges by one unit in the last place.
@@ -132,11 +132,12 @@ def calibrate(
         return {**_figures(free, anchored, base), **_batch(variant.scenario, free, singles)}
 
     replicas = [_reseeded(case, index) for index in range(seeds)]
-    bases = [run(replica, f"base-{index}") for index, replica in enumerate(replicas)]
+    twins = [replace(replica, scenario=replace(replica.scenario, framework="torch")) for replica in replicas]
+    bases = [run(twin, f"base-{index}") for index, twin in enumerate(twins)]
     nudges = []
     for index in range(perturbations):
         which = index % seeds
-        nudges.append(drifts(replace(replicas[which], perturb=index), bases[which], f"nudge-{index}"))
+        nudges.append(drifts(replace(twins[which], perturb=index), bases[which], f"nudge-{index}"))
     measured = {}
     for name, platform in platforms.items():
         measured[name] = _worst([drifts(platform.carry(c), bases[i], f"{name}-{i}") for i, c in enumerate(replicas)])

@@ -6,6 +6,7 @@ root is found, its result on the one side is fed to the other, and the search go
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -37,7 +38,8 @@ class Root:
 
     `module` is the module's path and call (`#0`: the stage's own code), `glue` says that the modules inside it agree, so
     that its own code differs; `moved` is how far its result lies apart, where both sides ran; `operator` is None where
-    no single operator of its own turned the same bits into others.
+    no single operator of its own turned the same bits into others; `share` is the part of the outputs' drift that goes when
+    every result of the module, and of the roots before it, is the other side's.
     """
 
     stage: str
@@ -46,6 +48,7 @@ class Root:
     glue: bool
     moved: Drift | None = None
     operator: Operator | None = None
+    share: float | None = None
 
 
 @dataclass(frozen=True)
@@ -102,9 +105,10 @@ class Inquiry:
             now: The recording of the case that moved.
             then: The recording of the same case as it was.
             limit: How many roots to look for.
-            operators: Whether to look inside the modules, by running both sides again up to there.
+            operators: Whether to look inside the modules, by running both sides again, and to tell every root's share.
         """
         roots: list[Root] = []
+        far = distance(now, then)
         while len(roots) < limit:
             stage = divergence.first_stage(now, then)
             if stage is None:
@@ -114,12 +118,11 @@ class Inquiry:
             if module in self._found:
                 self.notes.append(f"{stage}, {root.module}: differs again although it was given the other side's result")
                 break
-            last = len(roots) + 1 == limit
-            if operators or not last:
-                root = self._inside(root, module, operators=operators, last=last)
+            if operators or len(roots) + 1 < limit:
+                root = self._inside(root, module, operators=operators)
+                now = self._again("now", self._now, {"feed": self._found}, f"fed-{len(roots) + 1}")
+                root = replace(root, share=share_of(distance(now, then), far))
             roots.append(root)
-            if not last:
-                now = self._again("now", self._now, {"feed": self._found}, f"fed-{len(roots)}")
         return roots
 
     def _module(self, stage: str, now: Recording, then: Recording) -> Root:
@@ -140,18 +143,19 @@ class Inquiry:
             return Root(stage, OWN_CODE, "", glue=bool(aligned.pairs))
         return Root(stage, suspect.module, suspect.type, suspect.glue)
 
-    def _inside(self, root: Root, module: str, *, operators: bool, last: bool) -> Root:
+    def _inside(self, root: Root, module: str, *, operators: bool) -> Root:
         """Run both sides up to the root: how far it moved, and which of its operators moved it."""
         detail: dict[str, Any] = {"stage": root.stage, **({"operators": root.module} if operators else {})}
         now = self._again("now", self._now, {**detail, "keep": [module], "feed": self._found}, "inside")
         self._found = [*self._found, module]
-        then = self._again("then", self._then, {**detail, "keep": self._found, "to_end": not last}, f"inside-{len(self._found)}")
+        then = self._again("then", self._then, {**detail, "keep": self._found, "to_end": True}, f"inside-{len(self._found)}")
         self._anchors = then.tensors_path.resolve()
         mine, theirs = now.tensors(), then.tensors()
         own = f"module/{root.stage}/{root.module}/"
         names = [n for n in theirs if n.startswith(own) and n in mine and mine[n].shape == theirs[n].shape]
         moved = max((drift.measure(mine[n], theirs[n]) for n in names), key=lambda d: d.l_inf, default=None)
-        aligned = inside.align(now.content["operators"], then.content["operators"], "operator")
+        alike = str if self._now.scenario.framework == self._then.scenario.framework else inside.plain
+        aligned = inside.align(now.content["operators"], then.content["operators"], "operator", alike)
         if aligned.only_now or aligned.only_then:
             self.notes.append(f"{root.stage}, {root.module}, has other operators than it had: {_in_place(aligned)}")
         return replace(root, moved=moved, operator=_operator(aligned, now, then))
@@ -238,9 +242,9 @@ def explain(
         back = attempt(carrier, f"back-{knob.name}", f"{knob.name} {knob.then} alone")
         if back:
             knobs.append(replace(knob, share=share_of(distance(back, then), far)))
-    if before and not distance(before, then):
-        roots = inquiry.roots(again, before, limit)
-    else:
-        roots = inquiry.recorded_root(now, then)
-        inquiry.notes.append("the baseline cannot be repeated here by its settings: the rest of what changed has a part in it")
+    left = distance(before, then) if before else math.inf
+    if left:
+        part = f": {100 * share_of(left, far):.0f} % of the drift is between now and the case by its settings here"
+        inquiry.notes.append(f"the baseline cannot be repeated here by its settings{part if before else ''}")
+    roots = inquiry.roots(again, before, limit) if before and distance(again, before) else inquiry.recorded_root(now, then)
     return Explanation(case.id, first, roots, sorted(knobs, key=lambda knob: -knob.share), notes=inquiry.notes)

@@ -41,3 +41,15 @@ PLATFORMS = {
     "portable": Platform(PORTABLE),
     "oldest": Platform({**ATEN_DEFAULT, **ONEDNN_SSE41, **MKL_COMPATIBLE}),
 }
+MINDSPORE = {
+    "mindspore": Platform(),
+    "mindspore-onednn-avx512": PLATFORMS["onednn-avx512"],
+    "mindspore-onednn-sse41": PLATFORMS["onednn-sse41"],
+}
+
+
+def platforms_of(case: Case) -> dict[str, Platform]:
+    """Return the platforms over which the tolerances of a case are measured: those that can move its bits."""
+    if case.scenario.framework == "mindspore":
+        return MINDSPORE
+    return PLATFORMS if case.device == "cpu" else {"channels-last": PLATFORMS["channels-last"]}

@@ -37,7 +37,9 @@ def candidates(case: Case, now: Recording, then: Recording, *, packages: bool) -
     names = sorted({*mine, *theirs})
     env = tuple(now.content["case"].get("env", ()))
     as_now = replace(case, knobs=tuple((name, mine.get(name)) for name in names), env=env)
-    as_then = replace(case, knobs=tuple((name, theirs.get(name)) for name in names), env=env)
+    framework = then.content["environment"].get("framework", "torch")
+    twin = replace(case, scenario=replace(case.scenario, framework=framework))
+    as_then = replace(twin, knobs=tuple((name, theirs.get(name)) for name in names), env=env)
     found = []
     for name in names:
         if mine.get(name) != theirs.get(name):

@@ -9,8 +9,8 @@ from typing import Any, Dict, List, Optional
 import numpy as np
 import torch
 
-from .diffusers_ import Pipeline
 from .modules import Enough
+from .pipeline import Pipeline
 from .portable import uniform
 from .tensors import digest_tensor, dtype_name, tensors_in, to_numpy
 

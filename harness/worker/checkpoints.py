@@ -20,7 +20,9 @@ from typing import Any, Dict, Iterator, NamedTuple, Optional, Sequence
 import torch
 
 from . import portable
+from .components import call_of, parameters_of
 from .digest import combine
+from .frameworks import Torch
 from .protocol import CannotRunHere, CaseError
 from .tensors import digest_digests, digest_state
 
@@ -41,13 +43,14 @@ class Checkpoint(NamedTuple):
     commit: Optional[str]
 
 
-def load(source: Dict[str, Any], pipeline_name: str, dtype: torch.dtype, enable: Sequence[str] = ()) -> Checkpoint:
+def load(source: Dict[str, Any], pipeline_name: str, dtype: str, framework: Torch, enable: Sequence[str] = ()) -> Checkpoint:
     """Load the pipeline that `source` names, on the CPU.
 
     Args:
         source: `kind` (`bundled`, `synthetic`, `path` or `hub`) with `folder`, or for the Hub `repository` and `revision`.
         pipeline_name: A pipeline class of diffusers.
-        dtype: The floating-point type of every component.
+        dtype: The floating-point type of every component, such as `float32`.
+        framework: Whose pipeline it is.
         enable: Names of the pipeline's `enable_...` methods to call, such as `attention_slicing`; or `channels_last`, the
             memory format of every component's weights.
 
@@ -55,7 +58,7 @@ def load(source: Dict[str, Any], pipeline_name: str, dtype: torch.dtype, enable:
         CannotRunHere: The weights are not on this machine and cannot be fetched.
         CaseError: There is no such pipeline or repository, or it has no safetensors.
     """
-    pipeline_class = named("pipeline", pipeline_name)
+    pipeline_class = named("pipeline", pipeline_name, framework.library)
     gc.collect()
     gc.freeze()  # what the libraries made at import stays for good: looked through before every run, it costs more than a small run
     commit = None
@@ -67,10 +70,11 @@ def load(source: Dict[str, Any], pipeline_name: str, dtype: torch.dtype, enable:
         if not (folder / INDEX_FILE).is_file():
             raise CannotRunHere(f"no checkpoint in {folder}: expected a folder in diffusers' format, with {INDEX_FILE}")
     if source["kind"] == "synthetic":
-        pipeline = synthesize(folder, pipeline_class, dtype)
+        pipeline = synthesize(folder, pipeline_class, dtype, framework)
     else:
-        _hide_progress_bars()
-        pipeline = pipeline_class.from_pretrained(folder, **{_dtype_keyword(): dtype}, use_safetensors=True, local_files_only=True)
+        _hide_progress_bars(framework)
+        typed = {framework.dtype_argument(): framework.dtype(dtype)}
+        pipeline = pipeline_class.from_pretrained(folder, **typed, use_safetensors=True, local_files_only=True)
     for name in enable:
         if name == "channels_last":
             _to_channels_last(pipeline)
@@ -79,16 +83,16 @@ def load(source: Dict[str, Any], pipeline_name: str, dtype: torch.dtype, enable:
     pipeline.set_progress_bar_config(disable=True)
     states = digest_states(pipeline)
     weights = {name: digest_digests(state) for name, state in states.items()}
-    if source["kind"] == "synthetic" and dtype == torch.float32:
+    if source["kind"] == "synthetic" and dtype == "float32":
         _check_digests(folder, weights)
     weights["configuration"] = _digest_configuration(folder)
     tensors = {name: {key: digest[:8] for key, digest in state.items()} for name, state in states.items()}
     return Checkpoint(pipeline, weights, tensors, commit)
 
 
-def _hide_progress_bars() -> None:
+def _hide_progress_bars(framework: Torch) -> None:
     """Keep bars out of the log, where the last line must be what a library had to say."""
-    for library in ("diffusers", "transformers"):
+    for library in (framework.library, "transformers"):
         with contextlib.suppress(ImportError):
             importlib.import_module(f"{library}.utils.logging").disable_progress_bar()
 
@@ -99,38 +103,30 @@ def _to_channels_last(pipeline: Any) -> None:
             part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def _dtype_keyword() -> str:
-    """Return what this release of diffusers calls the argument: newer ones warn of the old name."""
-    import diffusers
-
-    return "dtype" if hasattr(diffusers.pipelines.pipeline_utils, "_resolve_dtype") else "torch_dtype"
-
-
 def digest_states(pipeline: Any) -> Dict[str, Dict[str, str]]:
     """Return the digests of every tensor of the components that have weights, by component name and tensor name."""
-    return {name: digest_state(part) for name, part in pipeline.components.items() if isinstance(part, torch.nn.Module)}
+    return {name: digest_state(part) for name, part in pipeline.components.items() if call_of(part)}
 
 
-def named(what: str, name: str) -> Any:
-    """Return a class of diffusers by its name alone; `what` is `pipeline` or `scheduler`.
+def named(what: str, name: str, library: str = "diffusers") -> Any:
+    """Return a class of a library by its name alone; `what` is `pipeline` or `scheduler`.
 
     Raises:
-        CaseError: This release of diffusers has no such class.
+        CaseError: This release of the library has no such class.
     """
-    import diffusers
-
-    found = getattr(diffusers, name, None) if name.isidentifier() else None
-    base = diffusers.DiffusionPipeline if what == "pipeline" else diffusers.SchedulerMixin
+    home = importlib.import_module(library)
+    found = getattr(home, name, None) if name.isidentifier() else None
+    base = home.DiffusionPipeline if what == "pipeline" else home.SchedulerMixin
     if inspect.isclass(found) and issubclass(found, base):
         return found
-    near = difflib.get_close_matches(name, dir(diffusers), n=1)
+    near = difflib.get_close_matches(name, dir(home), n=1)
     hint = f"; did you mean `{near[0]}`?" if near else ""
     if found is not None:
         hint = ": it needs a package that is not here" if near == [name] else ""
-    raise CaseError(f"diffusers {diffusers.__version__} has no {what} `{name}`{hint}")
+    raise CaseError(f"{library} {home.__version__} has no {what} `{name}`{hint}")
 
 
-def make_scheduler(current: Any, replacement: Optional[Dict[str, Any]]) -> Any:
+def make_scheduler(current: Any, replacement: Optional[Dict[str, Any]], library: str = "diffusers") -> Any:
     """Return a fresh scheduler: of the same class and configuration, or as the case's replacement says.
 
     Raises:
@@ -139,7 +135,7 @@ def make_scheduler(current: Any, replacement: Optional[Dict[str, Any]]) -> Any:
     if replacement is None:
         return type(current).from_config(current.config)
     settings = {key: value for key, value in replacement.items() if key != "class"}
-    scheduler_class = named("scheduler", replacement["class"]) if "class" in replacement else type(current)
+    scheduler_class = named("scheduler", replacement["class"], library) if "class" in replacement else type(current)
     known = list(inspect.signature(scheduler_class.__init__).parameters)[1:]
     for key in settings:
         if key not in known:
@@ -173,26 +169,26 @@ def _fetch(repository: str, revision: str) -> Path:
         ) from error
 
 
-def synthesize(folder: Path, pipeline_class: Any, dtype: torch.dtype) -> Any:
+def synthesize(folder: Path, pipeline_class: Any, dtype: str, framework: Torch) -> Any:
     """Build the pipeline from its configurations and fill its weights in place."""
     index = json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))
     parts: Dict[str, Any] = {}
     for name, entry in index.items():
         if not isinstance(entry, list) or entry[0] is None:
             continue
-        part = _part(_class(entry[0], entry[1], pipeline_class), folder / name)
-        if isinstance(part, torch.nn.Module):
-            portable.fill(name, part)
-            part = (part if dtype == torch.float32 else part.to(dtype)).eval()
+        part = _part(_class(entry[0], entry[1], pipeline_class, framework), folder / name)
+        if call_of(part):
+            portable.fill(name, parameters_of(part))
+            part = framework.prepared(part, dtype)
         parts[name] = part
     optional = {name: None for name, entry in index.items() if isinstance(entry, list) and entry[0] is None}
     switches = {name: value for name, value in index.items() if not name.startswith("_") and not isinstance(value, list)}
     return pipeline_class(**parts, **optional, **switches)
 
 
-def _class(library: str, name: str, pipeline_class: Any) -> Any:
+def _class(library: str, name: str, pipeline_class: Any, framework: Torch) -> Any:
     """Return the class that a model index means: of diffusers, of transformers, or one that the pipeline's module imports."""
-    homes = {"diffusers": "diffusers", "transformers": "transformers"}
+    homes = {"diffusers": framework.library, "transformers": framework.transformers}
     found = getattr(importlib.import_module(homes.get(library, pipeline_class.__module__)), name, None)
     if not inspect.isclass(found):
         raise CaseError(f"{library} has no component class `{name}` in this environment")
@@ -201,7 +197,7 @@ def _class(library: str, name: str, pipeline_class: Any) -> Any:
 
 def _part(part_class: Any, folder: Path) -> Any:
     """Build one component from its configuration; its weights, if any, are what torch left in memory."""
-    if issubclass(part_class, torch.nn.Module):
+    if call_of(part_class):
         with _uninitialised():
             if hasattr(part_class, "config_class") and part_class.config_class is not None:
                 return part_class(part_class.config_class.from_pretrained(folder))

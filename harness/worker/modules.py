@@ -6,21 +6,23 @@ bit: the caller checks that by the stage's own digest.
 
 from __future__ import annotations
 
+import re
 import sys
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, ContextManager, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from .components import call_of, parts_of
 from .digest import combine
 from .protocol import OWN_CODE
 from .tensors import digest_tensor, dtype_name, tensors_in
 
 Tensors = Dict[str, torch.Tensor]
 FIRST = "#0"  # of every stage, the first call is looked into unless a detail asks for another
-UNREAD = (str(Path(torch.__file__).parent), str(Path(__file__).parent))  # folders whose frames are never the line a reader wants
+UNREAD = re.compile(rf"{re.escape(str(Path(__file__).parent))}|.*-packages/(torch|mindspore)/")  # never the line a reader wants
 
 
 class Enough(BaseException):
@@ -49,14 +51,19 @@ class Detail(NamedTuple):
 class Tracer:
     """Notes the modules and operators inside stages; puts fed tensors in place of modules' results.
 
+    Args:
+        detail: What to see.
+        anchors: The tensors to feed.
+        watch: How a framework shows its operators to `operator`.
+
     Attributes:
         modules: By stage, one entry per call of a module, in the order in which the calls end.
         operators: One entry per operator of the module that `detail` names, in order.
         kept: Tensors of modules and operators.
     """
 
-    def __init__(self, detail: Detail, anchors: Tensors) -> None:
-        self.detail, self._anchors = detail, anchors
+    def __init__(self, detail: Detail, anchors: Tensors, watch: Callable[["Tracer"], ContextManager[Any]]) -> None:
+        self.detail, self._anchors, self._watch = detail, anchors, watch
         self.modules: Dict[str, List[Dict[str, str]]] = {}
         self.operators: List[Dict[str, Any]] = []
         self.kept: Tensors = {}
@@ -72,17 +79,36 @@ class Tracer:
         outer, self._active = self._active, [OWN_CODE] if wanted else []
         with ExitStack() as stack:
             stack.callback(setattr, self, "_active", outer)
-            if isinstance(owner, torch.nn.Module) and (wanted or named):
-                for name, module in owner.named_modules():
-                    if name:
-                        self._hook(stack, stage, name, module, counts, wanted)
+            if call_of(owner) and (wanted or named):
+                for name, module in parts_of(owner):
+                    self._hook(stack, stage, name, module, counts, wanted)
             if wanted and self.detail.operators:
-                stack.enter_context(_Operators(self))
+                stack.enter_context(self._watch(self))
             yield
 
     def inside(self) -> bool:
         """Whether what runs now is the own code of the module whose operators are wanted."""
         return bool(self._active) and self._active[-1] == self.detail.operators
+
+    def operator(self, name: str, call: Callable[..., Any], args: Sequence[Any], kwargs: Dict[str, Any]) -> Any:
+        """Make one call of an operator and note it; inputs are digested before, for those that write in place."""
+        taken = tensors_in([*args, kwargs])
+        inputs = {key: digest_tensor(tensor) for key, tensor in taken.items()}
+        result = call(*args, **kwargs)
+        given = tensors_in(result)
+        for key, tensor in given.items():
+            if not tensor.is_complex():  # numpy's side of the door has no file type for it
+                self.kept[f"operator/{len(self.operators)}/{key}"] = tensor.detach().to("cpu", copy=True)
+        self.operators.append(
+            {
+                "operator": name,
+                "inputs": inputs,
+                "outputs": {key: digest_tensor(tensor) for key, tensor in given.items()},
+                "shapes": [f"{dtype_name(tensor.dtype)} {list(tensor.shape)}" for tensor in taken.values() if tensor.dim()],
+                "source": _source(),
+            }
+        )
+        return result
 
     def end(self, stage: str, result: Any) -> Any:
         """Keep or replace what a whole stage gave, and return it."""
@@ -99,15 +125,15 @@ class Tracer:
             if fed is not None and fed.shape == tensor.shape:
                 tensor.copy_(fed)
 
-    def _hook(self, stack: ExitStack, stage: str, name: str, module: torch.nn.Module, counts: Dict[str, int], wanted: bool) -> None:
+    def _hook(self, stack: ExitStack, stage: str, name: str, module: Any, counts: Dict[str, int], wanted: bool) -> None:
         inputs: List[str] = []
 
-        def before(_module: torch.nn.Module, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> None:
+        def before(_module: Any, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> None:
             call = counts[name] = counts.get(name, -1) + 1
             self._active.append(f"{name}#{call}")
             inputs.append(_combined(tensors_in([*args, kwargs])) if wanted else "")
 
-        def after(_module: torch.nn.Module, _args: Tuple[Any, ...], _kwargs: Dict[str, Any], result: Any) -> None:
+        def after(_module: Any, _args: Tuple[Any, ...], _kwargs: Dict[str, Any], result: Any) -> None:
             label, found = self._active.pop(), tensors_in(result)
             self._hand_on(stage, label, found)
             if not wanted:
@@ -119,8 +145,8 @@ class Tracer:
         stack.callback(module.register_forward_hook(after, with_kwargs=True).remove)
 
 
-class _Operators(TorchDispatchMode):
-    """Notes the operators of one module's own code; inputs are digested before the call, for those that write in place."""
+class Operators(TorchDispatchMode):
+    """Shows a tracer the operators of torch; they are named as `aten.exp.default` is: whose, which, and in what form."""
 
     def __init__(self, tracer: Tracer) -> None:
         super().__init__()
@@ -130,24 +156,7 @@ class _Operators(TorchDispatchMode):
         kwargs = kwargs or {}
         if not self._tracer.inside() or _only_views(func):
             return func(*args, **kwargs)
-        taken = tensors_in([*args, kwargs])
-        inputs = {key: digest_tensor(tensor) for key, tensor in taken.items()}
-        result = func(*args, **kwargs)
-        given = tensors_in(result)
-        index = len(self._tracer.operators)
-        self._tracer.operators.append(
-            {
-                "operator": str(func),
-                "inputs": inputs,
-                "outputs": {key: digest_tensor(tensor) for key, tensor in given.items()},
-                "shapes": [f"{dtype_name(tensor.dtype)} {list(tensor.shape)}" for tensor in taken.values() if tensor.dim()],
-                "source": _source(),
-            }
-        )
-        for key, tensor in given.items():
-            if not tensor.is_complex():  # numpy's side of the door has no file type for it
-                self._tracer.kept[f"operator/{index}/{key}"] = tensor.detach().to("cpu", copy=True)
-        return result
+        return self._tracer.operator(str(func), func, args, kwargs)
 
 
 def _only_views(func: Any) -> bool:
@@ -174,11 +183,11 @@ def _digest_once(tensor: torch.Tensor) -> str:
 
 
 def _source() -> str:
-    """Return the line that called the operator: the innermost one outside torch and this file."""
+    """Return the line that called the operator: the innermost one outside the frameworks and the worker."""
     frame: Any = sys._getframe(1)
     while frame is not None:
         path = frame.f_code.co_filename
-        if not path.startswith(UNREAD):
+        if not UNREAD.match(path):
             return f"{'/'.join(Path(path).parts[-3:])}:{frame.f_lineno}"
         frame = frame.f_back
     return ""

@@ -6,6 +6,7 @@ these names are replaced while a run is watched, and put back after it.
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import sys
 from contextlib import contextmanager
@@ -14,9 +15,11 @@ from typing import Any, Callable, Dict, Iterator, Optional, Sequence
 import numpy as np
 import torch
 
+from .components import as_tensor
 from .protocol import CaseError
 from .stages import Around, nothing_around
 
+DIFFUSERS = "diffusers.utils.torch_utils"  # the module of the library's own door
 Draw = Callable[..., torch.Tensor]
 OnDraw = Callable[[torch.Tensor], None]
 
@@ -29,19 +32,23 @@ class Source:
             generator object for all images of a run).
         seeds: One seed per image, or one for all.
         device: Where `device` generators live.
+        numpy_generators: Whether the pipelines take numpy's generators themselves.
     """
 
-    def __init__(self, kind: str, seeds: Sequence[int], device: torch.device) -> None:
+    def __init__(self, kind: str, seeds: Sequence[int], device: torch.device, *, numpy_generators: bool = False) -> None:
         self.kind, self.seeds, self.device = kind, list(seeds), device
+        self._given = kind == "numpy" and numpy_generators
         self._kept: Any = None
 
-    def _generator(self, seed: int) -> torch.Generator:
+    def _generator(self, seed: int) -> Any:
+        if self._given:
+            return _pcg64(seed)
         where = self.device if self.kind == "device" else "cpu"
         return torch.Generator(where).manual_seed(seed)
 
     def fresh(self) -> Any:
         """Return what the pipeline gets as `generator`: None, one generator, or a list of one per image."""
-        if self.kind in ("none", "numpy"):
+        if self.kind == "none" or (self.kind == "numpy" and not self._given):
             return None
         if self.kind == "reused":
             self._kept = self._kept or self._generator(self.seeds[0])
@@ -53,12 +60,16 @@ class Source:
 
     def drawing(self) -> Optional[Draw]:
         """Return the draw that replaces torch's own for one run, or None: only `numpy` brings its own."""
-        return _numpy_draw(self.seeds) if self.kind == "numpy" else None
+        return _numpy_draw(self.seeds) if self.kind == "numpy" and not self._given else None
+
+
+def _pcg64(seed: int) -> np.random.Generator:
+    return np.random.Generator(np.random.PCG64(seed))
 
 
 def _numpy_draw(seeds: Sequence[int]) -> Draw:
     """Draw float64 normals from PCG64, one generator per seed, and cast: what the MindSpore port of the guide does."""
-    generators = [np.random.Generator(np.random.PCG64(seed)) for seed in seeds]
+    generators = [_pcg64(seed) for seed in seeds]
 
     def draw(shape: Any, generator: Any = None, device: Any = None, dtype: Any = None, layout: Any = None) -> torch.Tensor:
         shape = tuple(shape)
@@ -71,22 +82,23 @@ def _numpy_draw(seeds: Sequence[int]) -> Draw:
     return draw
 
 
-def door() -> Optional[Draw]:
-    """Return the `randn_tensor` of this diffusers; None before 0.11, which draws in many places."""
+def door(module: str = DIFFUSERS) -> Optional[Draw]:
+    """Return the `randn_tensor` of a library's `module`; None in diffusers before 0.11, which draws in many places."""
     try:
-        from diffusers.utils import torch_utils
+        return getattr(importlib.import_module(module), "randn_tensor", None)
     except ImportError:
         return None
-    return getattr(torch_utils, "randn_tensor", None)
 
 
 @contextmanager
-def drawn_by(draw: Optional[Draw], on_draw: Optional[OnDraw] = None, around: Around = nothing_around) -> Iterator[None]:
-    """Make every `randn_tensor` of diffusers call `draw` (None: its own) and show what was drawn to `on_draw`.
+def drawn_by(
+    draw: Optional[Draw], on_draw: Optional[OnDraw] = None, around: Around = nothing_around, home: str = DIFFUSERS
+) -> Iterator[None]:
+    """Make every `randn_tensor` of a library call `draw` (None: its own) and show what was drawn to `on_draw`.
 
     A draw is a stage of its own, `noise#0` and so on, to `around`. A release without this door draws unseen.
     """
-    own, counter = door(), itertools.count()
+    own, counter = door(home), itertools.count()
     if own is None:
         if draw is not None:
             raise CaseError("this release of diffusers has no `randn_tensor`, through which `generator: numpy` draws")
@@ -97,13 +109,13 @@ def drawn_by(draw: Optional[Draw], on_draw: Optional[OnDraw] = None, around: Aro
         with around(f"noise#{next(counter)}", None):
             drawn = (draw or own)(*args, **kwargs)
         if on_draw is not None:
-            on_draw(drawn)
+            on_draw(as_tensor(drawn))
         return drawn
 
     def swap(old: Draw, new: Draw) -> None:
         modules: Dict[str, Any] = dict(sys.modules)
         for name, module in modules.items():
-            if name.startswith("diffusers.") and vars(module).get("randn_tensor") is old:
+            if name.startswith(("diffusers.", "mindone.diffusers.")) and vars(module).get("randn_tensor") is old:
                 module.randn_tensor = new
 
     swap(own, randn_tensor)

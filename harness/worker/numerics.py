@@ -83,12 +83,23 @@ def _readable(device: torch.device) -> str:
 
 
 def numerics_class(device: torch.device, dtype: torch.dtype) -> Dict[str, Any]:
-    """Measure the class of this process: its `name`, its `hash`, and each operator's digest by name."""
-    with torch.no_grad():
-        operators = {name: _one(operator) for name, operator in _operators(device, dtype).items()}
-    facts = dict(operators)
+    """Measure torch's class in this process."""
+    facts = {}
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         facts["device"] = f"{properties.major}.{properties.minor} {properties.multi_processor_count} {torch.version.cuda}"
-    hashed = combine(facts)
-    return {"name": f"{_readable(device)}-{hashed[:8]}", "hash": hashed, "operators": operators}
+    return class_of(_operators(device, dtype), _readable(device), facts)
+
+
+def class_of(operators: Dict[str, Callable[[], torch.Tensor]], readable: str, facts: Dict[str, str]) -> Dict[str, Any]:
+    """Run the operators and return the class: its `name`, its `hash`, and each operator's digest by name.
+
+    Args:
+        operators: By name.
+        readable: What the name begins with.
+        facts: What belongs to the class besides: operators of other shapes depend on it.
+    """
+    with torch.no_grad():
+        digests = {name: _one(operator) for name, operator in operators.items()}
+    hashed = combine({**digests, **facts})
+    return {"name": f"{readable}-{hashed[:8]}", "hash": hashed, "operators": digests}

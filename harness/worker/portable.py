@@ -55,12 +55,12 @@ def spread(name: str, shape: Tuple[int, ...]) -> Tuple[float, float]:
     return 0.0, 0.0625
 
 
-def fill(component: str, module: Any) -> None:
-    """Overwrite every parameter of the torch `module` in place with portable values; holds no second copy."""
+def fill(component: str, parameters: "dict[str, Any]") -> None:
+    """Overwrite every tensor of torch in `parameters`, by name, in place with portable values; holds no second copy."""
     import torch
 
     with torch.no_grad():
-        for name, parameter in sorted(module.named_parameters()):
+        for name, parameter in sorted(parameters.items()):
             shape = tuple(parameter.shape)
             centre, width = (np.float32(number) for number in spread(name, shape))
             flat = parameter.view(-1)

@@ -12,11 +12,12 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 import safetensors.torch
 import torch
 
-from . import checkpoints, cost, determinism, environment, noise, numerics, protocol
+from . import checkpoints, cost, determinism, noise, protocol
 from .capture import Capture, Tensors, repeat_of, summary
-from .diffusers_ import Pipeline
 from .faults import planted
+from .frameworks import Torch
 from .modules import Detail, Enough, Tracer
+from .pipeline import Pipeline
 
 
 class Recorder:
@@ -29,11 +30,11 @@ class Recorder:
         self._load_seconds = 0.0
         self._classes: Dict[str, Dict[str, Any]] = {}
 
-    def describe(self, device: str, dtype: str, mode: str) -> Dict[str, Any]:
-        """Return the environment and numerics class of this process for one device, dtype and mode."""
-        place = _device(device)
+    def describe(self, framework: str, device: str, dtype: str, mode: str) -> Dict[str, Any]:
+        """Return the environment and numerics class of this process for one framework, device, dtype and mode."""
+        here = _framework(framework, device)
         with determinism.settings(mode):
-            return self._environment(place, getattr(torch, dtype), mode)
+            return self._environment(here, device, dtype, mode)
 
     def record(self, case: Dict[str, Any], folder: Path) -> None:
         """Run `case` and write its recording to `folder`.
@@ -42,19 +43,19 @@ class Recorder:
             CannotRunHere: No such device, or the weights are not at hand.
             CaseError: The case names what this environment's libraries do not have.
         """
-        device = _device(case["device"])
+        framework = _framework(case["framework"], case["device"])
         proof = None
         with determinism.settings(case["determinism"]), ExitStack() as faults:
-            here = self._environment(device, getattr(torch, case["dtype"]), case["determinism"])
-            checkpoint = self._checkpoint(case)
-            pipeline = Pipeline(case, checkpoint, device)
+            here = self._environment(framework, case["device"], case["dtype"], case["determinism"])
+            checkpoint = self._checkpoint(case, framework)
+            pipeline = Pipeline(case, checkpoint, framework)
             try:
                 if case.get("fault"):
                     proof = faults.enter_context(planted(pipeline.pipeline, case["fault"]))
-                figures, runs = self._timed(case, pipeline, device)
+                figures, runs = self._timed(case, pipeline, framework.device)
                 detail = Detail(**(case["detail"] or {}))
                 tensors = safetensors.torch.load_file(case["anchors"]) if case["anchors"] else {}
-                tracer = Tracer(detail, tensors)
+                tracer = Tracer(detail, tensors, framework.operators)
                 last = None if detail.to_end else detail.stage
                 fed = {} if detail.feed else tensors
                 capture = Capture(pipeline, fed, case["perturb"], last, case["keep_every"])
@@ -127,29 +128,33 @@ class Recorder:
             determinism.seed_global_streams(case["seeds"][0])
         return run()
 
-    def _checkpoint(self, case: Dict[str, Any]) -> checkpoints.Checkpoint:
+    def _checkpoint(self, case: Dict[str, Any], framework: Torch) -> checkpoints.Checkpoint:
         key = json.dumps([case[part] for part in ("checkpoint", "pipeline", "dtype", "enable")], sort_keys=True)
         if self._loaded is None or key != self._loaded_key:
             self._loaded = self._loaded_key = None  # frees the last one before the next is loaded
             self._progress(case, "loading the checkpoint")
             started = time.perf_counter()
-            self._loaded = checkpoints.load(case["checkpoint"], case["pipeline"], getattr(torch, case["dtype"]), case["enable"])
+            self._loaded = checkpoints.load(case["checkpoint"], case["pipeline"], case["dtype"], framework, case["enable"])
             self._load_seconds = time.perf_counter() - started
             self._loaded_key = key
         return self._loaded
 
-    def _environment(self, device: torch.device, dtype: torch.dtype, mode: str) -> Dict[str, Any]:
+    def _environment(self, framework: Torch, device: str, dtype: str, mode: str) -> Dict[str, Any]:
+        framework.settle(mode)
         key = f"{device} {dtype} {mode}"
         if key not in self._classes:
-            self._classes[key] = numerics.numerics_class(device, dtype)
-        unobserved = [] if noise.door() else ["noise"]
-        return {**environment.describe(device), "class": self._classes[key], "unobserved": unobserved}
+            self._classes[key] = framework.numerics_class(dtype)
+        unobserved = [] if noise.door(framework.door) else ["noise"]
+        return {**framework.describe(), "class": self._classes[key], "unobserved": unobserved}
 
     def _progress(self, case: Dict[str, Any], doing: str) -> None:
         self._send(protocol.PROGRESS, case=case["id"], doing=doing)
 
 
-def _device(name: str) -> torch.device:
-    if name == "cuda" and not torch.cuda.is_available():
-        raise protocol.CannotRunHere("no CUDA device on this machine")
-    return torch.device(name)
+def _framework(name: str, device: str) -> Torch:
+    """Return the framework `torch` or `mindspore` on a device; raises CannotRunHere where there is no such device."""
+    if name == "torch":
+        return Torch(device)
+    from .mindspore_ import MindSpore  # imports MindSpore, which only its own environment has
+
+    return MindSpore(device)

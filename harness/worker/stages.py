@@ -10,7 +10,7 @@ import inspect
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any, Callable, ContextManager, Dict, Iterator, Tuple
 
-import torch
+from .components import call_of
 
 METHODS = ("encode", "decode", "generate", "get_text_features", "get_image_features")  # work that is not in `forward`
 
@@ -35,8 +35,9 @@ def schedulers_of(pipeline: Any) -> Dict[str, Any]:
 def _points(pipeline: Any) -> Iterator[Tuple[str, Any, str]]:
     """Yield (stage, owner, method) for everything to wrap."""
     for name, component in pipeline.components.items():
-        if isinstance(component, torch.nn.Module):
-            yield name, component, "forward"
+        call = call_of(component)
+        if call:
+            yield name, component, call
             for method in METHODS:
                 if callable(getattr(component, method, None)):
                     yield f"{name}.{method}", component, method
@@ -45,8 +46,8 @@ def _points(pipeline: Any) -> Iterator[Tuple[str, Any, str]]:
 
 
 @contextmanager
-def _wrapped(owner: Any, method: str, wrapper: Callable[[Any], Any]) -> Iterator[None]:
-    """Put `wrapper(original)` on the instance; the class stays as it is."""
+def wrapped(owner: Any, method: str, wrapper: Callable[[Any], Any]) -> Iterator[None]:
+    """Put `wrapper(original)` on the owner, an instance, a class or a module; what it inherits from stays as it is."""
     had = method in vars(owner)
     original = getattr(owner, method)
     setattr(owner, method, wrapper(original))
@@ -90,7 +91,7 @@ def watched(pipeline: Any, on_stage: OnStage, around: Around = nothing_around) -
 
     with ExitStack() as stack:
         for stage, owner, method in _points(pipeline):
-            stack.enter_context(_wrapped(owner, method, wrapper_for(stage, owner)))
+            stack.enter_context(wrapped(owner, method, wrapper_for(stage, owner)))
         yield
 
 

@@ -8,6 +8,7 @@ from typing import Any, Dict
 import numpy as np
 import torch
 
+from .components import as_tensor, call_of, is_tensor, state_of
 from .digest import digest
 
 _BITS = {torch.bfloat16: torch.int16}
@@ -32,9 +33,9 @@ def digest_tensor(tensor: torch.Tensor) -> str:
     return digest(to_numpy(tensor), dtype_name(tensor.dtype), tuple(tensor.shape))
 
 
-def digest_state(module: torch.nn.Module) -> Dict[str, str]:
-    """Return the digest of every parameter and persistent buffer of a module, by name."""
-    return {name: digest_tensor(tensor) for name, tensor in sorted(module.state_dict().items())}
+def digest_state(component: Any) -> Dict[str, str]:
+    """Return the digest of every parameter and persistent buffer of a component, by name."""
+    return {name: digest_tensor(tensor) for name, tensor in sorted(state_of(component).items())}
 
 
 def digest_digests(state: Dict[str, str]) -> str:
@@ -43,9 +44,9 @@ def digest_digests(state: Dict[str, str]) -> str:
 
 
 def tensors_in(value: Any, name: str = "") -> Dict[str, torch.Tensor]:
-    """Return the tensors inside `value` by path: a tensor, numbers, sequences, mappings, and plain objects of diffusers."""
-    if isinstance(value, torch.Tensor):
-        return {name or "0": value}
+    """Return the tensors inside `value` by path: a tensor, numbers, sequences, mappings, and plain objects of the libraries."""
+    if is_tensor(value):
+        return {name or "0": as_tensor(value)}
     if isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
         return {name or "0": torch.from_numpy(np.ascontiguousarray(value))}
     if isinstance(value, bool) or value is None or isinstance(value, (str, bytes)):
@@ -56,8 +57,8 @@ def tensors_in(value: Any, name: str = "") -> Dict[str, torch.Tensor]:
         pairs = list(value.items())
     elif isinstance(value, (list, tuple)):
         pairs = [(str(index), item) for index, item in enumerate(value)]
-    elif type(value).__module__.startswith(("diffusers.", "transformers.")) and not isinstance(value, torch.nn.Module):
-        pairs = [(key, item) for key, item in sorted(vars(value).items()) if isinstance(item, torch.Tensor)]
+    elif type(value).__module__.startswith(("diffusers.", "transformers.", "mindone.")) and not call_of(value):
+        pairs = [(key, item) for key, item in sorted(vars(value).items()) if is_tensor(item)]
     else:
         return {}
     found: Dict[str, torch.Tensor] = {}

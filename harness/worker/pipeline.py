@@ -1,4 +1,4 @@
-"""The adapter for diffusers: one loaded pipeline, called as a case says, with what the call returned as arrays."""
+"""One loaded pipeline of diffusers or of its like, called as a case says, with what the call returned as arrays."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ import numpy as np
 import torch
 
 from . import checkpoints, noise, stages
+from .components import is_tensor
+from .frameworks import Torch
 from .tensors import tensors_in
 
 
 class Pipeline:
     """A pipeline on its device, ready to be called again and again; every run gets fresh schedulers and generators."""
 
-    def __init__(self, case: Dict[str, Any], checkpoint: checkpoints.Checkpoint, device: torch.device) -> None:
-        self.case, self.device = case, device
-        self.checkpoint = checkpoint
-        self.pipeline = checkpoint.pipeline.to(device)
-        self.source = noise.Source(case["generator"], case["seeds"], device)
+    def __init__(self, case: Dict[str, Any], checkpoint: checkpoints.Checkpoint, framework: Torch) -> None:
+        self.case, self.framework = case, framework
+        self.pipeline = framework.placed(checkpoint.pipeline)
+        native = framework.numpy_generators
+        self.source = noise.Source(case["generator"], case["seeds"], framework.device, numpy_generators=native)
         self.stored_schedulers = stages.schedulers_of(self.pipeline)
 
     def run(
@@ -33,7 +35,7 @@ class Pipeline:
         with contextlib.ExitStack() as stack:
             draw = self.source.drawing()
             if draw is not None or on_draw is not None:
-                stack.enter_context(noise.drawn_by(draw, on_draw, around))
+                stack.enter_context(noise.drawn_by(draw, on_draw, around, self.framework.door))
             if on_stage is not None:
                 stack.enter_context(stages.watched(self.pipeline, on_stage, around))
             result = self.pipeline(**self.case["call"], generator=self.source.fresh())
@@ -59,11 +61,11 @@ class Pipeline:
         replacement = self.case.get("scheduler")
         for name, stored in self.stored_schedulers.items():
             mine = replacement if name == "scheduler" else None
-            setattr(self.pipeline, name, checkpoints.make_scheduler(stored, mine))
+            setattr(self.pipeline, name, checkpoints.make_scheduler(stored, mine, self.framework.library))
 
 
 def _is_array(value: Any) -> bool:
-    return isinstance(value, (torch.Tensor, np.ndarray))
+    return is_tensor(value) or isinstance(value, np.ndarray)
 
 
 def outputs_of(result: Any) -> Dict[str, torch.Tensor]:
