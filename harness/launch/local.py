@@ -33,7 +33,7 @@ FULL = {
 }
 # Meant to be one numerics class on every x86-64 machine with AVX2: without all three, processors still differ.
 PORTABLE = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_CBWR": "COMPATIBLE"}
-# Above AVX2, MindSpore's oneDNN takes a reference convolution, more than ten times slower; the names are those of its releases.
+# Above AVX2, MindSpore's oneDNN takes a slow reference convolution; the names are those of its releases. See docs/mindspore.md.
 MINDSPORE = {"ONEDNN_MAX_CPU_ISA": "AVX2", "DNNL_MAX_CPU_ISA": "AVX2"}
 Settings = dict[str, str | None]
 INSTALLED = ("site-packages", "dist-packages")  # names of folders that hold installed packages

@@ -247,4 +247,4 @@ def explain(
         part = f": {100 * share_of(left, far):.0f} % of the drift is between now and the case by its settings here"
         inquiry.notes.append(f"the baseline cannot be repeated here by its settings{part if before else ''}")
     roots = inquiry.roots(again, before, limit) if before and distance(again, before) else inquiry.recorded_root(now, then)
-    return Explanation(case.id, first, roots, sorted(knobs, key=lambda knob: -knob.share), notes=inquiry.notes)
+    return Explanation(case.id, first, roots, sorted(knobs, key=lambda knob: -knob.share), notes=list(dict.fromkeys(inquiry.notes)))

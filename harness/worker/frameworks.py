@@ -21,6 +21,7 @@ class Torch:
         library: The package of pipelines and schedulers; `transformers`, that of text encoders.
         door: The module whose `randn_tensor` every pipeline draws through.
         numpy_generators: Whether pipelines take numpy's generators themselves.
+        feeds: Whether what is written into a stage's result reaches the next stage, as anchored runs need it.
         device: Where torch's side of the work is done.
 
     Raises:
@@ -31,6 +32,7 @@ class Torch:
     transformers = "transformers"
     door = noise.DIFFUSERS
     numpy_generators = False
+    feeds = True
 
     def __init__(self, device: str) -> None:
         if device == "cuda" and not torch.cuda.is_available():

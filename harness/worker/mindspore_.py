@@ -42,6 +42,7 @@ class MindSpore(Torch):
             raise CannotRunHere(f"MindSpore runs on no device `{device}`")
         mindspore.set_device(PLACES[device])
         self._place, self.device = device, torch.device("cpu")
+        self.feeds = device == "cpu"  # its tensors there lie in memory that torch sees
 
     def settle(self, mode: str) -> None:
         """Set MindSpore's deterministic setting, which it takes once per process; a worker lives for one mode."""

@@ -40,10 +40,12 @@ class Recorder:
         """Run `case` and write its recording to `folder`.
 
         Raises:
-            CannotRunHere: No such device, or the weights are not at hand.
+            CannotRunHere: No such device, nothing can be fed there, or the weights are not at hand.
             CaseError: The case names what this environment's libraries do not have.
         """
         framework = _framework(case["framework"], case["device"])
+        if case["anchors"] and not framework.feeds:
+            raise protocol.CannotRunHere(f"anchored runs: what is fed on {case['device']} does not reach the next stage")
         proof = None
         with determinism.settings(case["determinism"]), ExitStack() as faults:
             here = self._environment(framework, case["device"], case["dtype"], case["determinism"])
