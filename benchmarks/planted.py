@@ -53,7 +53,7 @@ def planted_at(now: Recording) -> list[str]:
 
 def named(session: Session, case: Case, base: Recording, fault: dict[str, Any], limit: int) -> tuple[str, list[str], list[str]]:
     """Plant `fault`; return `exact`, `wrong`, `silent` (it cannot tell) or `idle`, what was planted and what was named."""
-    carrier, folder = replace(case, fault=fault), session.out / "planted"
+    carrier, folder = replace(case, fault=fault, detail={}), session.out / "planted"
     try:
         now = session.record(carrier, session.slot(0), folder / "now")
     except NotRecordedError:

@@ -105,7 +105,7 @@ class Case:
     def request(self) -> dict[str, Any]:
         """Return the case as the worker reads it."""
         scenario, seeds, call = self.scenario, list(self.scenario.seeds), self.scenario.call
-        rounds = scenario.cost.get("rounds", 2)
+        rounds = scenario.cost.get("rounds", 2 if "slower" in scenario.cost else 1)
         if self.image is not None:
             call, seeds, rounds = _alone(call, len(seeds), self.image), [seeds[self.image]], 1
         if any(part is not None for part in (self.anchors, self.perturb, self.fault, self.detail)):

@@ -223,7 +223,7 @@ class Session:
             NotRecordedError: It left none; the error says which verdict follows.
         """
         folder, slot = folder or self.folder(case), slot or self.slot(0)
-        request = {"case": case.request(), "out": str(folder.resolve())}
+        request = {"case": case.request(), "out": str(folder.resolve()), "known": self.store.known(case)}
         if case.env:
             self._on_progress(case, f"an environment with {', '.join(case.env)}")
         python = _interpreter(case.scenario.framework, case.env)

@@ -98,7 +98,7 @@ SHAPE = Record(
         "reference": "device and dtype whose baseline judges cases that have none; SCENARIO/DEVICE-DTYPE for another scenario's",
         "tolerance": "how close is close enough, per kind of comparison",
         "published": "values from a paper or a guide, where no array exists",
-        "cost": "when a change of run time is worth a word, and how often to time",
+        "cost": "when a change of run time is worth a word, and how often to time; without it, one run is timed",
         "keep-every": "of the schedulers' steps, every how many a baseline keeps a tensor, for anchored runs; 1 keeps all",
         "timeout": "seconds until the case is ended as an error",
         "tags": "words that -k finds",

@@ -25,7 +25,7 @@ def found(shop):
     def look(fault: dict[str, Any], limit: int = 1, **how: Any) -> tuple[list[Root], Recording, list[str]]:
         with Session(Store(shop.root / "baselines"), shop.root / "run") as session:
             then = session.record(replace(case, detail={}), folder=shop.root / "then")
-            now = session.record(replace(case, fault=fault), folder=shop.root / "now")
+            now = session.record(replace(case, fault=fault, detail={}), folder=shop.root / "now")
             inquiry = Inquiry(session, replace(case, fault=fault), case, shop.root / "inquiry")
             roots = inquiry.roots(now, then, limit, **how)
             return roots, now, inquiry.notes

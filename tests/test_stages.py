@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import torch
 
+from harness.baselines import Store
+from harness.records import Recording
 from harness.scenarios import DATA
 from harness.worker import checkpoints, determinism, noise, stages
 from harness.worker.frameworks import Torch
@@ -188,9 +190,23 @@ def test_a_recording_says_that_its_watched_run_is_as_its_plain_one(name: str, ta
     assert take(name).content["repeat"] == {"runs": 2, "distinct": 1, "l_inf": 0.0, "watched_as_plain": True}
 
 
-def test_a_case_runs_twice_plain_and_once_watched(take):
-    """Unless its scenario says otherwise."""
-    assert take(cost=None).content["repeat"] == {"runs": 3, "distinct": 1, "l_inf": 0.0, "watched_as_plain": True}
+@pytest.mark.parametrize(("cost", "runs"), [(None, 2), ("{slower: 1.5}", 3), ("{slower: 1.5, rounds: 3}", 4)])
+def test_a_case_runs_once_plain_and_once_watched_and_once_more_where_its_cost_counts(cost, runs, take):
+    """The first run warms up, so that its seconds tell nothing of a change."""
+    assert take(cost=cost).content["repeat"] == {"runs": runs, "distinct": 1, "l_inf": 0.0, "watched_as_plain": True}
+
+
+def test_the_inside_of_a_stage_is_noted_where_the_output_is_not_known(shop):
+    """A baseline holds it and so does a run with other bits; a run with the baseline's bits saves the time."""
+    scenario = shop.recorded()
+    assert shop.harness("run", str(scenario), "--out", "same").code == 0
+    folders = [shop.baseline(), shop.root / "same" / "recordings" / "digits" / "cpu-float32"]
+    kept = Store(shop.root / "baselines").read(folders[0]).recording
+    assert list(kept.inside("modules")) == ["unet#0"]
+    assert Recording.read(folders[1]).inside("modules") == {}
+    scenario.write_text(scenario.read_text(encoding="utf-8").replace("seed: 0", "seed: 1"), encoding="utf-8")
+    assert shop.harness("run", str(scenario), "--out", "other").code == 1
+    assert list(Recording.read(shop.root / "other" / "recordings" / "digits" / "cpu-float32").inside("modules")) == ["unet#0"]
 
 
 def test_the_stages_of_text_to_image_come_in_their_order(take):

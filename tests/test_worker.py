@@ -98,14 +98,14 @@ BATCH = "{num_inference_steps: 1, batch_size: 3, output_type: np}"
 
 def test_without_a_generator_every_run_varies(take):
     """The control: three runs, three outputs."""
-    repeat = take(generator="none", seed=None, cost=None).content["repeat"]
+    repeat = take(generator="none", seed=None, cost="{rounds: 2}").content["repeat"]
     assert repeat["runs"] == repeat["distinct"] == 3
     assert repeat["l_inf"] > 0
 
 
 def test_a_generator_that_is_reused_goes_on_where_it_stopped(take):
     """Every run varies, and the watched run's noise is the third draw of that seed."""
-    recording = take(generator="reused", cost=None)
+    recording = take(generator="reused", cost="{rounds: 2}")
     assert recording.content["repeat"]["distinct"] == 3
     generator = torch.Generator("cpu").manual_seed(0)
     draws = [torch.randn(noise(recording).shape, generator=generator).numpy() for _ in range(3)]

@@ -138,12 +138,17 @@ def summary(tensor: torch.Tensor) -> Dict[str, Any]:
     }
 
 
+def digests_of(run: Tensors) -> Dict[str, str]:
+    """Return the digests of a run's outputs by name."""
+    return {name: digest_tensor(tensor) for name, tensor in run.items()}
+
+
 def repeat_of(runs: List[Tensors]) -> Dict[str, Any]:
     """Return how far the runs of one case lie apart; the last one was watched, the others were not.
 
     `l_inf` is the largest difference from the first run, 0.0 when all bits are the same and None where it has no value.
     """
-    digests = [{name: digest_tensor(tensor) for name, tensor in run.items()} for run in runs]
+    digests = [digests_of(run) for run in runs]
     distance: Optional[float] = 0.0
     for run, own in zip(runs[1:], digests[1:]):
         for name in own:

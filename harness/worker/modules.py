@@ -21,6 +21,7 @@ from .protocol import OWN_CODE
 from .tensors import digest_tensor, dtype_name, tensors_in
 
 Tensors = Dict[str, torch.Tensor]
+NO_STAGE = ""  # of a detail: none is looked into
 FIRST = "#0"  # of every stage, the first call is looked into unless a detail asks for another
 UNREAD = re.compile(rf"{re.escape(str(Path(__file__).parent))}|.*-packages/(torch|mindspore)/")  # never the line a reader wants
 
@@ -33,7 +34,7 @@ class Detail(NamedTuple):
     """What a case asks to see of the inside of a run.
 
     Attributes:
-        stage: Only it is looked into; None: the first call of every stage.
+        stage: Only it is looked into; None: the first call of every stage; `NO_STAGE`: none.
         to_end: Whether the run goes on after that stage.
         operators: Path of the module whose own operators are noted, with its call, as `conv_in#0`; `#0` is the stage's
             own code outside its modules; None: none.
@@ -72,7 +73,7 @@ class Tracer:
     @contextmanager
     def around(self, stage: str, owner: Any) -> Iterator[None]:
         """Watch one stage: `owner` is its component, or None where it has no modules, such as `noise#0`."""
-        wanted = stage == self.detail.stage if self.detail.stage else stage.endswith(FIRST)
+        wanted = stage.endswith(FIRST) if self.detail.stage is None else stage == self.detail.stage
         kind = stage.split("#", maxsplit=1)[0]
         named = any(module.startswith(f"{kind}/") for module in (*self.detail.keep, *self.detail.feed))
         counts: Dict[str, int] = {}

@@ -7,16 +7,16 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import safetensors.torch
 import torch
 
 from . import checkpoints, cost, determinism, noise, protocol
-from .capture import Capture, Tensors, repeat_of, summary
+from .capture import Capture, Tensors, digests_of, repeat_of, summary
 from .faults import planted
 from .frameworks import Torch
-from .modules import Detail, Enough, Tracer
+from .modules import NO_STAGE, Detail, Enough, Tracer
 from .pipeline import Pipeline
 
 
@@ -36,8 +36,14 @@ class Recorder:
         with determinism.settings(mode):
             return self._environment(here, device, dtype, mode)
 
-    def record(self, case: Dict[str, Any], folder: Path) -> None:
+    def record(self, case: Dict[str, Any], folder: Path, known: Sequence[Dict[str, str]] = ()) -> None:
         """Run `case` and write its recording to `folder`.
+
+        Args:
+            case: What to run; see `harness.scenarios.Case.request`.
+            folder: Replaced as a whole.
+            known: Digests of outputs, by name, that raise no question: with other ones the inside of stages is noted too,
+                as where the case asks for it; it takes time, and serves those who will ask why.
 
         Raises:
             CannotRunHere: No such device, nothing can be fed there, or the weights are not at hand.
@@ -55,7 +61,8 @@ class Recorder:
                 if case.get("fault"):
                     proof = faults.enter_context(planted(pipeline.pipeline, case["fault"]))
                 figures, runs = self._timed(case, pipeline, framework.device)
-                detail = Detail(**(case["detail"] or {}))
+                asked = {} if runs and digests_of(runs[0]) not in known else {"stage": NO_STAGE}
+                detail = Detail(**(asked if case["detail"] is None else case["detail"]))
                 tensors = safetensors.torch.load_file(case["anchors"]) if case["anchors"] else {}
                 tracer = Tracer(detail, tensors, framework.operators)
                 last = None if detail.to_end else detail.stage
