@@ -64,7 +64,7 @@ def main() -> None:
         case = read(ROOT / "scenarios" / f"{name}.yaml").cases()[0].request()
         framework = Torch("cpu")
         with determinism.settings("full"):
-            checkpoint = load(case["checkpoint"], case["pipeline"], "float32", framework, case["enable"])
+            checkpoint = load(case["checkpoint"], case["pipeline"], {"default": "float32"}, framework, case["enable"])
             pipeline = Pipeline(case, checkpoint, framework)
             levels = (Detail(stage="none"), Detail(stage=stage), Detail(stage=stage, operators=module))
             times: list[list[float]] = [[], [], []]

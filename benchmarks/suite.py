@@ -63,6 +63,6 @@ def _saved(folder: Path, divisor: int) -> str:
     config = json.loads(path.read_text(encoding="utf-8"))
     config["block_out_channels"] = [width // divisor for width in config["block_out_channels"]]
     path.write_text(json.dumps(config), encoding="utf-8")
-    pipeline = checkpoints.synthesize(source, checkpoints.named("pipeline", "DDIMPipeline"), "float32", Torch("cpu"))
+    pipeline = checkpoints.synthesize(source, checkpoints.named("pipeline", "DDIMPipeline"), {"default": "float32"}, Torch("cpu"))
     pipeline.save_pretrained(folder)
     return str(folder)

@@ -42,6 +42,8 @@ class Scenario:
     devices: tuple[str, ...] = ("cpu",)
     dtypes: tuple[str, ...] = ("float32",)
     enable: tuple[str, ...] = ()
+    attention: str | None = None
+    component_dtype: dict[str, str] = field(default_factory=dict)
     determinism: str = "full"
     profile: str = "native"
     expect: tuple[str, ...] = ("repeatable",)
@@ -58,6 +60,7 @@ class Scenario:
         """Digest of everything that decides the numbers; a baseline of another fingerprint is `stale`."""
         identity = {key: value for key, value in self.checkpoint.items() if key != "folder"}
         decides = [self.pipeline, identity, self.scheduler, self.call, self.seeds, self.generator, self.enable, self.determinism]
+        decides += [value for value in (self.attention, self.component_dtype) if value]
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
@@ -119,6 +122,8 @@ class Case:
             "call": call,
             "seeds": seeds,
             "generator": scenario.generator,
+            "dtypes": scenario.component_dtype,
+            "attention": scenario.attention,
             "enable": list(scenario.enable),
             "device": self.device,
             "dtype": self.dtype,
@@ -203,6 +208,8 @@ def read(path: Path) -> Scenario:
         devices=tuple(cases.get("device", ["cpu"])),
         dtypes=tuple(cases.get("dtype", ["float32"])),
         enable=tuple(values.get("enable", [])),
+        attention=values.get("attention"),
+        component_dtype=values.get("component-dtype", {}),
         determinism=values.get("determinism", "full"),
         profile=values.get("profile", "native"),
         expect=tuple(values.get("expect", ["varies" if generator in UNREPEATABLE else "repeatable"])),

@@ -120,14 +120,9 @@ class Session:
         """
         groups: dict[str, list[Case]] = {}
         for case in cases:
-            shared = [
-                _settings(case),
-                case.scenario.framework,
-                case.env,
-                case.scenario.checkpoint,
-                case.scenario.pipeline,
-                case.dtype,
-            ]
+            wanted = case.scenario
+            loaded = [wanted.checkpoint, wanted.pipeline, case.dtype, wanted.component_dtype, wanted.enable]
+            shared = [_settings(case), wanted.framework, case.env, *loaded]
             groups.setdefault(json.dumps(shared, sort_keys=True), []).append(case)
         waiting = [deque(groups[key]) for key in sorted(groups)]
         untouched, taking = list(waiting), threading.Lock()

@@ -15,7 +15,10 @@ GENERATORS = ("cpu", "device", "numpy", "none", "reused", "shared")
 EXPECTATIONS = ("repeatable", "varies", "batch-equals-single", "identical-images", "distinct-images", "identical-noise")
 UNREPEATABLE = ("none", "reused")  # generators whose runs must differ
 PROFILES = ("native", "portable")  # which CPU instructions the libraries may use; see harness/launch/local.py
-ENABLES = ("attention_slicing", "vae_slicing", "vae_tiling", "channels_last")  # the last is a memory format; all move bits
+SAVERS = ("attention_slicing", "vae_slicing", "vae_tiling", "model_cpu_offload", "sequential_cpu_offload")  # of the pipeline
+ENABLES = (*SAVERS, "channels_last", "compile", "tf32")  # all move bits
+ATTENTION = ("math", "flash", "mem_efficient", "cudnn")  # torch's backends of scaled-dot-product attention
+DTYPES = ("float32", "float16", "bfloat16", "float64")
 FRAMEWORKS = {"torch": ("cpu", "cuda"), "mindspore": ("cpu", "ascend")}  # with the devices of each
 SOURCES = ("bundled", "synthetic", "path", "hub")
 
@@ -58,10 +61,12 @@ SHAPE = Record(
         "cases": Record(
             {
                 "device": OneOrMore(Text(("cpu", "cuda", "ascend")), distinct=True),
-                "dtype": OneOrMore(Text(("float32", "float16", "bfloat16", "float64")), distinct=True),
+                "dtype": OneOrMore(Text(DTYPES), distinct=True),
             }
         ),
         "enable": OneOrMore(Text(ENABLES), distinct=True),
+        "attention": Text(ATTENTION),
+        "component-dtype": Table(Text(DTYPES)),
         "determinism": Text(("full", "default")),
         "profile": Text(PROFILES),
         "expect": OneOrMore(Text(EXPECTATIONS), distinct=True),
@@ -91,7 +96,9 @@ SHAPE = Record(
         "seed": "one seed, or a list: one per image",
         "generator": "where noise comes from; made anew for every run",
         "cases": "devices and dtypes on which the scenario runs",
-        "enable": "memory savers of the pipeline, and the memory format; they change its arithmetic",
+        "enable": "memory savers of the pipeline, memory format, compilation, TF32; they change its arithmetic",
+        "attention": "the one backend of scaled-dot-product attention; math with full determinism, unless this says otherwise",
+        "component-dtype": "types of single components, where they differ from the case's",
         "determinism": "full sets every deterministic switch; default leaves the libraries as they are",
         "profile": "native uses every CPU instruction; portable only those of any x86-64 machine with AVX2",
         "expect": "what must hold of the runs",

@@ -31,7 +31,7 @@ from harness.worker import checkpoints
 from harness.worker.frameworks import Torch
 for line in sys.stdin:
     try:
-        loaded = checkpoints.load(json.loads(line), "DDIMPipeline", "float32", Torch("cpu"))
+        loaded = checkpoints.load(json.loads(line), "DDIMPipeline", {"default": "float32"}, Torch("cpu"))
         answer = {"weights": loaded.weights, "commit": loaded.commit}
     except Exception as error:
         answer = {"error": type(error).__name__, "message": str(error)}

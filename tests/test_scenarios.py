@@ -202,6 +202,7 @@ def test_a_request_holds_all_that_the_worker_needs(tmp_path):
         "seeds": [3, 4],
         "generator": "cpu",
         "enable": ["vae_tiling"],
+        "dtypes": {},
         "device": "cpu",
         "dtype": "float32",
         "determinism": "full",

@@ -44,7 +44,7 @@ class CutShort(Exception):
 @functools.cache
 def loaded(name: str) -> checkpoints.Checkpoint:
     kind, pipeline, _ = SMALL[name]
-    return checkpoints.load({"kind": kind, "folder": str(DATA / kind / name)}, pipeline, "float32", TORCH)
+    return checkpoints.load({"kind": kind, "folder": str(DATA / kind / name)}, pipeline, {"default": "float32"}, TORCH)
 
 
 @pytest.fixture

@@ -64,7 +64,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
     out = tmp_path_factory.mktemp("plain")
     saved = out / "ddpm-cifar10-32"
-    checkpoints.synthesize(DATA / "synthetic" / saved.name, DDIMPipeline, "float32", TORCH).save_pretrained(saved)
+    checkpoints.synthesize(DATA / "synthetic" / saved.name, DDIMPipeline, {"default": "float32"}, TORCH).save_pretrained(saved)
     command = [sys.executable, "-c", PLAIN, str(saved), str(DATA / "bundled" / "digits-sd"), str(out)]
     done = subprocess.run(
         command, env={**os.environ, **variables("full", {})}, cwd=out, capture_output=True, text=True, check=False
@@ -233,7 +233,7 @@ def synthetic(tmp_path: Path) -> Path:
 
 
 def load_synthetic(folder: Path) -> checkpoints.Checkpoint:
-    return checkpoints.load({"kind": "synthetic", "folder": str(folder)}, "UnCLIPPipeline", "float32", TORCH)
+    return checkpoints.load({"kind": "synthetic", "folder": str(folder)}, "UnCLIPPipeline", {"default": "float32"}, TORCH)
 
 
 def test_synthetic_weights_have_the_digests_that_are_written_beside_them(synthetic: Path):
@@ -267,7 +267,7 @@ def test_a_changed_configuration_of_a_synthetic_checkpoint_makes_other_weights(s
 def test_a_folder_without_a_model_index_cannot_run_here(tmp_path: Path):
     """A path that exists on another machine only is no failure of the pipeline."""
     with pytest.raises(CannotRunHere, match=r"no checkpoint in .*: expected a folder in diffusers' format, with model_index.json"):
-        checkpoints.load({"kind": "path", "folder": str(tmp_path)}, "DDIMPipeline", "float32", TORCH)
+        checkpoints.load({"kind": "path", "folder": str(tmp_path)}, "DDIMPipeline", {"default": "float32"}, TORCH)
 
 
 @pytest.mark.parametrize("name", ["DDIMPipelne", "torch", "os.system", "DDIMScheduler"])

@@ -146,7 +146,9 @@ def write(name: str) -> None:
     for extra in (folder / "tokenizer" / "vocab.json", folder / "tokenizer" / "merges.txt"):
         if (folder / "tokenizer" / "tokenizer.json").is_file():
             extra.unlink(missing_ok=True)
-    pipeline = checkpoints.synthesize(folder, checkpoints.named("pipeline", index["_class_name"]), "float32", Torch("cpu"))
+    pipeline = checkpoints.synthesize(
+        folder, checkpoints.named("pipeline", index["_class_name"]), {"default": "float32"}, Torch("cpu")
+    )
     weights = {name: digest_digests(state) for name, state in checkpoints.digest_states(pipeline).items()}
     (folder / "digests.json").write_text(json.dumps(weights, indent=1, sort_keys=True) + "\n")
     print(name, weights)

@@ -15,13 +15,14 @@ import importlib
 import inspect
 import json
 from pathlib import Path
-from typing import Any, Dict, Iterator, NamedTuple, Optional, Sequence
+from typing import Any, Dict, Iterator, Mapping, NamedTuple, Optional, Sequence
 
 import torch
 
 from . import portable
 from .components import call_of, parameters_of
 from .digest import combine
+from .enable import enable
 from .frameworks import Torch
 from .protocol import CannotRunHere, CaseError
 from .tensors import digest_digests, digest_state
@@ -43,20 +44,21 @@ class Checkpoint(NamedTuple):
     commit: Optional[str]
 
 
-def load(source: Dict[str, Any], pipeline_name: str, dtype: str, framework: Torch, enable: Sequence[str] = ()) -> Checkpoint:
+def load(
+    source: Dict[str, Any], pipeline_name: str, dtypes: Mapping[str, str], framework: Torch, enabled: Sequence[str] = ()
+) -> Checkpoint:
     """Load the pipeline that `source` names, on the CPU.
 
     Args:
         source: `kind` (`bundled`, `synthetic`, `path` or `hub`) with `folder`, or for the Hub `repository` and `revision`.
         pipeline_name: A pipeline class of diffusers.
-        dtype: The floating-point type of every component, such as `float32`.
+        dtypes: The floating-point type of each component, such as `float32`; that of those unnamed is the `default`.
         framework: Whose pipeline it is.
-        enable: Names of the pipeline's `enable_...` methods to call, such as `attention_slicing`; or `channels_last`, the
-            memory format of every component's weights.
+        enabled: What to enable; see `enable`.
 
     Raises:
         CannotRunHere: The weights are not on this machine and cannot be fetched.
-        CaseError: There is no such pipeline or repository, or it has no safetensors.
+        CaseError: There is no such pipeline, component or repository, or it has no safetensors.
     """
     pipeline_class = named("pipeline", pipeline_name, framework.library)
     gc.collect()
@@ -69,24 +71,22 @@ def load(source: Dict[str, Any], pipeline_name: str, dtype: str, framework: Torc
         folder = Path(source["folder"])
         if not (folder / INDEX_FILE).is_file():
             raise CannotRunHere(f"no checkpoint in {folder}: expected a folder in diffusers' format, with {INDEX_FILE}")
+    _check_components(folder, dtypes)
     if source["kind"] == "synthetic":
-        pipeline = synthesize(folder, pipeline_class, dtype, framework)
+        pipeline = synthesize(folder, pipeline_class, dtypes, framework)
     else:
         _hide_progress_bars(framework)
-        typed = {framework.dtype_argument(): framework.dtype(dtype)}
+        types = {name: framework.dtype(dtype) for name, dtype in dtypes.items()}
+        typed = {framework.dtype_argument(): types if len(types) > 1 else types["default"]}
         pipeline = pipeline_class.from_pretrained(folder, **typed, use_safetensors=True, local_files_only=True)
-    for name in enable:
-        if name == "channels_last":
-            _to_channels_last(pipeline)
-        else:
-            getattr(pipeline, f"enable_{name}")()
     pipeline.set_progress_bar_config(disable=True)
     states = digest_states(pipeline)
     weights = {name: digest_digests(state) for name, state in states.items()}
-    if source["kind"] == "synthetic" and dtype == "float32":
+    if source["kind"] == "synthetic" and {*dtypes.values()} == {"float32"}:
         _check_digests(folder, weights)
     weights["configuration"] = _digest_configuration(folder)
     tensors = {name: {key: digest[:8] for key, digest in state.items()} for name, state in states.items()}
+    enable(pipeline, enabled)
     return Checkpoint(pipeline, weights, tensors, commit)
 
 
@@ -95,12 +95,6 @@ def _hide_progress_bars(framework: Torch) -> None:
     for library in (framework.library, "transformers"):
         with contextlib.suppress(ImportError):
             importlib.import_module(f"{library}.utils.logging").disable_progress_bar()
-
-
-def _to_channels_last(pipeline: Any) -> None:
-    for part in pipeline.components.values():
-        if isinstance(part, torch.nn.Module):
-            part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def digest_states(pipeline: Any) -> Dict[str, Dict[str, str]]:
@@ -169,7 +163,7 @@ def _fetch(repository: str, revision: str) -> Path:
         ) from error
 
 
-def synthesize(folder: Path, pipeline_class: Any, dtype: str, framework: Torch) -> Any:
+def synthesize(folder: Path, pipeline_class: Any, dtypes: Mapping[str, str], framework: Torch) -> Any:
     """Build the pipeline from its configurations and fill its weights in place."""
     index = json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))
     parts: Dict[str, Any] = {}
@@ -179,7 +173,7 @@ def synthesize(folder: Path, pipeline_class: Any, dtype: str, framework: Torch) 
         part = _part(_class(entry[0], entry[1], pipeline_class, framework), folder / name)
         if call_of(part):
             portable.fill(name, parameters_of(part))
-            part = framework.prepared(part, dtype)
+            part = framework.prepared(part, dtypes.get(name, dtypes["default"]))
         parts[name] = part
     optional = {name: None for name, entry in index.items() if isinstance(entry, list) and entry[0] is None}
     switches = {name: value for name, value in index.items() if not name.startswith("_") and not isinstance(value, list)}
@@ -217,6 +211,16 @@ def _uninitialised() -> Iterator[None]:
     finally:
         for name, function in own.items():
             setattr(torch.nn.init, name, function)
+
+
+def _check_components(folder: Path, dtypes: Mapping[str, str]) -> None:
+    """Refuse a type for a component that the pipeline lacks: diffusers itself would ignore it."""
+    known = [name for name in json.loads((folder / INDEX_FILE).read_text(encoding="utf-8")) if not name.startswith("_")]
+    for name in dtypes:
+        if name not in ("default", *known):
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean `{near[0]}`?" if near else ""
+            raise CaseError(f"no component `{name}` in {folder}, for which `component-dtype` names a type{hint}")
 
 
 def _check_digests(folder: Path, weights: Dict[str, str]) -> None:

@@ -18,7 +18,9 @@ def call_of(component: Any) -> Optional[str]:
 
 
 def parts_of(component: Any) -> Iterator[Tuple[str, Any]]:
-    """Yield (path, module) of everything inside a component, without itself."""
+    """Yield (path, module) of everything inside a component, without itself; a compiled one is one piece."""
+    if hasattr(component, "_orig_mod"):
+        return iter(())
     found = component.named_modules() if isinstance(component, torch.nn.Module) else component.cells_and_names()
     return ((path, part) for path, part in found if path)
 

@@ -10,10 +10,13 @@ import os
 import random
 from contextlib import contextmanager
 from operator import attrgetter
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple
+from types import MappingProxyType
+from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional
 
 import numpy as np
 import torch
+
+BACKENDS = ("sdpa.flash", "sdpa.mem_efficient", "sdpa.cudnn", "sdpa.math")
 
 
 class Switch(NamedTuple):
@@ -86,16 +89,30 @@ def effective() -> Dict[str, Any]:
     return {s.name: list(value) if isinstance(value := s.read(), tuple) else value for s in switches()}
 
 
+def chosen(attention: Optional[str], *, tf32: bool) -> Dict[str, Any]:
+    """Return what a case sets by itself, by the names of switches: one attention backend, TF32 on."""
+    found: Dict[str, Any] = {}
+    if attention:
+        found.update({switch.name: switch.name == f"sdpa.{attention}" for switch in _attention() if switch.name in BACKENDS})
+    if tf32:
+        found.update({s.name: True if s.wanted is False else "tf32" for s in _precision() if s.name.startswith("cud")})
+    return found
+
+
 @contextmanager
-def settings(mode: str) -> Iterator[None]:
-    """Hold deterministic settings (`full`) or leave torch's own (`default`); restore what was there, even after an error."""
-    if mode == "default":
-        yield
-        return
-    changed = [(switch, switch.read()) for switch in switches()]
+def settings(mode: str, own: Mapping[str, Any] = MappingProxyType({})) -> Iterator[None]:
+    """Hold deterministic settings (`full`) or leave torch's own (`default`); restore what was there, even after an error.
+
+    Args:
+        mode: `full` or `default`.
+        own: Values of switches that win, by name.
+    """
+    wanted = {switch.name: switch.wanted for switch in switches()} if mode == "full" else {}
+    wanted.update(own)
+    changed = [(switch, switch.read()) for switch in switches() if switch.name in wanted]
     try:
         for switch, _ in changed:
-            switch.write(switch.wanted)
+            switch.write(wanted[switch.name])
         yield
     finally:
         for switch, value in reversed(changed):

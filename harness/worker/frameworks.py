@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
-from typing import Any, ContextManager, Dict
+from typing import Any, ContextManager, Dict, Sequence
 
 import torch
 
 from . import environment, noise, numerics
+from .enable import place
 from .modules import Operators, Tracer
 from .protocol import CannotRunHere
 
@@ -60,9 +61,9 @@ class Torch:
         """Return what shows every operator to `tracer` while it is entered."""
         return Operators(tracer)
 
-    def placed(self, pipeline: Any) -> Any:
-        """Return the pipeline on its device."""
-        return pipeline.to(self.device)
+    def placed(self, pipeline: Any, enabled: Sequence[str]) -> Any:
+        """Return the pipeline on its device, or set to be offloaded from it."""
+        return place(pipeline, enabled, self.device)
 
     def describe(self) -> Dict[str, Any]:
         """Return the environment of this process, with the switches in effect now."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import inspect
 from contextlib import ExitStack, contextmanager
-from typing import Any, Callable, ContextManager, Dict, Iterator
+from typing import Any, Callable, ContextManager, Dict, Iterator, Sequence
 
 import mindspore
 import torch
@@ -16,6 +16,7 @@ from mindspore import Tensor, mint, ops
 
 from . import numerics
 from .components import as_tensor
+from .enable import OFFLOADS, SWITCHES
 from .frameworks import Torch
 from .modules import Tracer
 from .portable import uniform
@@ -24,6 +25,7 @@ from .stages import wrapped
 
 ARITHMETIC = ("add", "sub", "mul", "truediv", "pow", "matmul", "neg")
 NO_OPERATORS = ("shape", "rank", "dtype", "size", "is_tensor", "get_grad")  # ask for facts, or serve training
+OF_TORCH = ("channels_last", "compile", *OFFLOADS, *SWITCHES)  # what `enable` does by torch
 PLACES = {"cpu": "CPU", "ascend": "Ascend"}  # MindSpore's names of devices
 
 
@@ -61,7 +63,10 @@ class MindSpore(Torch):
     def operators(self, tracer: Tracer) -> ContextManager[Any]:
         return _shown(tracer)
 
-    def placed(self, pipeline: Any) -> Any:
+    def placed(self, pipeline: Any, enabled: Sequence[str]) -> Any:
+        of_torch = sorted({*enabled} & {*OF_TORCH})
+        if of_torch:
+            raise CannotRunHere(f"`{of_torch[0]}` is torch's; MindSpore has nothing of the name")
         return pipeline
 
     def describe(self) -> Dict[str, Any]:

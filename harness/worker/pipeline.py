@@ -19,7 +19,7 @@ class Pipeline:
 
     def __init__(self, case: Dict[str, Any], checkpoint: checkpoints.Checkpoint, framework: Torch) -> None:
         self.case, self.framework = case, framework
-        self.pipeline = framework.placed(checkpoint.pipeline)
+        self.pipeline = framework.placed(checkpoint.pipeline, case.get("enable", ()))
         native = framework.numpy_generators
         self.source = noise.Source(case["generator"], case["seeds"], framework.device, numpy_generators=native)
         self.stored_schedulers = stages.schedulers_of(self.pipeline)

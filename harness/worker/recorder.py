@@ -53,7 +53,8 @@ class Recorder:
         if case["anchors"] and not framework.feeds:
             raise protocol.CannotRunHere(f"anchored runs: what is fed on {case['device']} does not reach the next stage")
         proof = None
-        with determinism.settings(case["determinism"]), ExitStack() as faults:
+        own = determinism.chosen(case.get("attention"), tf32="tf32" in case["enable"])
+        with determinism.settings(case["determinism"], own), ExitStack() as faults:
             here = self._environment(framework, case["device"], case["dtype"], case["determinism"])
             checkpoint = self._checkpoint(case, framework)
             pipeline = Pipeline(case, checkpoint, framework)
@@ -92,10 +93,7 @@ class Recorder:
         }
         kept = {f"output/{name}": tensor for name, tensor in outputs.items()}
         kept.update({**capture.tensors(), **tracer.kept})
-        inside = {"format": "pt", "modules": json.dumps(tracer.modules), "weights": json.dumps(checkpoint.tensors)}
-        packed = safetensors.torch.save({name: t.contiguous().clone() for name, t in kept.items()}, inside)
-        text = protocol.dumps(content).encode()
-        protocol.write_folder(folder, {protocol.TENSORS_FILE: packed, protocol.RECORDING_FILE: text})
+        _write(folder, content, kept, {"modules": tracer.modules, "weights": checkpoint.tensors})
 
     def _watched(self, case: Dict[str, Any], pipeline: Pipeline, capture: Capture, tracer: Tracer) -> Tensors:
         """Run once, every stage seen; returns nothing where the run ends early."""
@@ -138,19 +136,20 @@ class Recorder:
         return run()
 
     def _checkpoint(self, case: Dict[str, Any], framework: Torch) -> checkpoints.Checkpoint:
-        key = json.dumps([case[part] for part in ("checkpoint", "pipeline", "dtype", "enable")], sort_keys=True)
+        key = json.dumps([case.get(part) for part in ("checkpoint", "pipeline", "dtype", "dtypes", "enable")], sort_keys=True)
         if self._loaded is None or key != self._loaded_key:
             self._loaded = self._loaded_key = None  # frees the last one before the next is loaded
             self._progress(case, "loading the checkpoint")
             started = time.perf_counter()
-            self._loaded = checkpoints.load(case["checkpoint"], case["pipeline"], case["dtype"], framework, case["enable"])
+            dtypes = {"default": case["dtype"], **case.get("dtypes", {})}
+            self._loaded = checkpoints.load(case["checkpoint"], case["pipeline"], dtypes, framework, case["enable"])
             self._load_seconds = time.perf_counter() - started
             self._loaded_key = key
         return self._loaded
 
     def _environment(self, framework: Torch, device: str, dtype: str, mode: str) -> Dict[str, Any]:
         framework.settle(mode)
-        key = f"{device} {dtype} {mode}"
+        key = f"{device} {dtype} {mode} {determinism.effective()}"
         if key not in self._classes:
             self._classes[key] = framework.numerics_class(dtype)
         unobserved = [] if noise.door(framework.door) else ["noise"]
@@ -158,6 +157,14 @@ class Recorder:
 
     def _progress(self, case: Dict[str, Any], doing: str) -> None:
         self._send(protocol.PROGRESS, case=case["id"], doing=doing)
+
+
+def _write(folder: Path, content: Dict[str, Any], kept: Tensors, inside: Dict[str, Any]) -> None:
+    """Write a recording whole: `content` as JSON, the kept tensors with what is `inside` stages in their header."""
+    header = {"format": "pt", **{name: json.dumps(value) for name, value in inside.items()}}
+    packed = safetensors.torch.save({name: t.contiguous().clone() for name, t in kept.items()}, header)
+    text = protocol.dumps(content).encode()
+    protocol.write_folder(folder, {protocol.TENSORS_FILE: packed, protocol.RECORDING_FILE: text})
 
 
 def _framework(name: str, device: str) -> Torch:

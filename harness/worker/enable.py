@@ -1,0 +1,50 @@
+"""What a scenario enables on a loaded pipeline: memory formats, compilation, offloading, and the pipeline's own memory savers."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+from typing import Any, Iterator, Sequence, Tuple
+
+import torch
+
+from .components import call_of
+from .protocol import CannotRunHere
+
+SWITCHES = ("tf32",)  # of torch, not of the pipeline: see `determinism`
+OFFLOADS = ("model_cpu_offload", "sequential_cpu_offload")  # need a device: see `place`
+
+
+def enable(pipeline: Any, names: Sequence[str]) -> None:
+    """Change a pipeline on the CPU as a case's `enable` asks."""
+    for name in names:
+        if name == "channels_last":
+            for _, part in _models(pipeline):
+                part.to(memory_format=torch.channels_last)
+        elif name == "compile":
+            for key, part in _models(pipeline):
+                if "timestep" in inspect.signature(part.forward).parameters:  # a denoiser: it runs in every step
+                    setattr(pipeline, key, torch.compile(part))
+        elif name not in (*SWITCHES, *OFFLOADS):
+            getattr(pipeline, f"enable_{name}")()
+
+
+def place(pipeline: Any, names: Sequence[str], device: torch.device) -> Any:
+    """Return the pipeline on its device: moved there, or to be offloaded from it.
+
+    Raises:
+        CannotRunHere: There is nothing to offload from, or accelerate, which does it, is not here.
+    """
+    asked = [name for name in OFFLOADS if name in names]
+    if not asked:
+        return pipeline.to(device)
+    if device.type == "cpu":
+        raise CannotRunHere(f"`{asked[0]}` moves parts between the CPU and another device; this case has none")
+    if importlib.util.find_spec("accelerate") is None:
+        raise CannotRunHere(f"`{asked[0]}` needs the package accelerate")
+    getattr(pipeline, f"enable_{asked[0]}")(device=device)
+    return pipeline
+
+
+def _models(pipeline: Any) -> Iterator[Tuple[str, Any]]:
+    return ((name, part) for name, part in list(pipeline.components.items()) if call_of(part) == "forward")
