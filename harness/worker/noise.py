@@ -10,7 +10,7 @@ import importlib
 import itertools
 import sys
 from contextlib import contextmanager
-from typing import Any, Callable, Dict, Iterator, Optional, Sequence
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence
 
 import numpy as np
 import torch
@@ -112,14 +112,18 @@ def drawn_by(
             on_draw(as_tensor(drawn))
         return drawn
 
-    def swap(old: Draw, new: Draw) -> None:
-        modules: Dict[str, Any] = dict(sys.modules)
-        for name, module in modules.items():
-            if name.startswith(("diffusers.", "mindone.diffusers.")) and vars(module).get("randn_tensor") is old:
-                module.randn_tensor = new
-
-    swap(own, randn_tensor)
+    known, held = len(sys.modules), _holding(own)
+    for module in held:
+        module.randn_tensor = randn_tensor
     try:
         yield
     finally:
-        swap(randn_tensor, own)
+        for module in held if len(sys.modules) == known else _holding(randn_tensor):  # what was imported meanwhile got it too
+            module.randn_tensor = own
+
+
+def _holding(draw: Draw) -> List[Any]:
+    """Return the modules whose `randn_tensor` is `draw`."""
+    modules: Dict[str, Any] = dict(sys.modules)
+    mine = (module for name, module in modules.items() if name.startswith(("diffusers.", "mindone.diffusers.")))
+    return [module for module in mine if vars(module).get("randn_tensor") is draw]
