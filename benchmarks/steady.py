@@ -17,9 +17,8 @@ import torch
 
 from harness.scenarios import read
 from harness.worker import checkpoints, determinism
-from harness.worker.capture import Capture
 from harness.worker.frameworks import Torch
-from harness.worker.modules import NO_STAGE, Detail, Operators, Tracer
+from harness.worker.modules import NO_STAGE
 from harness.worker.pipeline import Pipeline
 from harness.worker.recorder import Recorder
 
@@ -39,9 +38,9 @@ def kinds(recorder: Recorder, case: dict[str, Any]) -> dict[str, Callable[[], ob
         return bare(**case["call"], generator=made if len(made) > 1 else made[0])
 
     def watched() -> object:
-        return recorder._watched(case, pipeline, Capture(pipeline), Tracer(Detail(stage=NO_STAGE), {}, Operators))
+        return recorder._watched(case, pipeline, {"stage": NO_STAGE})
 
-    return {"bare": call, "steady": lambda: recorder._timed({**case, "rounds": 1}, pipeline, framework.device), "watched": watched}
+    return {"bare": call, "steady": lambda: recorder._timed(case, pipeline, 1), "watched": watched}
 
 
 def main() -> None:

@@ -58,16 +58,17 @@ class Store:
                     )
         return None
 
-    def known(self, case: Case) -> list[dict[str, str]]:
-        """Return the digests of the outputs of every baseline of `case` in its place, of whatever class, by name.
+    def known(self, case: Case) -> dict[str, dict[str, str]]:
+        """Return the digests of the outputs of every baseline of `case` in its place, by class and name.
 
-        Read without a check: nothing is judged by them.
+        Read without a check: nothing is judged by them. Of another version of the scenario none is known.
         """
-        found = []
+        found: dict[str, dict[str, str]] = {}
         for path in self.files(case.scenario.name, case.place):
             with contextlib.suppress(OSError, ValueError, KeyError, AttributeError, TypeError):
-                outputs = json.loads(path.read_text(encoding="utf-8"))["outputs"]
-                found.append({name: output["digest"] for name, output in outputs.items()})
+                content = json.loads(path.read_text(encoding="utf-8"))
+                if content["fingerprint"] == case.scenario.fingerprint:
+                    found[path.stem] = {name: output["digest"] for name, output in content["outputs"].items()}
         return found
 
     def of_other_classes(self, case: Case, numerics_class: dict[str, Any]) -> list[Baseline]:

@@ -108,9 +108,9 @@ class Case:
     def request(self) -> dict[str, Any]:
         """Return the case as the worker reads it."""
         scenario, seeds, call = self.scenario, list(self.scenario.seeds), self.scenario.call
-        rounds = scenario.cost.get("rounds", 2 if "slower" in scenario.cost else 1)
+        rounds = max(scenario.cost.get("rounds", 1), 2 if "slower" in scenario.cost else 1)
         if self.image is not None:
-            call, seeds, rounds = _alone(call, len(seeds), self.image), [seeds[self.image]], 1
+            call, seeds, rounds = _alone(call, len(seeds), self.image), [seeds[self.image]], 0
         if any(part is not None for part in (self.anchors, self.perturb, self.fault, self.detail)):
             rounds = 0
         return {

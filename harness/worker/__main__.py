@@ -24,7 +24,7 @@ def _answer(recorder: Any, events: protocol.Events, request: Dict[str, Any]) -> 
         if "describe" in request:
             events.send(protocol.DESCRIBED, environment=recorder.describe(**request["describe"]))
         else:
-            recorder.record(request["case"], Path(request["out"]), request.get("known", ()))
+            recorder.record(request["case"], Path(request["out"]), request.get("known"))
             events.send(protocol.RECORDED)
     except protocol.CannotRunHere as error:
         events.send(protocol.UNVERIFIED, reason=str(error))

@@ -143,22 +143,22 @@ def digests_of(run: Tensors) -> Dict[str, str]:
     return {name: digest_tensor(tensor) for name, tensor in run.items()}
 
 
-def repeat_of(runs: List[Tensors]) -> Dict[str, Any]:
-    """Return how far the runs of one case lie apart; the last one was watched, the others were not.
+def repeat_of(watched: Tensors, plain: List[Tensors]) -> Dict[str, Any]:
+    """Return how far the runs of one case lie apart: one that was watched, and those that were not, if there were any.
 
-    `l_inf` is the largest difference from the first run, 0.0 when all bits are the same and None where it has no value.
+    `l_inf` is the largest difference from the watched run, 0.0 when all bits are the same and None where it has no value.
     """
-    digests = [digests_of(run) for run in runs]
+    own, digests = digests_of(watched), [digests_of(run) for run in plain]
     distance: Optional[float] = 0.0
-    for run, own in zip(runs[1:], digests[1:]):
-        for name in own:
-            if own[name] == digests[0].get(name):
+    for run, theirs in zip(plain, digests):
+        for name in {*own, *theirs}:
+            if theirs.get(name) == own.get(name):
                 continue
-            first, now = runs[0].get(name), run[name]
-            if first is None or first.shape != now.shape:
+            one, other = watched.get(name), run.get(name)
+            if one is None or other is None or one.shape != other.shape:
                 distance = None
             elif distance is not None:
-                gap = (now.to(torch.float64) - first.to(torch.float64)).abs().max().item() if now.numel() else 0.0
+                gap = (other.to(torch.float64) - one.to(torch.float64)).abs().max().item() if one.numel() else 0.0
                 distance = None if math.isnan(gap) else max(distance, gap)
-    distinct = len({json.dumps(d, sort_keys=True) for d in digests})
-    return {"runs": len(runs), "distinct": distinct, "l_inf": distance, "watched_as_plain": digests[-1] == digests[0]}
+    distinct = len({json.dumps(d, sort_keys=True) for d in [own, *digests]})
+    return {"runs": 1 + len(plain), "distinct": distinct, "l_inf": distance, "watched_as_plain": own == (digests or [own])[0]}

@@ -1,7 +1,7 @@
 """The door between the two halves: names of files, formats and events. Owns no behaviour beyond reading and writing them.
 
-A request is one line of JSON on the worker's standard input: ``{"case": {...}, "out": FOLDER}``, with ``"known"`` for digests of
-outputs that raise no question; or ``{"describe": {...}}``.
+A request is one line of JSON on the worker's standard input: ``{"case": {...}, "out": FOLDER}``, with ``"known"``, the
+digests of outputs by numerics class and name; or ``{"describe": {...}}``.
 The worker answers with one line of JSON per event; the last event of a request is one of `FINAL_EVENTS`.
 """
 

@@ -1,13 +1,14 @@
-"""One case run to a recording: timed without capture, repeated, then once more watched, and written whole or not at all."""
+"""One case run to a recording: watched, again where its bits are new or its cost counts, and written whole or not at all."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
 import safetensors.torch
 import torch
@@ -18,6 +19,15 @@ from .faults import planted
 from .frameworks import Torch
 from .modules import NO_STAGE, Detail, Enough, Tracer
 from .pipeline import Pipeline
+
+
+class Watched(NamedTuple):
+    """One watched run: its outputs, what was kept of its stages and of their inside, and what it cost."""
+
+    outputs: Tensors
+    capture: Capture
+    tracer: Tracer
+    meter: cost.Meter
 
 
 class Recorder:
@@ -36,14 +46,17 @@ class Recorder:
         with determinism.settings(mode):
             return self._environment(here, device, dtype, mode)
 
-    def record(self, case: Dict[str, Any], folder: Path, known: Sequence[Dict[str, str]] = ()) -> None:
+    def record(self, case: Dict[str, Any], folder: Path, known: Optional[Dict[str, Dict[str, str]]] = None) -> None:
         """Run `case` and write its recording to `folder`.
+
+        The first run is watched. Where it gives the bits that are known of this numerics class, it has repeated what an earlier
+        process did, and only a cost needs more runs; else a plain run must give the same bits.
 
         Args:
             case: What to run; see `harness.scenarios.Case.request`.
             folder: Replaced as a whole.
-            known: Digests of outputs, by name, that raise no question: with other ones the inside of stages is noted too,
-                as where the case asks for it; it takes time, and serves those who will ask why.
+            known: By the name of a numerics class, the digests of the outputs of its baseline, by name. Without one for this
+                class, and with other bits than it, the inside of stages is noted too: somebody will ask for it.
 
         Raises:
             CannotRunHere: No such device, nothing can be fed there, or the weights are not at hand.
@@ -61,16 +74,7 @@ class Recorder:
             try:
                 if case.get("fault"):
                     proof = faults.enter_context(planted(pipeline.pipeline, case["fault"]))
-                figures, runs = self._timed(case, pipeline, framework.device)
-                asked = {} if runs and digests_of(runs[0]) not in known else {"stage": NO_STAGE}
-                detail = Detail(**(asked if case["detail"] is None else case["detail"]))
-                tensors = safetensors.torch.load_file(case["anchors"]) if case["anchors"] else {}
-                tracer = Tracer(detail, tensors, framework.operators)
-                last = None if detail.to_end else detail.stage
-                fed = {} if detail.feed else tensors
-                capture = Capture(pipeline, fed, case["perturb"], last, case["keep_every"])
-                self._progress(case, "recording")
-                outputs = self._watched(case, pipeline, capture, tracer)
+                seen, runs, figures = self._runs(case, pipeline, (known or {}).get(here["class"]["name"]))
             finally:
                 pipeline.close()
         content = {
@@ -81,22 +85,48 @@ class Recorder:
             "inputs": {
                 "weights": checkpoint.weights,
                 "commit": checkpoint.commit,
-                "schedulers": capture.schedulers,
-                "tables": capture.tables,
+                "schedulers": seen.capture.schedulers,
+                "tables": seen.capture.tables,
             },
-            "noise": [summary(tensor) for tensor in capture.noise()],
-            "outputs": {name: summary(tensor) for name, tensor in outputs.items()},
-            "stages": capture.stages,
-            "operators": tracer.operators,
-            "repeat": repeat_of([*runs, outputs]),
+            "noise": [summary(tensor) for tensor in seen.capture.noise()],
+            "outputs": {name: summary(tensor) for name, tensor in seen.outputs.items()},
+            "stages": seen.capture.stages,
+            "operators": seen.tracer.operators,
+            "repeat": repeat_of(seen.outputs, runs),
             "cost": {"load_seconds": self._load_seconds, **figures},
         }
-        kept = {f"output/{name}": tensor for name, tensor in outputs.items()}
-        kept.update({**capture.tensors(), **tracer.kept})
-        _write(folder, content, kept, {"modules": tracer.modules, "weights": checkpoint.tensors})
+        kept = {f"output/{name}": tensor for name, tensor in seen.outputs.items()}
+        kept.update({**seen.capture.tensors(), **seen.tracer.kept})
+        _write(folder, content, kept, {"modules": seen.tracer.modules, "weights": checkpoint.tensors})
 
-    def _watched(self, case: Dict[str, Any], pipeline: Pipeline, capture: Capture, tracer: Tracer) -> Tensors:
-        """Run once, every stage seen; returns nothing where the run ends early."""
+    def _runs(
+        self, case: Dict[str, Any], pipeline: Pipeline, expected: Optional[Dict[str, str]]
+    ) -> Tuple[Watched, List[Tensors], Dict[str, Any]]:
+        """Run as often as the case needs; returns the watched run, the outputs of the others, and what they cost."""
+        if not case["rounds"]:  # a study's variation: run once, timed by nobody
+            detail = {"stage": NO_STAGE} if case["detail"] is None else case["detail"]
+            return self._watched(case, pipeline, detail), [], {}
+        seen = self._watched(case, pipeline, {} if expected is None else {"stage": NO_STAGE})
+        same = digests_of(seen.outputs) == expected
+        steady, runs = self._timed(case, pipeline, max(case["rounds"] - 1, 0 if same else 1))
+        meters = steady or [seen.meter]  # the first run warms up, and pays for being watched
+        figures = {
+            "first_seconds": seen.meter.seconds,
+            "rounds_seconds": [meter.seconds for meter in meters],
+            "seconds": median(meter.seconds for meter in meters),
+            "peak_bytes": max(meter.peak_bytes for meter in meters),
+        }
+        if same or expected is None:
+            return seen, runs, figures
+        return self._watched(case, pipeline, {}), [*runs, seen.outputs], figures
+
+    def _watched(self, case: Dict[str, Any], pipeline: Pipeline, detail: Dict[str, Any]) -> Watched:
+        """Run once, every stage seen; the outputs are empty where the run ends early."""
+        wanted = Detail(**detail)
+        tensors = safetensors.torch.load_file(case["anchors"]) if case["anchors"] else {}
+        tracer = Tracer(wanted, tensors, pipeline.framework.operators)
+        last = None if wanted.to_end else wanted.stage
+        capture = Capture(pipeline, {} if wanted.feed else tensors, case["perturb"], last, case["keep_every"])
 
         def on_stage(name: str, inputs: Dict[str, Any], result: Any) -> Any:
             return capture.on_stage(name, inputs, tracer.end(name, result))
@@ -104,29 +134,21 @@ class Recorder:
         def on_draw(drawn: torch.Tensor) -> None:
             capture.on_draw(tracer.end(f"noise#{len(capture.noise())}", drawn))
 
-        try:
-            return self._seeded(case, lambda: pipeline.run(on_stage, on_draw, tracer.around))
-        except Enough:
-            return {}
+        self._progress(case, "recording")
+        outputs: Tensors = {}
+        with cost.measured(pipeline.framework.device) as meter, contextlib.suppress(Enough):
+            outputs = self._seeded(case, lambda: pipeline.run(on_stage, on_draw, tracer.around))
+        return Watched(outputs, capture, tracer, meter)
 
-    def _timed(self, case: Dict[str, Any], pipeline: Pipeline, device: torch.device) -> Tuple[Dict[str, Any], List[Tensors]]:
-        """Run without capture: the first run apart, because it also warms up; then the steady ones."""
+    def _timed(self, case: Dict[str, Any], pipeline: Pipeline, count: int) -> Tuple[List[cost.Meter], List[Tensors]]:
+        """Run without capture, measured."""
         meters, runs = [], []
-        for index in range(case["rounds"]):
-            self._progress(case, f"run {index + 1} of {case['rounds']}")
-            with cost.measured(device) as meter:
+        for index in range(count):
+            self._progress(case, f"run {index + 1} of {count}")
+            with cost.measured(pipeline.framework.device) as meter:
                 runs.append(self._seeded(case, pipeline.run))
             meters.append(meter)
-        if not meters:
-            return {}, runs
-        steady = [meter.seconds for meter in meters[1:]] or [meters[0].seconds]
-        figures = {
-            "first_seconds": meters[0].seconds,
-            "rounds_seconds": steady,
-            "seconds": median(steady),
-            "peak_bytes": max(meter.peak_bytes for meter in meters),
-        }
-        return figures, runs
+        return meters, runs
 
     def _seeded(self, case: Dict[str, Any], run: Callable[[], Tensors]) -> Tensors:
         if case["generator"] == "none":
