@@ -32,8 +32,11 @@ def test_case(name):
 PROMPTS = ["a handwritten two", "a handwritten seven"]
 
 
-def write(root: Path) -> dict[str, tuple[str, str, dict[str, object], int]]:
-    """Write checkpoints, scenarios and `test_plain.py` below `root`; return the cases by name: folder, pipeline, call, seed."""
+def write(root: Path, steps: int = 2) -> dict[str, tuple[str, str, dict[str, object], int]]:
+    """Write checkpoints, scenarios and `test_plain.py` below `root`; return the cases by name: folder, pipeline, call, seed.
+
+    Half of them take `steps`, the others one more.
+    """
     folders = {
         "digits-ddpm": (str(DATA / "bundled" / "digits-ddpm"), "DDIMPipeline"),
         "digits-sd": (str(DATA / "bundled" / "digits-sd"), "StableDiffusionPipeline"),
@@ -43,7 +46,7 @@ def write(root: Path) -> dict[str, tuple[str, str, dict[str, object], int]]:
     cases: dict[str, tuple[str, str, dict[str, object], int]] = {}
     for index in range(24):
         name = list(folders)[index % 4]
-        call: dict[str, object] = {"num_inference_steps": 2 + index // 12, "output_type": "np"}
+        call: dict[str, object] = {"num_inference_steps": steps + index // 12, "output_type": "np"}
         if name == "digits-sd":
             call["prompt"] = PROMPTS[index % 8 // 4]
         cases[f"{name}-{index}"] = (*folders[name], call, index)
