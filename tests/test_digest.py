@@ -6,8 +6,10 @@ from itertools import product
 
 import numpy as np
 import pytest
+import torch
 
-from harness.worker.digest import combine, digest, digest_bytes
+from harness.worker.digest import BLOCK, combine, digest, digest_bytes
+from harness.worker.tensors import AT_ONCE, digest_on_device, digest_tensor
 
 BORDERS = [0, 1, 7, 8, 9, 63, 65535, 65536, 65537, 65544, 131072, 200001]  # bytes, around words and blocks
 
@@ -132,3 +134,30 @@ def test_dtype_and_shape_can_be_spoken_for():
     bits = np.array([0x3F80, 0x4000], np.int16)
     assert digest(bits, "bfloat16", (2, 1)) == digest(bits.reshape(2, 1), "bfloat16")
     assert digest(bits, "bfloat16") != digest(bits)
+
+
+DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.uint8, torch.bool, torch.complex64]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(), (0,), (1,), (3, 5), (2, 3, 64, 64), (BLOCK,), (BLOCK * 3 + 7,)])
+def test_a_device_computes_the_same_digest(dtype, shape):
+    """The integers that a GPU adds, here added by torch on the CPU; wrapped sums and odd lengths are among them."""
+    values = torch.randn(shape, generator=torch.Generator().manual_seed(1)).mul(50).to(dtype)
+    assert digest_on_device(values)() == digest_tensor(values)
+
+
+def test_a_device_digests_a_large_tensor_in_parts():
+    """Two parts and a rest."""
+    values = torch.from_numpy(noise(2 * 4 * BLOCK * AT_ONCE + 5))
+    assert digest_on_device(values)() == digest_tensor(values)
+
+
+def test_a_device_s_digest_is_of_the_tensor_as_it_was():
+    """What is written into it before the digest is asked for does not count; a view has the digest of its values."""
+    tensor = torch.arange(100_000.0)
+    expected, later = digest_tensor(tensor), digest_on_device(tensor)
+    tensor.zero_()
+    assert later() == expected
+    turned = torch.arange(12.0).reshape(3, 4).T
+    assert digest_on_device(turned)() == digest_tensor(turned)

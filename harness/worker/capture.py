@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ import torch
 from .modules import Enough
 from .pipeline import Pipeline
 from .portable import uniform
-from .tensors import digest_tensor, dtype_name, tensors_in, to_numpy
+from .tensors import Later, digest_later, digest_tensor, dtype_name, tensors_in, to_numpy
 
 Tensors = Dict[str, torch.Tensor]
 
@@ -34,9 +34,9 @@ class Capture:
         last: Optional[str] = None,
         every: int = 1,
     ) -> None:
-        self.stages: List[Dict[str, Any]] = []
         self.schedulers: Dict[str, Any] = {}
         self.tables: Dict[str, Dict[str, str]] = {}
+        self._stages: List[Tuple[str, Dict[str, Later], Dict[str, Later]]] = []
         self._pipeline, self._last, self._every = pipeline, last, every
         self._anchors = anchors or {}
         self._perturb = perturb
@@ -55,13 +55,8 @@ class Capture:
         if not self.schedulers:
             self.schedulers = self._pipeline.scheduler_configuration()
         found = tensors_in(result)
-        self.stages.append(
-            {
-                "name": name,
-                "inputs": {key: digest_tensor(tensor) for key, tensor in tensors_in(inputs).items()},
-                "outputs": {key: digest_tensor(tensor) for key, tensor in found.items()},
-            }
-        )
+        taken = {key: digest_later(tensor) for key, tensor in tensors_in(inputs).items()}
+        self._stages.append((name, taken, {key: digest_later(tensor) for key, tensor in found.items()}))
         is_step = ".step#" in name
         if name.endswith(".step#0"):
             scheduler = name.partition(".")[0]
@@ -82,6 +77,17 @@ class Capture:
         if name == self._last:
             raise Enough
         return result
+
+    def stages(self) -> List[Dict[str, Any]]:
+        """Return the stages in order: `name`, and the digests of `inputs` and `outputs` by key."""
+        return [
+            {
+                "name": name,
+                "inputs": {key: later() for key, later in taken.items()},
+                "outputs": {k: later() for k, later in given.items()},
+            }
+            for name, taken, given in self._stages
+        ]
 
     def tensors(self) -> Tensors:
         """Return what was kept: `noise/INDEX` and `stage/NAME/KEY`."""

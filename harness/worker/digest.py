@@ -34,21 +34,25 @@ def mix(words: np.ndarray) -> np.ndarray:
     return np.bitwise_xor(words, shifted, out=words)
 
 
-_MULTIPLIERS = mix(np.arange(BLOCK, dtype=np.uint64)) | np.uint64(1)
+MULTIPLIERS = mix(np.arange(BLOCK, dtype=np.uint64)) | np.uint64(1)
 
 
 def digest_bytes(data: np.ndarray, head: str = "") -> str:
     """Return the digest of the bytes of the flat uint8 array `data`, bound to `head`: 32 hexadecimal digits."""
     whole = len(data) // (4 * BLOCK) * (4 * BLOCK)
-    state = hashlib.sha256(f"{len(data)} {head}\n".encode())
-    if whole:
-        sums = np.einsum("ij,j->i", data[:whole].view("<u4").reshape(-1, BLOCK), _MULTIPLIERS)
-        state.update(sums.astype("<u8").tobytes())
+    sums = np.einsum("ij,j->i", data[:whole].view("<u4").reshape(-1, BLOCK), MULTIPLIERS) if whole else np.empty(0, np.uint64)
     rest = data[whole:]
     if len(rest) % 4:
         rest = np.append(rest, np.zeros(-len(rest) % 4, dtype=np.uint8))
-    tail = np.einsum("i,i->", rest.view("<u4"), _MULTIPLIERS[: len(rest) // 4])
-    state.update(np.uint64(tail).astype("<u8").tobytes())
+    tail = np.einsum("i,i->", rest.view("<u4"), MULTIPLIERS[: len(rest) // 4])
+    return sealed(len(data), head, sums, np.uint64(tail))
+
+
+def sealed(length: int, head: str, sums: np.ndarray, tail: np.uint64) -> str:
+    """Return the digest of `length` bytes bound to `head`, from the uint64 sums of their whole blocks and of what is left."""
+    state = hashlib.sha256(f"{length} {head}\n".encode())
+    state.update(sums.astype("<u8").tobytes())
+    state.update(tail.astype("<u8").tobytes())
     return state.hexdigest()[:32]
 
 

@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from .components import call_of, parts_of
 from .digest import combine
 from .protocol import OWN_CODE
-from .tensors import digest_tensor, dtype_name, tensors_in
+from .tensors import Later, digest_later, digest_tensor, dtype_name, tensors_in
 
 Tensors = Dict[str, torch.Tensor]
 NO_STAGE = ""  # of a detail: none is looked into
@@ -58,14 +58,13 @@ class Tracer:
         watch: How a framework shows its operators to `operator`.
 
     Attributes:
-        modules: By stage, one entry per call of a module, in the order in which the calls end.
         operators: One entry per operator of the module that `detail` names, in order.
         kept: Tensors of modules and operators.
     """
 
     def __init__(self, detail: Detail, anchors: Tensors, watch: Callable[["Tracer"], ContextManager[Any]]) -> None:
         self.detail, self._anchors, self._watch = detail, anchors, watch
-        self.modules: Dict[str, List[Dict[str, str]]] = {}
+        self._modules: Dict[str, List[Tuple[str, str, Later, Later]]] = {}
         self.operators: List[Dict[str, Any]] = []
         self.kept: Tensors = {}
         self._active: List[str] = []
@@ -86,6 +85,13 @@ class Tracer:
             if wanted and self.detail.operators:
                 stack.enter_context(self._watch(self))
             yield
+
+    def modules(self) -> Dict[str, List[Dict[str, str]]]:
+        """Return, by stage, one entry per call of a module, in the order in which the calls ended."""
+        return {
+            stage: [{"module": label, "type": kind, "inputs": taken(), "outputs": given()} for label, kind, taken, given in calls]
+            for stage, calls in self._modules.items()
+        }
 
     def inside(self) -> bool:
         """Whether what runs now is the own code of the module whose operators are wanted."""
@@ -127,20 +133,19 @@ class Tracer:
                 tensor.copy_(fed)
 
     def _hook(self, stack: ExitStack, stage: str, name: str, module: Any, counts: Dict[str, int], wanted: bool) -> None:
-        inputs: List[str] = []
+        inputs: List[Later] = []
 
         def before(_module: Any, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> None:
             call = counts[name] = counts.get(name, -1) + 1
             self._active.append(f"{name}#{call}")
-            inputs.append(_combined(tensors_in([*args, kwargs])) if wanted else "")
+            if wanted:
+                inputs.append(_combined(tensors_in([*args, kwargs])))
 
         def after(_module: Any, _args: Tuple[Any, ...], _kwargs: Dict[str, Any], result: Any) -> None:
             label, found = self._active.pop(), tensors_in(result)
             self._hand_on(stage, label, found)
-            if not wanted:
-                return
-            entry = {"module": label, "type": type(module).__name__, "inputs": inputs.pop(), "outputs": _combined(found)}
-            self.modules.setdefault(stage, []).append(entry)
+            if wanted:
+                self._modules.setdefault(stage, []).append((label, type(module).__name__, inputs.pop(), _combined(found)))
 
         stack.callback(module.register_forward_pre_hook(before, prepend=True, with_kwargs=True).remove)
         stack.callback(module.register_forward_hook(after, with_kwargs=True).remove)
@@ -167,20 +172,26 @@ def _only_views(func: Any) -> bool:
     return views or name.startswith(("empty", "detach", "lift_fresh"))
 
 
-def _combined(tensors: Tensors) -> str:
-    digests = [_digest_once(tensor) for tensor in tensors.values()]  # by place: a name may come with another release
-    return (digests[0] if len(digests) == 1 else combine({str(place): digest for place, digest in enumerate(digests)}))[:16]
+def _combined(tensors: Tensors) -> Later:
+    started = [_digest_once(tensor) for tensor in tensors.values()]
+
+    def finish() -> str:
+        digests = [later() for later in started]  # by place: a name may come with another release
+        return (digests[0] if len(digests) == 1 else combine({str(place): digest for place, digest in enumerate(digests)}))[:16]
+
+    return finish
 
 
-def _digest_once(tensor: torch.Tensor) -> str:
+def _digest_once(tensor: torch.Tensor) -> Later:
     """Return a tensor's digest; what one module gave and the next one takes is read once, unless it was written to since."""
     if tensor.is_inference():  # such tensors do not count who wrote to them
-        return digest_tensor(tensor)
+        return digest_later(tensor)
     version, known = tensor._version, getattr(tensor, "_digested", None)
     if known is None or known[0] != version:
-        known = (version, digest_tensor(tensor))
+        known = (version, digest_later(tensor))
         tensor._digested = known  # type: ignore[attr-defined]
-    return str(known[1])
+    later: Later = known[1]
+    return later
 
 
 def _source() -> str:

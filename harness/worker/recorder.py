@@ -90,14 +90,14 @@ class Recorder:
             },
             "noise": [summary(tensor) for tensor in seen.capture.noise()],
             "outputs": {name: summary(tensor) for name, tensor in seen.outputs.items()},
-            "stages": seen.capture.stages,
+            "stages": seen.capture.stages(),
             "operators": seen.tracer.operators,
             "repeat": repeat_of(seen.outputs, runs),
             "cost": {"load_seconds": self._load_seconds, **figures},
         }
         kept = {f"output/{name}": tensor for name, tensor in seen.outputs.items()}
         kept.update({**seen.capture.tensors(), **seen.tracer.kept})
-        _write(folder, content, kept, {"modules": seen.tracer.modules, "weights": checkpoint.tensors})
+        _write(folder, content, kept, {"modules": seen.tracer.modules(), "weights": checkpoint.tensors})
 
     def _runs(
         self, case: Dict[str, Any], pipeline: Pipeline, expected: Optional[Dict[str, str]]

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any, Dict
+from functools import lru_cache
+from typing import Any, Callable, Dict
 
 import numpy as np
 import torch
 
 from .components import as_tensor, call_of, is_tensor, state_of
-from .digest import digest
+from .digest import BLOCK, MULTIPLIERS, digest, sealed
 
+Later = Callable[[], str]  # gives a digest; waits for the device that works on it
+AT_ONCE = 512  # blocks that a device digests at once: 16 MiB, for which it takes 64 MiB of its memory
 _BITS = {torch.bfloat16: torch.int16}
 for _name in ("float8_e4m3fn", "float8_e5m2"):
     if hasattr(torch, _name):
@@ -31,6 +34,44 @@ def to_numpy(tensor: torch.Tensor) -> np.ndarray:
 def digest_tensor(tensor: torch.Tensor) -> str:
     """Return the digest of a tensor on any device: of its values in row-major order, its dtype and its shape."""
     return digest(to_numpy(tensor), dtype_name(tensor.dtype), tuple(tensor.shape))
+
+
+def digest_later(tensor: torch.Tensor) -> Later:
+    """Return what gives the digest of a tensor as it is now: on the CPU it is known, a device works on it meanwhile."""
+    if tensor.device.type != "cpu":
+        return digest_on_device(tensor)
+    known = digest_tensor(tensor)
+    return lambda: known
+
+
+def digest_on_device(tensor: torch.Tensor) -> Later:
+    """Start the digest of a tensor where it lies; only the sums of its blocks cross to the host, when it is asked for.
+
+    The same integers as `digest.digest_bytes` adds; int64 wraps as uint64 does.
+    """
+    whole = torch.view_as_real(tensor) if tensor.is_complex() else tensor
+    data = whole.detach().contiguous().reshape(-1).view(torch.uint8)
+    factors = _multipliers(tensor.device)
+    end = len(data) // (4 * BLOCK) * (4 * BLOCK)
+    sums = [(_words(part).view(-1, BLOCK) * factors).sum(dim=1) for part in data[:end].split(4 * BLOCK * AT_ONCE) if len(part)]
+    rest = torch.nn.functional.pad(data[end:], (0, -len(data) % 4))
+    tail = (_words(rest) * factors[: len(rest) // 4]).sum()
+    head = f"{dtype_name(tensor.dtype)} {list(tensor.shape)}"
+
+    def finish() -> str:
+        blocks = torch.cat(sums).cpu().numpy() if sums else np.empty(0, np.int64)
+        return sealed(len(data), head, blocks.view(np.uint64), np.int64(tail.item()).astype(np.uint64))
+
+    return finish
+
+
+def _words(data: torch.Tensor) -> torch.Tensor:
+    return data.view(torch.int32).to(torch.int64) & 0xFFFFFFFF
+
+
+@lru_cache(maxsize=None)
+def _multipliers(device: torch.device) -> torch.Tensor:
+    return torch.from_numpy(MULTIPLIERS.view(np.int64)).to(device)
 
 
 def digest_state(component: Any) -> Dict[str, str]:
