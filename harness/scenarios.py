@@ -15,10 +15,9 @@ from typing import Any
 from harness.bounds import check_evidence
 from harness.errors import ScenarioError, UsageError
 from harness.schema import Place, load, nearest
-from harness.shape import FRAMEWORKS, SHAPE, SOURCES, UNREPEATABLE
+from harness.shape import FRAMEWORKS, REFERENCE, SHAPE, SOURCES, UNREPEATABLE
 
 DATA = Path(__file__).parent / "data"
-REFERENCE = re.compile(r"([\w.-]+/)?(cpu|cuda|ascend)-(float32|float16|bfloat16|float64)")
 
 
 @dataclass(frozen=True)
@@ -273,10 +272,11 @@ def _check_together(values: dict[str, Any], members: dict[str, Place], place: Pl
         raise found.wrong(
             "`generator: numpy` beside `framework: mindspore`, whose pipelines draw from nothing else", f"`{generator}`"
         )
-    for device in devices:
-        if device not in FRAMEWORKS[framework]:
-            known = ", ".join(f"`{name}`" for name in FRAMEWORKS[framework])
-            raise members["cases"].members()["device"][1].wrong(f"devices of {framework}: {known}", f"`{device}`")
+    for key in ("attention", "component-dtype"):
+        if framework != "torch" and key in members:
+            raise members[key].wrong(f"`{key}` with `framework: torch` alone", f"`{key}` beside `framework: {framework}`")
+    if not {*devices} <= {*FRAMEWORKS[framework]}:
+        raise members["cases"].members()["device"][1].wrong(f"devices of {framework}: {FRAMEWORKS[framework]}", f"{devices}")
     call = members["call"].members()
     for key in ("generator", "latents"):
         if key in call:
@@ -296,5 +296,5 @@ def _check_together(values: dict[str, Any], members: dict[str, Place], place: Pl
             raise members.get("tolerance", place).wrong("`tolerance.batch` for `batch-equals-single`", "no such key")
     check_evidence(values.get("tolerance", {}), members)
     if "reference" in values and not REFERENCE.fullmatch(values["reference"]):
-        what = "a device and dtype such as `cpu-float32`, behind another scenario's name and `/` if it is that one's"
-        raise members["reference"].wrong(what, f"`{values['reference']}`")
+        expected = "a device and dtype such as `cpu-float32`, behind another scenario's name and `/` if it is that one's"
+        raise members["reference"].wrong(expected, f"`{values['reference']}`")

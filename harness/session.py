@@ -165,7 +165,11 @@ class Session:
             UsageError: The device or the framework is not here.
         """
         request = {"describe": {"framework": framework, "device": device, "dtype": dtype, "mode": determinism}}
-        settings, python = variables(determinism, {}, framework=framework), _interpreter(framework, ())
+        settings = variables(determinism, {}, framework=framework)
+        try:
+            python = _interpreter(framework, ())
+        except NotRecordedError as error:
+            raise UsageError(error.reason) from error
         event = self.slot(0).ask(request, settings, 600.0, lambda _: None, python)
         if event["event"] != DESCRIBED:
             raise UsageError(event["reason"])
@@ -218,7 +222,11 @@ class Session:
             NotRecordedError: It left none; the error says which verdict follows.
         """
         folder, slot = folder or self.folder(case), slot or self.slot(0)
-        request = {"case": case.request(), "out": str(folder.resolve()), "known": self.store.known(case)}
+        request = {
+            "case": case.request(),
+            "out": str(folder.resolve()),
+            "known": self.store.known(case) if case.request()["rounds"] else {},
+        }
         if case.env:
             self._on_progress(case, f"an environment with {', '.join(case.env)}")
         python = _interpreter(case.scenario.framework, case.env)
@@ -258,10 +266,12 @@ def _interpreter(framework: str, env: tuple[str, ...]) -> Path | None:
     """Return the Python of an environment with `env`; a framework's own one is large, and never made unasked.
 
     Raises:
-        NotRecordedError: The framework's environment was not made yet.
+        NotRecordedError: The framework's environment was not made yet, or others are asked of it.
     """
-    if framework not in FRAMEWORKS or env:
+    if framework not in FRAMEWORKS:
         return interpreter(env)
+    if env:
+        raise NotRecordedError(f"{', '.join(env)} is for scenarios in torch; {framework} has pins of its own", "unverified")
     if not is_made(FRAMEWORKS[framework]):
         raise NotRecordedError(f"no environment with {framework} here; make it with: harness env --make {framework}", "unverified")
     return interpreter(FRAMEWORKS[framework])

@@ -6,6 +6,7 @@ python -m harness.shape > harness/data/scenario.schema.json
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +19,7 @@ PROFILES = ("native", "portable")  # which CPU instructions the libraries may us
 SAVERS = ("attention_slicing", "vae_slicing", "vae_tiling", "model_cpu_offload", "sequential_cpu_offload")  # of the pipeline
 ENABLES = (*SAVERS, "channels_last", "compile", "tf32")  # all move bits
 ATTENTION = ("math", "flash", "mem_efficient", "cudnn")  # torch's backends of scaled-dot-product attention
+REFERENCE = re.compile(r"(\w[\w.-]*/)?(cpu|cuda|ascend)-(float32|float16|bfloat16|float64)")
 DTYPES = ("float32", "float16", "bfloat16", "float64")
 FRAMEWORKS = {"torch": ("cpu", "cuda"), "mindspore": ("cpu", "ascend")}  # with the devices of each
 SOURCES = ("bundled", "synthetic", "path", "hub")

@@ -161,3 +161,16 @@ def test_a_device_s_digest_is_of_the_tensor_as_it_was():
     assert later() == expected
     turned = torch.arange(12.0).reshape(3, 4).T
     assert digest_on_device(turned)() == digest_tensor(turned)
+
+
+def test_a_device_digests_what_lies_at_any_place_and_keeps_no_tensor():
+    """A row of an odd mask, a conjugate that is not yet computed; on a GPU what a digest held would be memory of the run."""
+    for tensor in (
+        torch.ones(3, 4 * BLOCK + 1, dtype=torch.bool)[1],
+        torch.ones(40_001).half()[1:],
+        torch.full((9,), 1 + 2j).conj(),
+    ):
+        later = digest_on_device(tensor)
+        assert later() == digest_tensor(tensor.resolve_conj())
+        held = [cell.cell_contents for cell in later.__closure__]
+        assert not [value for value in held if isinstance(value, torch.Tensor) and value.numel() > 1]

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from harness.scenarios import DATA, read
-from harness.worker import checkpoints, determinism
+from harness.worker import checkpoints, determinism, numerics
 from harness.worker.enable import enable, place
 from harness.worker.frameworks import Torch
 from harness.worker.protocol import CannotRunHere, CaseError
@@ -77,6 +77,16 @@ def test_tf32_is_on_for_the_gpu_alone():
         "cudnn.conv.fp32_precision",
         "cudnn.rnn.fp32_precision",
     }
+
+
+def test_a_component_s_type_is_part_of_the_numerics_class():
+    """Machines that agree in float32 may differ in bfloat16."""
+    classes = {dtype: TORCH.numerics_class(dtype) for dtype in ("float32", "bfloat16")}
+    both = numerics.of_all(classes)
+    assert numerics.of_all({"float32": classes["float32"]}) == classes["float32"]
+    assert both["hash"] not in {one["hash"] for one in classes.values()}
+    assert both["name"].startswith("cpu-")
+    assert both["operators"]["bfloat16 bmm"] == classes["bfloat16"]["operators"]["bmm"]
 
 
 def test_an_axis_makes_another_version_of_a_scenario_and_none_leaves_it(shop):

@@ -65,6 +65,20 @@ def test_without_its_environment_a_case_is_unverified_and_says_how_to_make_it(sh
     assert not (shop.root / "cache").exists()
 
 
+def test_packages_of_torch_s_side_are_not_put_beside_mindspore(shop):
+    """Its pins go together; a case that asks for others is not verified, whatever was made."""
+    shop.scenario(framework="mindspore", generator="numpy")
+    done = shop.harness("run", "--env", "diffusers==0.30.3", "--out", "run")
+    assert done.code == 3
+    assert "diffusers==0.30.3 is for scenarios in torch; mindspore has pins of its own" in done.out
+
+
+def test_a_reference_that_is_not_there_is_named(shop):
+    """A misspelt twin would else look like a case that nobody recorded."""
+    done = shop.harness("run", str(shop.scenario(reference="dgits/cpu-float32")), "--out", "run")
+    assert "no baseline for this case, nor one of dgits/cpu-float32, its reference" in done.out
+
+
 def test_one_command_makes_a_framework_s_environment(shop, monkeypatch):
     """With the pins of `launch/sandbox.py`; what this environment has itself needs none."""
     made: list[tuple[str, ...]] = []

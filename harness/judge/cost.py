@@ -23,7 +23,8 @@ def judge_cost(now: Recording, then: Recording | None, bounds: dict[str, Any]) -
     """
     mine = now.content["cost"]
     said = {key: mine[key] for key in ("seconds", "rounds_seconds", "first_seconds", "load_seconds", "peak_bytes")}
-    if then is None or machine_of(now) != machine_of(then):
+    steady = then is not None and mine["rounds_seconds"] and then.content["cost"]["rounds_seconds"]  # a first run warms up
+    if then is None or not steady or machine_of(now) != machine_of(then):
         return {**said, "verdict": "unknown", "ratio": None}
     seconds, before = mine["seconds"], then.content["cost"]["seconds"]
     ratio = seconds / before if before else None

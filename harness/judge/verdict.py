@@ -68,7 +68,7 @@ def judge(
         return Outcome(verdict="within", reason=reason, **common)
     published = _published(scenario, case.device, recording)
     if match is None or then is None:
-        return _without_baseline(published, common)
+        return _without_baseline(published, scenario.reference or "", common)
     common["baseline"] = {"class": then.numerics_class["name"], "same_class": match.same_class, "why": match.why}
     if "certificate" in match.baseline.notes:
         common["baseline"]["certificate"] = match.baseline.notes["certificate"]
@@ -118,9 +118,10 @@ def _why_drifted(failed: Check, match: Match, scenario: Scenario, common: dict[s
     return f"{failed.what} = {failed.value:.3g} (bound {failed.bound:.3g}) against the baseline of {match.why}{where}"
 
 
-def _without_baseline(published: list[Check], common: dict[str, Any]) -> Outcome:
+def _without_baseline(published: list[Check], reference: str, common: dict[str, Any]) -> Outcome:
     if not published:
-        return Outcome(verdict="missing", reason="no baseline for this case", **common)
+        sought = f", nor one of {reference}, its reference" if "/" in reference else ""
+        return Outcome(verdict="missing", reason=f"no baseline for this case{sought}", **common)
     failed = [check for check in published if not check.passed]
     common["checks"] = (*common["checks"], *published)
     if failed:

@@ -14,7 +14,8 @@ def text(found: Explanation, changes: Sequence[str] = ()) -> str:
     lines = [found.case]
     lines.append(f"  first:    {found.first or 'nothing differs'}")
     for root in found.roots:
-        lines += _root(root, "with it" if root == found.roots[0] else "with it and those above")
+        which = "with it" if root == found.roots[0] else "with it and those above"
+        lines += _root(root, which, "what lies between the two sides here" if found.partly else "the drift")
     for knob in found.knobs:
         back = f"{knob.name} {knob.now or 'unset'} -> {knob.then or 'unset'}"
         lines.append(f"  setting:  {back} explains {_share(knob.share)} of the drift")
@@ -26,7 +27,7 @@ def text(found: Explanation, changes: Sequence[str] = ()) -> str:
     return "\n".join(lines)
 
 
-def _root(root: Root, which: str) -> list[str]:
+def _root(root: Root, which: str, drift: str) -> list[str]:
     lines = [f"  stage:    {root.stage}: the same bits in, others out"]
     if not root.module:
         return lines
@@ -43,7 +44,7 @@ def _root(root: Root, which: str) -> list[str]:
             "  operator: none that both sides have: what it holds (weights, buffers, settings) differs, or its operators do"
         )
     if root.share is not None:
-        lines.append(f"            {which} put back, {_share(root.share)} of the drift goes")
+        lines.append(f"            {which} put back, {_share(root.share)} of {drift} goes")
     return lines
 
 

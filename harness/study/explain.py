@@ -57,7 +57,8 @@ class Explanation:
 
     `first` is what the recordings say by themselves; `roots` what was found inside, in the order of the run; `knobs` the
     settings tried; `values` what the sizes of drifts say, where everything differs from the first operator on; `notes` what
-    could not be told, and why.
+    could not be told, and why; `partly` says that the baseline's side has other bits here than the baseline, so that the
+    roots explain what lies between the two sides here.
     """
 
     case: str
@@ -66,6 +67,7 @@ class Explanation:
     knobs: list[Knob] = field(default_factory=list)
     values: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    partly: bool = False
 
 
 class Inquiry:
@@ -144,7 +146,7 @@ class Inquiry:
         return Root(stage, suspect.module, suspect.type, suspect.glue)
 
     def _inside(self, root: Root, module: str, *, operators: bool) -> Root:
-        """Run both sides up to the root: how far it moved, and which of its operators moved it."""
+        """Run this side up to the root and the other to its end: how far it moved, and which of its operators moved it."""
         detail: dict[str, Any] = {"stage": root.stage, **({"operators": root.module} if operators else {})}
         now = self._again("now", self._now, {**detail, "keep": [module], "feed": self._found}, "inside")
         self._found = [*self._found, module]
@@ -247,4 +249,5 @@ def explain(
         part = f": {100 * share_of(left, far):.0f} % of the drift is between now and the case by its settings here"
         inquiry.notes.append(f"the baseline cannot be repeated here by its settings{part if before else ''}")
     roots = inquiry.roots(again, before, limit) if before and distance(again, before) else inquiry.recorded_root(now, then)
-    return Explanation(case.id, first, roots, sorted(knobs, key=lambda knob: -knob.share), notes=list(dict.fromkeys(inquiry.notes)))
+    notes = list(dict.fromkeys(inquiry.notes))
+    return Explanation(case.id, first, roots, sorted(knobs, key=lambda knob: -knob.share), notes=notes, partly=bool(left))

@@ -71,6 +71,8 @@ def distance(now: Recording, then: Recording) -> float:
 
 def share_of(near: float, far: float) -> float:
     """Return which share of a drift is gone."""
+    if not far:
+        return 0.0
     if near == 0:
         return 1.0
     return max(0.0, 1 - near / far) if math.isfinite(near) and math.isfinite(far) else 0.0

@@ -152,7 +152,8 @@ def digests_of(run: Tensors) -> Dict[str, str]:
 def repeat_of(watched: Tensors, plain: List[Tensors]) -> Dict[str, Any]:
     """Return how far the runs of one case lie apart: one that was watched, and those that were not, if there were any.
 
-    `l_inf` is the largest difference from the watched run, 0.0 when all bits are the same and None where it has no value.
+    `l_inf` is the largest difference from the watched run, 0.0 when all bits are the same and None where it has no value;
+    `watched_as_plain` is None where there was no other.
     """
     own, digests = digests_of(watched), [digests_of(run) for run in plain]
     distance: Optional[float] = 0.0
@@ -167,4 +168,9 @@ def repeat_of(watched: Tensors, plain: List[Tensors]) -> Dict[str, Any]:
                 gap = (other.to(torch.float64) - one.to(torch.float64)).abs().max().item() if one.numel() else 0.0
                 distance = None if math.isnan(gap) else max(distance, gap)
     distinct = len({json.dumps(d, sort_keys=True) for d in [own, *digests]})
-    return {"runs": 1 + len(plain), "distinct": distinct, "l_inf": distance, "watched_as_plain": own == (digests or [own])[0]}
+    return {
+        "runs": 1 + len(plain),
+        "distinct": distinct,
+        "l_inf": distance,
+        "watched_as_plain": own == digests[0] if digests else None,
+    }

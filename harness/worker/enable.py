@@ -22,6 +22,7 @@ def enable(pipeline: Any, names: Sequence[str]) -> None:
             for _, part in _models(pipeline):
                 part.to(memory_format=torch.channels_last)
         elif name == "compile":
+            torch._dynamo.reset()  # what was compiled under other switches is not asked for again
             for key, part in _models(pipeline):
                 if "timestep" in inspect.signature(part.forward).parameters:  # a denoiser: it runs in every step
                     setattr(pipeline, key, torch.compile(part))

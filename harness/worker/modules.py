@@ -132,20 +132,31 @@ class Tracer:
             if fed is not None and fed.shape == tensor.shape:
                 tensor.copy_(fed)
 
+    @contextmanager
+    def _unseen(self) -> Iterator[None]:
+        """What the tracer itself computes belongs to no module."""
+        outer, self._active = self._active, []
+        try:
+            yield
+        finally:
+            self._active = outer
+
     def _hook(self, stack: ExitStack, stage: str, name: str, module: Any, counts: Dict[str, int], wanted: bool) -> None:
         inputs: List[Later] = []
 
         def before(_module: Any, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> None:
             call = counts[name] = counts.get(name, -1) + 1
-            self._active.append(f"{name}#{call}")
             if wanted:
-                inputs.append(_combined(tensors_in([*args, kwargs])))
+                with self._unseen():
+                    inputs.append(_combined(tensors_in([*args, kwargs])))
+            self._active.append(f"{name}#{call}")
 
         def after(_module: Any, _args: Tuple[Any, ...], _kwargs: Dict[str, Any], result: Any) -> None:
             label, found = self._active.pop(), tensors_in(result)
-            self._hand_on(stage, label, found)
-            if wanted:
-                self._modules.setdefault(stage, []).append((label, type(module).__name__, inputs.pop(), _combined(found)))
+            with self._unseen():
+                self._hand_on(stage, label, found)
+                if wanted:
+                    self._modules.setdefault(stage, []).append((label, type(module).__name__, inputs.pop(), _combined(found)))
 
         stack.callback(module.register_forward_pre_hook(before, prepend=True, with_kwargs=True).remove)
         stack.callback(module.register_forward_hook(after, with_kwargs=True).remove)

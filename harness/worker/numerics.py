@@ -91,6 +91,16 @@ def numerics_class(device: torch.device, dtype: torch.dtype) -> Dict[str, Any]:
     return class_of(_operators(device, dtype), _readable(device), facts)
 
 
+def of_all(classes: Dict[str, Dict[str, Any]]) -> Dict[str, Any]:
+    """Return the class of a case that computes in several types, from the class of each; its name begins as the first's."""
+    first = next(iter(classes.values()))
+    if len(classes) == 1:
+        return first
+    operators = {f"{dtype} {name}": digest for dtype, one in classes.items() for name, digest in one["operators"].items()}
+    hashed = combine({dtype: str(one["hash"]) for dtype, one in classes.items()})
+    return {"name": f"{first['name'].rsplit('-', 1)[0]}-{hashed[:8]}", "hash": hashed, "operators": operators}
+
+
 def class_of(operators: Dict[str, Callable[[], torch.Tensor]], readable: str, facts: Dict[str, str]) -> Dict[str, Any]:
     """Run the operators and return the class: its `name`, its `hash`, and each operator's digest by name.
 

@@ -13,7 +13,7 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 import safetensors.torch
 import torch
 
-from . import checkpoints, cost, determinism, noise, protocol
+from . import checkpoints, cost, determinism, noise, numerics, protocol
 from .capture import Capture, Tensors, digests_of, repeat_of, summary
 from .faults import planted
 from .frameworks import Torch
@@ -44,7 +44,7 @@ class Recorder:
         """Return the environment and numerics class of this process for one framework, device, dtype and mode."""
         here = _framework(framework, device)
         with determinism.settings(mode):
-            return self._environment(here, device, dtype, mode)
+            return self._environment(here, device, [dtype], mode)
 
     def record(self, case: Dict[str, Any], folder: Path, known: Optional[Dict[str, Dict[str, str]]] = None) -> None:
         """Run `case` and write its recording to `folder`.
@@ -68,7 +68,8 @@ class Recorder:
         proof = None
         own = determinism.chosen(case.get("attention"), tf32="tf32" in case["enable"])
         with determinism.settings(case["determinism"], own), ExitStack() as faults:
-            here = self._environment(framework, case["device"], case["dtype"], case["determinism"])
+            dtypes = [case["dtype"], *sorted({*case.get("dtypes", {}).values()} - {case["dtype"]})]
+            here = self._environment(framework, case["device"], dtypes, case["determinism"])
             checkpoint = self._checkpoint(case, framework)
             pipeline = Pipeline(case, checkpoint, framework)
             try:
@@ -109,10 +110,10 @@ class Recorder:
         seen = self._watched(case, pipeline, {} if expected is None else {"stage": NO_STAGE})
         same = digests_of(seen.outputs) == expected
         steady, runs = self._timed(case, pipeline, max(case["rounds"] - 1, 0 if same else 1))
-        meters = steady or [seen.meter]  # the first run warms up, and pays for being watched
+        meters = steady or [seen.meter]
         figures = {
-            "first_seconds": seen.meter.seconds,
-            "rounds_seconds": [meter.seconds for meter in meters],
+            "first_seconds": seen.meter.seconds,  # it warms up, and pays for being watched
+            "rounds_seconds": [meter.seconds for meter in steady],
             "seconds": median(meter.seconds for meter in meters),
             "peak_bytes": max(meter.peak_bytes for meter in meters),
         }
@@ -158,7 +159,9 @@ class Recorder:
         return run()
 
     def _checkpoint(self, case: Dict[str, Any], framework: Torch) -> checkpoints.Checkpoint:
-        key = json.dumps([case.get(part) for part in ("checkpoint", "pipeline", "dtype", "dtypes", "enable")], sort_keys=True)
+        key = json.dumps(
+            [case.get(part) for part in ("checkpoint", "pipeline", "dtype", "dtypes", "enable", "attention")], sort_keys=True
+        )
         if self._loaded is None or key != self._loaded_key:
             self._loaded = self._loaded_key = None  # frees the last one before the next is loaded
             self._progress(case, "loading the checkpoint")
@@ -169,11 +172,11 @@ class Recorder:
             self._loaded_key = key
         return self._loaded
 
-    def _environment(self, framework: Torch, device: str, dtype: str, mode: str) -> Dict[str, Any]:
+    def _environment(self, framework: Torch, device: str, dtypes: List[str], mode: str) -> Dict[str, Any]:
         framework.settle(mode)
-        key = f"{device} {dtype} {mode} {determinism.effective()}"
+        key = f"{device} {dtypes} {mode} {determinism.effective()}"
         if key not in self._classes:
-            self._classes[key] = framework.numerics_class(dtype)
+            self._classes[key] = numerics.of_all({dtype: framework.numerics_class(dtype) for dtype in dtypes})
         unobserved = [] if noise.door(framework.door) else ["noise"]
         return {**framework.describe(), "class": self._classes[key], "unobserved": unobserved}
 

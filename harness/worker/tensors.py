@@ -49,18 +49,20 @@ def digest_on_device(tensor: torch.Tensor) -> Later:
 
     The same integers as `digest.digest_bytes` adds; int64 wraps as uint64 does.
     """
-    whole = torch.view_as_real(tensor) if tensor.is_complex() else tensor
+    whole = torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
     data = whole.detach().contiguous().reshape(-1).view(torch.uint8)
+    if data.storage_offset() % 4:
+        data = data.clone()
     factors = _multipliers(tensor.device)
     end = len(data) // (4 * BLOCK) * (4 * BLOCK)
     sums = [(_words(part).view(-1, BLOCK) * factors).sum(dim=1) for part in data[:end].split(4 * BLOCK * AT_ONCE) if len(part)]
     rest = torch.nn.functional.pad(data[end:], (0, -len(data) % 4))
     tail = (_words(rest) * factors[: len(rest) // 4]).sum()
-    head = f"{dtype_name(tensor.dtype)} {list(tensor.shape)}"
+    length, head = len(data), f"{dtype_name(tensor.dtype)} {list(tensor.shape)}"
 
-    def finish() -> str:
+    def finish() -> str:  # holds no tensor but the sums
         blocks = torch.cat(sums).cpu().numpy() if sums else np.empty(0, np.int64)
-        return sealed(len(data), head, blocks.view(np.uint64), np.int64(tail.item()).astype(np.uint64))
+        return sealed(length, head, blocks.view(np.uint64), np.int64(tail.item()).astype(np.uint64))
 
     return finish
 
