@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 def kinds(recorder: Recorder, case: dict[str, Any]) -> dict[str, Callable[[], object]]:
     """Return one run of `case` of each kind."""
     framework = Torch("cpu")
-    pipeline = Pipeline(case, recorder._checkpoint(case, framework), framework)
+    pipeline = Pipeline(case, recorder._checkpoint(case, {"default": "float32"}, framework), framework)
     bare = pipeline.pipeline
     own = checkpoints.make_scheduler(bare.scheduler, case["scheduler"])
 

@@ -31,9 +31,9 @@ def main() -> None:
     for name in sys.argv[1:]:
         case, framework = read(ROOT / "scenarios" / f"{name}.yaml").cases()[0].request(), Torch("cpu")
         recorder = Recorder(lambda *_, **__: None)
-        pipeline = Pipeline(case, recorder._checkpoint(case, framework), framework)
+        pipeline = Pipeline(case, recorder._checkpoint(case, {"default": "float32"}, framework), framework)
         wanted = {switch.name: switch.wanted for switch in determinism.switches() if switch.name != "num_threads"}
-        attention = {switch: value for switch, value in wanted.items() if switch in determinism.BACKENDS}
+        attention = determinism.chosen("math", tf32=False)
         kinds = {"none": {}, "all": wanted, "math attention": attention}
         kinds.update({switch: {switch: value} for switch, value in wanted.items() if switch not in attention})
         seconds: dict[str, list[float]] = {kind: [] for kind in kinds}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Mapping
 
-from harness.shape import FRAMEWORKS, PROFILES
+from harness.shape import DEVICES, DTYPES, FRAMEWORKS, PROFILES
 from harness.study.platforms import PLATFORMS
 
 Command = Callable[[argparse.Namespace], int]
@@ -64,8 +64,8 @@ def _add_cases(add: Callable[[str, str, str], argparse.ArgumentParser]) -> None:
     made.add_argument("--reason", default=first, metavar="TEXT", help="kept in the baseline (default: %(default)s)")
     made = add("env", "environment, effective switches, numerics class", "--device cpu --dtype float16")
     made.add_argument("--framework", default="torch", choices=tuple(FRAMEWORKS))
-    made.add_argument("--device", default="cpu", choices=("cpu", "cuda", "ascend"))
-    made.add_argument("--dtype", default="float32", choices=("float32", "float16", "bfloat16", "float64"))
+    made.add_argument("--device", default="cpu", choices=DEVICES)
+    made.add_argument("--dtype", default="float32", choices=DTYPES)
     made.add_argument("--determinism", default="full", choices=("full", "default"))
     made.add_argument(
         "--make", choices=[name for name in FRAMEWORKS if name != "torch"], help="make a framework's environment; no more"
@@ -109,7 +109,7 @@ def _add_studies(add: Callable[[str, str, str], argparse.ArgumentParser]) -> Non
     made = add("cost", "what determinism costs, as a ratio with its spread", "scenarios -k 'digits and not slow'")
     made.add_argument("paths", nargs="+", metavar="PATH", help="scenario files or folders")
     made.add_argument("-k", default="", metavar="EXPR", help="only cases whose id holds a word or whose tags are it")
-    made.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="only cases on this device (default: %(default)s)")
+    made.add_argument("--device", choices=DEVICES, default="cpu", help="only cases on this device (default: %(default)s)")
     made.add_argument("--pair", action="append", metavar="NAME", help="settings to compare, as the table names them (default: all)")
     made.add_argument("--turns", type=_positive, default=5, metavar="N", help="ratios to take (default: %(default)s)")
     made.add_argument("--rounds", type=_positive, default=2, metavar="N", help="steady runs per turn (default: %(default)s)")
@@ -149,7 +149,7 @@ def _with(made: argparse.ArgumentParser) -> None:
 def _choosing(made: argparse.ArgumentParser, device: str | None = None) -> None:
     words = "only cases whose id holds a word or whose tags are it: 'ddim and not slow'"
     made.add_argument("-k", default="", metavar="EXPR", help=words)
-    made.add_argument("--device", choices=("cpu", "cuda"), default=device, help="only cases on this device")
+    made.add_argument("--device", choices=DEVICES, default=device, help="only cases on this device")
     made.add_argument("--profile", choices=PROFILES, help="CPU instructions for all cases, whatever their scenarios say")
 
 

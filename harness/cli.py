@@ -70,10 +70,10 @@ def list_cases(arguments: argparse.Namespace) -> int:
 
 def cannot_run(case: Case) -> str:
     """Return why a case cannot run on this machine, as far as can be told without importing a framework; else nothing."""
-    from harness.launch.sandbox import FRAMEWORKS, is_made
+    from harness.launch.sandbox import PINS, is_made
 
     framework = case.scenario.framework
-    if framework in FRAMEWORKS and not is_made(FRAMEWORKS[framework]):
+    if framework in PINS and not is_made(PINS[framework]):
         return f"no: make it so by harness env --make {framework}"
     if case.device == "ascend" and not list(Path("/dev").glob("davinci*")):
         return "no: no Ascend device"
@@ -186,10 +186,10 @@ def env(arguments: argparse.Namespace) -> int:
         print(f"removed {clear()} environments from {cache_folder()}")
         return 0
     if arguments.make:
-        from harness.launch.sandbox import FRAMEWORKS, interpreter
+        from harness.launch.sandbox import PINS, interpreter
 
-        print(f"an environment with {', '.join(FRAMEWORKS[arguments.make])}", file=sys.stderr)
-        print(f"{arguments.make} runs by {interpreter(FRAMEWORKS[arguments.make]) or sys.executable}")
+        print(f"an environment with {', '.join(PINS[arguments.make])}", file=sys.stderr)
+        print(f"{arguments.make} runs by {interpreter(PINS[arguments.make]) or sys.executable}")
         return 0
     import tempfile
 

@@ -268,10 +268,8 @@ def _check_together(values: dict[str, Any], members: dict[str, Place], place: Pl
     generator, seeds, expect = values.get("generator", "cpu"), values.get("seed", [0]), values.get("expect", [])
     framework, devices = values.get("framework", "torch"), values.get("cases", {}).get("device", ["cpu"])
     if framework == "mindspore" and generator != "numpy":
-        found = place if "generator" not in values else members["generator"]
-        raise found.wrong(
-            "`generator: numpy` beside `framework: mindspore`, whose pipelines draw from nothing else", f"`{generator}`"
-        )
+        expected = "`generator: numpy` beside `framework: mindspore`, whose pipelines draw from nothing else"
+        raise members.get("generator", place).wrong(expected, f"`{generator}`")
     for key in ("attention", "component-dtype"):
         if framework != "torch" and key in members:
             raise members[key].wrong(f"`{key}` with `framework: torch` alone", f"`{key}` beside `framework: {framework}`")

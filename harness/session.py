@@ -16,7 +16,7 @@ from harness.baselines import Store
 from harness.errors import BaselineError, HarnessError, LaunchError, NotRecordedError, UsageError
 from harness.judge.verdict import judge, unrun, wants_anchored
 from harness.launch.local import Settings, Worker, variables
-from harness.launch.sandbox import FRAMEWORKS, interpreter, is_made
+from harness.launch.sandbox import PINS, interpreter, is_made
 from harness.records import Outcome, Recording
 from harness.scenarios import Case, Scenario
 from harness.worker.protocol import DESCRIBED, RECORDED, UNVERIFIED, dumps
@@ -222,11 +222,8 @@ class Session:
             NotRecordedError: It left none; the error says which verdict follows.
         """
         folder, slot = folder or self.folder(case), slot or self.slot(0)
-        request = {
-            "case": case.request(),
-            "out": str(folder.resolve()),
-            "known": self.store.known(case) if case.request()["rounds"] else {},
-        }
+        asked = case.request()
+        request = {"case": asked, "out": str(folder.resolve()), "known": self.store.known(case) if asked["rounds"] else {}}
         if case.env:
             self._on_progress(case, f"an environment with {', '.join(case.env)}")
         python = _interpreter(case.scenario.framework, case.env)
@@ -268,13 +265,13 @@ def _interpreter(framework: str, env: tuple[str, ...]) -> Path | None:
     Raises:
         NotRecordedError: The framework's environment was not made yet, or others are asked of it.
     """
-    if framework not in FRAMEWORKS:
+    if framework not in PINS:
         return interpreter(env)
     if env:
         raise NotRecordedError(f"{', '.join(env)} is for scenarios in torch; {framework} has pins of its own", "unverified")
-    if not is_made(FRAMEWORKS[framework]):
+    if not is_made(PINS[framework]):
         raise NotRecordedError(f"no environment with {framework} here; make it with: harness env --make {framework}", "unverified")
-    return interpreter(FRAMEWORKS[framework])
+    return interpreter(PINS[framework])
 
 
 def new_run(root: Path = Path("runs")) -> Path:

@@ -19,9 +19,10 @@ PROFILES = ("native", "portable")  # which CPU instructions the libraries may us
 SAVERS = ("attention_slicing", "vae_slicing", "vae_tiling", "model_cpu_offload", "sequential_cpu_offload")  # of the pipeline
 ENABLES = (*SAVERS, "channels_last", "compile", "tf32")  # all move bits
 ATTENTION = ("math", "flash", "mem_efficient", "cudnn")  # torch's backends of scaled-dot-product attention
-REFERENCE = re.compile(r"(\w[\w.-]*/)?(cpu|cuda|ascend)-(float32|float16|bfloat16|float64)")
 DTYPES = ("float32", "float16", "bfloat16", "float64")
 FRAMEWORKS = {"torch": ("cpu", "cuda"), "mindspore": ("cpu", "ascend")}  # with the devices of each
+DEVICES = tuple(dict.fromkeys(device for devices in FRAMEWORKS.values() for device in devices))
+REFERENCE = re.compile(rf"(\w[\w.-]*/)?({'|'.join(DEVICES)})-({'|'.join(DTYPES)})")
 SOURCES = ("bundled", "synthetic", "path", "hub")
 
 _FREE = {name: Number(least=0) for name in ("l_inf", "rel_l2")}
@@ -62,7 +63,7 @@ SHAPE = Record(
         "generator": Text(GENERATORS),
         "cases": Record(
             {
-                "device": OneOrMore(Text(("cpu", "cuda", "ascend")), distinct=True),
+                "device": OneOrMore(Text(DEVICES), distinct=True),
                 "dtype": OneOrMore(Text(DTYPES), distinct=True),
             }
         ),

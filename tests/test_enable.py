@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import functools
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from harness.baselines import Store
+from harness.records import Recording
 from harness.scenarios import DATA, read
 from harness.worker import checkpoints, determinism, numerics
 from harness.worker.enable import enable, place
@@ -44,9 +47,12 @@ def test_what_runs_in_every_step_is_compiled(monkeypatch):
     assert compiled == [pipeline.unet]
 
 
-def test_switches_and_offloads_are_no_methods_of_the_pipeline():
-    """They are set elsewhere; `enable_tf32` does not exist."""
-    enable(loaded(), ["tf32", "model_cpu_offload"])
+def test_only_the_pipeline_s_own_savers_are_called_on_it():
+    """A switch of torch is no method of it, and offloading waits for a device."""
+    called: list[str] = []
+    savers = {f"enable_{name}": lambda name=name: called.append(name) for name in ("vae_tiling", "model_cpu_offload")}
+    enable(SimpleNamespace(components={}, **savers), ["tf32", "vae_tiling", "model_cpu_offload"])
+    assert called == ["vae_tiling"]
 
 
 def test_nothing_is_offloaded_from_the_cpu():
@@ -62,8 +68,8 @@ def test_one_attention_backend_is_chosen_in_either_mode():
     for mode in ("full", "default"):
         with determinism.settings(mode, own):
             now = determinism.effective()
-        assert [name for name in determinism.BACKENDS if now[name]] == ["sdpa.flash"]
-        others = {name: value for name, value in now.items() if name not in determinism.BACKENDS}
+        assert [name for name in determinism.BACKENDS if now[f"sdpa.{name}"]] == ["flash"]
+        others = {name: value for name, value in now.items() if name not in own}
         assert (others == {name: before[name] for name in others}) == (mode == "default")
     assert determinism.effective() == before
 
@@ -106,15 +112,11 @@ def test_another_backend_gives_other_bits_and_is_in_the_recording(shop):
         "call": "{prompt: a handwritten two, num_inference_steps: 1, output_type: latent}",
     }
     assert shop.harness("record", str(shop.scenario(**changes))).code == 0
-    digest = {}
-    from harness.baselines import Store
-    from harness.records import Recording
-
-    digest["math"] = Store(shop.root / "baselines").read(shop.baseline()).recording.outputs["image"]["digest"]
+    then = Store(shop.root / "baselines").read(shop.baseline()).recording
     shop.harness("run", str(shop.scenario(**changes, attention="flash")), "--out", "run")
     now = Recording.read(shop.root / "run" / "recordings" / "digits" / "cpu-float32")
     assert now.content["environment"]["flags"]["sdpa.flash"]
-    assert now.outputs["image"]["digest"] != digest["math"]
+    assert now.outputs["image"]["digest"] != then.outputs["image"]["digest"]
 
 
 @pytest.mark.slow

@@ -65,6 +65,13 @@ def test_without_its_environment_a_case_is_unverified_and_says_how_to_make_it(sh
     assert not (shop.root / "cache").exists()
 
 
+def test_its_devices_can_be_chosen_on_the_command_line(shop):
+    """A case on Ascend is found by its device, as one on CUDA is."""
+    path = shop.scenario(framework="mindspore", generator="numpy", cases="{device: [cpu, ascend]}")
+    assert "digits[cpu-float32]" not in shop.harness("list", str(path), "--device", "ascend").out
+    assert "digits[ascend-float32]" in shop.harness("list", str(path), "--device", "ascend").out
+
+
 def test_packages_of_torch_s_side_are_not_put_beside_mindspore(shop):
     """Its pins go together; a case that asks for others is not verified, whatever was made."""
     shop.scenario(framework="mindspore", generator="numpy")
@@ -84,7 +91,7 @@ def test_one_command_makes_a_framework_s_environment(shop, monkeypatch):
     made: list[tuple[str, ...]] = []
     monkeypatch.setattr(sandbox, "interpreter", made.append)
     done = shop.harness("env", "--make", "mindspore")
-    assert (done.code, made) == (0, [sandbox.FRAMEWORKS["mindspore"]])
+    assert (done.code, made) == (0, [sandbox.PINS["mindspore"]])
 
 
 def test_mindspore_starts_with_instructions_that_it_is_fast_with():
@@ -123,7 +130,7 @@ def test_another_framework_is_the_first_change_and_says_nothing_of_cost(tmp_path
 def test_mindspore_runs_repeats_and_lies_within_its_tolerance_of_torch(tmp_path, monkeypatch):
     """On the CPU, in an environment made by one command; fed the baseline's inputs, each step is as close as it was measured."""
     monkeypatch.chdir(ROOT)
-    sandbox.interpreter(sandbox.FRAMEWORKS["mindspore"])
+    sandbox.interpreter(sandbox.PINS["mindspore"])
     case = read(SCENARIO).cases()[0]
     with Session(Store(ROOT / "baselines"), tmp_path) as session:
         outcome = session.run(case)

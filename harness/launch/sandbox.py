@@ -28,7 +28,7 @@ from harness.launch.local import INSTALLED
 
 # Frameworks that do not fit beside today's diffusers: each lives in an environment of its own, with pins known to work.
 # mindone 0.3 mirrors diffusers 0.32; 0.4 and 0.5 need operators that MindSpore's CPU lacks. Source: docs/mindspore.md.
-FRAMEWORKS = {
+PINS = {
     "mindspore": ("mindspore==2.10.0", "mindone==0.3.0", "numpy==1.26.4", "transformers==4.46.3", "diffusers==0.32.2"),
 }
 NOTE = "harness-environment.json"

@@ -16,7 +16,7 @@ from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Opt
 import numpy as np
 import torch
 
-BACKENDS = ("sdpa.flash", "sdpa.mem_efficient", "sdpa.cudnn", "sdpa.math")
+BACKENDS = ("flash", "mem_efficient", "cudnn", "math")  # of scaled-dot-product attention
 
 
 class Switch(NamedTuple):
@@ -53,10 +53,10 @@ def _attention() -> List[Switch]:
     """One scaled-dot-product backend, `math`: the only one that every device and dtype has."""
     cuda = torch.backends.cuda
     found = []
-    for name, wanted in (("flash", False), ("mem_efficient", False), ("cudnn", False), ("math", True)):
+    for name in BACKENDS:
         read, write = getattr(cuda, f"{name}_sdp_enabled", None), getattr(cuda, f"enable_{name}_sdp", None)
         if read and write:
-            found.append(Switch(f"sdpa.{name}", read, write, wanted))
+            found.append(Switch(f"sdpa.{name}", read, write, name == "math"))
     read = getattr(cuda, "fp16_bf16_reduction_math_sdp_allowed", None)
     if read:
         found.append(Switch("sdpa.math.reduced_precision", read, cuda.allow_fp16_bf16_reduction_math_sdp, False))
@@ -93,7 +93,7 @@ def chosen(attention: Optional[str], *, tf32: bool) -> Dict[str, Any]:
     """Return what a case sets by itself, by the names of switches: one attention backend, TF32 on."""
     found: Dict[str, Any] = {}
     if attention:
-        found.update({switch.name: switch.name == f"sdpa.{attention}" for switch in _attention() if switch.name in BACKENDS})
+        found.update({f"sdpa.{name}": name == attention for name in BACKENDS})
     if tf32:
         found.update({s.name: True if s.wanted is False else "tf32" for s in _precision() if s.name.startswith("cud")})
     return found

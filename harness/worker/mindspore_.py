@@ -110,7 +110,7 @@ def _shown(tracer: Tracer) -> Iterator[None]:
                 if inspect.isfunction(function) and not name.startswith("_") and name not in NO_OPERATORS:
                     stack.enter_context(wrapped(home, name, functools.partial(seen, name=f"mindspore.{name}.{named}")))
         for name in ARITHMETIC:
-            plain = name.strip("_").replace("truediv", "div")
+            plain = name.replace("truediv", "div")
             for method in (f"__{name}__", f"__r{name}__"):
                 if hasattr(Tensor, method):
                     stack.enter_context(wrapped(Tensor, method, functools.partial(seen, name=f"mindspore.{plain}.Tensor")))

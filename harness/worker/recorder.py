@@ -66,11 +66,11 @@ class Recorder:
         if case["anchors"] and not framework.feeds:
             raise protocol.CannotRunHere(f"anchored runs: what is fed on {case['device']} does not reach the next stage")
         proof = None
-        own = determinism.chosen(case.get("attention"), tf32="tf32" in case["enable"])
+        dtypes = {"default": case["dtype"], **case["dtypes"]}
+        own = determinism.chosen(case["attention"], tf32="tf32" in case["enable"])
         with determinism.settings(case["determinism"], own), ExitStack() as faults:
-            dtypes = [case["dtype"], *sorted({*case.get("dtypes", {}).values()} - {case["dtype"]})]
-            here = self._environment(framework, case["device"], dtypes, case["determinism"])
-            checkpoint = self._checkpoint(case, framework)
+            here = self._environment(framework, case["device"], list(dict.fromkeys(dtypes.values())), case["determinism"])
+            checkpoint = self._checkpoint(case, dtypes, framework)
             pipeline = Pipeline(case, checkpoint, framework)
             try:
                 if case.get("fault"):
@@ -158,15 +158,13 @@ class Recorder:
             determinism.seed_global_streams(case["seeds"][0])
         return run()
 
-    def _checkpoint(self, case: Dict[str, Any], framework: Torch) -> checkpoints.Checkpoint:
-        key = json.dumps(
-            [case.get(part) for part in ("checkpoint", "pipeline", "dtype", "dtypes", "enable", "attention")], sort_keys=True
-        )
+    def _checkpoint(self, case: Dict[str, Any], dtypes: Dict[str, str], framework: Torch) -> checkpoints.Checkpoint:
+        decides = [case[part] for part in ("checkpoint", "pipeline", "enable", "attention")]
+        key = json.dumps([*decides, dtypes], sort_keys=True)
         if self._loaded is None or key != self._loaded_key:
             self._loaded = self._loaded_key = None  # frees the last one before the next is loaded
             self._progress(case, "loading the checkpoint")
             started = time.perf_counter()
-            dtypes = {"default": case["dtype"], **case.get("dtypes", {})}
             self._loaded = checkpoints.load(case["checkpoint"], case["pipeline"], dtypes, framework, case["enable"])
             self._load_seconds = time.perf_counter() - started
             self._loaded_key = key
