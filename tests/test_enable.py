@@ -47,12 +47,32 @@ def test_what_runs_in_every_step_is_compiled(monkeypatch):
     assert compiled == [pipeline.unet]
 
 
-def test_only_the_pipeline_s_own_savers_are_called_on_it():
-    """A switch of torch is no method of it, and offloading waits for a device."""
+def test_memory_savers_take_effect():
+    """Today's diffusers has those of the VAE on the VAE, older releases on the pipeline."""
+    pipeline = loaded()
+    assert (pipeline.vae.use_tiling, pipeline.vae.use_slicing) == (False, False)
+    try:
+        enable(pipeline, ["attention_slicing", "vae_tiling", "vae_slicing"])
+        assert (pipeline.vae.use_tiling, pipeline.vae.use_slicing) == (True, True)
+    finally:
+        pipeline.vae.disable_tiling()
+        pipeline.vae.disable_slicing()
+        pipeline.disable_attention_slicing()
     called: list[str] = []
-    savers = {f"enable_{name}": lambda name=name: called.append(name) for name in ("vae_tiling", "model_cpu_offload")}
-    enable(SimpleNamespace(components={}, **savers), ["tf32", "vae_tiling", "model_cpu_offload"])
+    older = SimpleNamespace(components={}, enable_vae_tiling=lambda: called.append("vae_tiling"))
+    enable(older, ["vae_tiling"])
     assert called == ["vae_tiling"]
+
+
+def test_what_is_not_the_pipeline_s_leaves_it_alone():
+    """A switch of torch is no method of it, and offloading waits for a device."""
+    enable(SimpleNamespace(components={}), ["tf32", "model_cpu_offload"])
+
+
+def test_a_saver_that_a_pipeline_lacks_is_an_error():
+    """It must not run without it."""
+    with pytest.raises(CaseError, match="`enable: vae_tiling` means nothing to SimpleNamespace in this release of diffusers"):
+        enable(SimpleNamespace(components={}), ["vae_tiling"])
 
 
 def test_nothing_is_offloaded_from_the_cpu():

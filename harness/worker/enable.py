@@ -9,7 +9,7 @@ from typing import Any, Iterator, Sequence, Tuple
 import torch
 
 from .components import call_of
-from .protocol import CannotRunHere
+from .protocol import CannotRunHere, CaseError
 
 SWITCHES = ("tf32",)  # of torch, not of the pipeline: see `determinism`
 OFFLOADS = ("model_cpu_offload", "sequential_cpu_offload")  # need a device: see `place`
@@ -27,7 +27,16 @@ def enable(pipeline: Any, names: Sequence[str]) -> None:
                 if "timestep" in inspect.signature(part.forward).parameters:  # a denoiser: it runs in every step
                     setattr(pipeline, key, torch.compile(part))
         elif name not in (*SWITCHES, *OFFLOADS):
-            getattr(pipeline, f"enable_{name}")()
+            _saver(pipeline, name)()
+
+
+def _saver(pipeline: Any, name: str) -> Any:
+    """Return the method that turns a memory saver on: the pipeline's, or in newer releases of diffusers that of its VAE."""
+    part, _, what = name.partition("_")
+    for owner, method in ((pipeline, f"enable_{name}"), (pipeline.components.get(part), f"enable_{what}")):
+        if callable(getattr(owner, method, None)):
+            return getattr(owner, method)
+    raise CaseError(f"`enable: {name}` means nothing to {type(pipeline).__name__} in this release of diffusers")
 
 
 def place(pipeline: Any, names: Sequence[str], device: torch.device) -> Any:
