@@ -45,6 +45,7 @@ def add(item: pytest.Item, outcome: Outcome) -> None:
 
     kept = ("peak_bytes", "first_seconds", "load_seconds")
     extra = {"verdict": outcome.verdict, "device": outcome.device_kind, **{name: outcome.cost[name] for name in kept}}
+    extra |= {f"step_seconds.{name}": seconds for name, seconds in outcome.cost["step_seconds"].items()}
     extra |= {f"{name}.{metric}": getattr(d, metric) for name, d in outcome.outputs.items() for metric in ("l_inf", "rel_l2")}
     timed = SimpleNamespace(
         name=item.name, fullname=item.nodeid, group=outcome.place, param=None, params=None,

@@ -18,6 +18,21 @@ IMAGE = np.array([0.25, 0.5, 0.75, 1.0], np.float32).reshape(1, 2, 2, 1)  # abs-
 NOISE = np.array([1.0, -1.0, 0.5, -0.5], np.float32).reshape(1, 1, 2, 2)
 STAGES = (("unet#0", {"sample": "n"}, {"sample": "u"}), ("scheduler.step#0", {"sample": "n"}, {"prev_sample": "s"}))
 
+BASICS = {
+    "description": "One step of the digit model.",
+    "pipeline": "DDIMPipeline",
+    "checkpoint": "{bundled: digits-ddpm}",
+    "call": "{num_inference_steps: 1, output_type: np}",
+    "seed": "0",
+    "cost": "{rounds: 1}",  # a round less is a garbage collection of all of torch less, which takes longer than the case
+}
+
+
+def scenario_text(**changes: str | None) -> str:
+    """Return the smallest scenario as YAML, with `changes` to its keys; None leaves a key out."""
+    fields: dict[str, str | None] = {**BASICS, **changes}
+    return "".join(f"{key.replace('_', '-')}: {value}\n" for key, value in fields.items() if value is not None)
+
 
 def scenario(**changes: Any) -> Scenario:
     """Return the smallest scenario, called `digits`, with `changes` to its fields."""
@@ -126,14 +141,16 @@ def repeat(distinct: int = 1, runs: int = 3, l_inf: float | None = 0.0, *, watch
     return {"runs": runs, "distinct": distinct, "l_inf": l_inf, "watched_as_plain": watched_as_plain}
 
 
-def cost(seconds: float) -> dict[str, Any]:
-    """Return a recording's cost: `seconds` a run, 3 MiB."""
+def cost(seconds: float, *slowed_by: str) -> dict[str, Any]:
+    """Return a recording's cost: `seconds` a run, half of it a step, 3 MiB, on a GPU that was held down by what is given."""
     return {
         "first_seconds": 4.0,
         "load_seconds": 1.0,
         "rounds_seconds": [seconds],
+        "step_seconds": {"scheduler": seconds / 2},
         "seconds": seconds,
         "peak_bytes": 3 * 2**20,
+        "conditions": [{"mhz": 1980, "slowed_by": list(slowed_by)}],
     }
 
 

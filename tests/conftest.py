@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from builders import scenario_text
 
 from harness import cli, session
 from harness.launch.local import Worker, variables
@@ -23,15 +24,6 @@ from harness.scenarios import DATA, read
 assert rows.HEADINGS
 
 ROOT = Path(__file__).resolve().parents[1]
-BASICS = {
-    "description": "One step of the digit model.",
-    "pipeline": "DDIMPipeline",
-    "checkpoint": "{bundled: digits-ddpm}",
-    "call": "{num_inference_steps: 1, output_type: np}",
-    "seed": "0",
-    "cost": "{rounds: 1}",  # a round less is a garbage collection of all of torch less, which takes longer than the case
-}
-
 # Answers as the real worker does, after what the case's `call` tells it to suffer; what it records is a copy.
 PRETENDER = """\
 #!{python}
@@ -64,12 +56,6 @@ for line in sys.stdin:
     else:
         send("unverified", reason=f"process {{os.getpid()}}")
 """
-
-
-def scenario_text(**changes: str | None) -> str:
-    """Return the smallest scenario as YAML, with `changes` to its keys; None leaves a key out."""
-    fields: dict[str, str | None] = {**BASICS, **changes}
-    return "".join(f"{key.replace('_', '-')}: {value}\n" for key, value in fields.items() if value is not None)
 
 
 class Answer(NamedTuple):

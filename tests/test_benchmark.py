@@ -22,7 +22,7 @@ CASE = "scenarios/x.yaml::x[cpu-float32]"
 @pytest.fixture
 def run(shop, pytester: pytest.Pytester) -> Run:
     """Run pytest in this process on a case of three rounds that has a baseline."""
-    shop.recorded("x", cost="{rounds: 3}")
+    shop.recorded("x", cost="{rounds: 3}", call="{num_inference_steps: 2, output_type: np}")
     return lambda *arguments: pytester.runpytest_inprocess("-pno:cacheprovider", "-pno:unraisableexception", *arguments)
 
 
@@ -75,6 +75,7 @@ def test_costs_land_in_its_json(run: Run, shop, gpu):
         "peak_bytes": cost["peak_bytes"],
         "first_seconds": cost["first_seconds"],
         "load_seconds": cost["load_seconds"],
+        "step_seconds.scheduler": cost["step_seconds"]["scheduler"],
         "image.l_inf": 0.0,
         "image.rel_l2": 0.0,
     }

@@ -26,7 +26,15 @@ DRIFT = Drift(
     worst_expected=0.41176,
 )
 STILL = Drift(0.0, 0.0, 7.0, 7.0, 0, 4, (), 0.0, 0.0)
-COST = {"seconds": 1.2345, "verdict": "slower", "ratio": 1.5, "peak_bytes": 480 * 2**20}
+COST = {
+    "seconds": 1.2345,
+    "verdict": "slower",
+    "ratio": 1.5,
+    "peak_bytes": 480 * 2**20,
+    "baseline_seconds": 0.823,
+    "step_seconds": {"prior": 0.0125, "scheduler": 0.3},
+    "baseline_step_seconds": {"scheduler": 0.15},
+}
 BASELINE = {"class": "cpu-b", "same_class": False, "why": "class cpu-b, the reference of cpu-float32"}
 
 DRIFTED = builders.outcome(
@@ -202,6 +210,20 @@ def test_a_run_is_one_line(outcomes, text):
     assert rows.summary(outcomes) == text
 
 
+def test_a_change_of_cost_says_where():
+    """The run, and the steps that both sides timed."""
+    changed = builders.outcome(cost=COST)
+    where = "a run 0.8230 -> 1.2345 s (x1.50), a step of scheduler 0.1500 -> 0.3000 s (x2.00)"
+    assert rows.costs([changed, builders.outcome(cost={**COST, "verdict": "ok"})]) == [f"digits[cpu-float32]: slower: {where}"]
+
+
+def test_a_gpu_that_was_held_down_is_named():
+    """Its seconds say nothing; where the scenario bounds no cost, nobody asked."""
+    held = {**COST, "verdict": "unknown", "slowed_by": ["heat"], "why": "the GPU was slowed down: heat"}
+    found = rows.costs([builders.outcome(cost=held), builders.outcome(cost={**COST, "verdict": "unknown"})])
+    assert found == ["digits[cpu-float32]: unknown: the GPU was slowed down: heat"]
+
+
 def test_what_was_not_checked_is_told_once_per_reason():
     """A machine without a GPU says so once."""
     assert rows.not_checked(OUTCOMES) == ["no CUDA device: x[cuda-float32], y[cuda-float32]"]
@@ -225,7 +247,7 @@ def test_a_run_as_markdown_holds_all_that_the_terminal_shows():
     """Read back: title, table, a fenced text per failure, what was not checked, and the words used."""
     found = sections(markdown(OUTCOMES[::-1], ENVIRONMENT, RUN))
     title = rows.summary(OUTCOMES)
-    assert list(found) == [title, "Failures", "Not checked", "Words"]
+    assert list(found) == [title, "Failures", "Cost", "Not checked", "Words"]
     where, _, table = found[title].partition("\n\n")
     assert where == "Class `cpu-a` on Xeon, NVIDIA L4; diffusers 0.36.0, torch 2.9.1."
     headings, rule, *lines = map(cells, table.splitlines())
@@ -234,6 +256,7 @@ def test_a_run_as_markdown_holds_all_that_the_terminal_shows():
     assert [tuple(line) for line in lines] == [rows.row(outcome) for outcome in shown]
     fenced = re.findall(r"^```text\n(.*?)\n```$", found["Failures"], flags=re.MULTILINE | re.DOTALL)
     assert fenced == [rows.paragraph(outcome, RUN) for outcome in shown if outcome.fails]
+    assert found["Cost"].splitlines() == [f"- {line}" for line in rows.costs(shown)]
     assert found["Not checked"] == "- no CUDA device: x[cuda-float32], y[cuda-float32]"
     words = dict(re.findall(r"^- `(\w+)`: (.+)$", found["Words"], flags=re.MULTILINE))
     assert words == {outcome.verdict: rows.MEANING[outcome.verdict] for outcome in OUTCOMES}

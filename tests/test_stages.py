@@ -103,6 +103,24 @@ def test_watching_changes_no_bit_and_leaves_nothing_behind(name: str, opened):
 
 
 @pytest.mark.parametrize("name", SMALL)
+def test_a_timed_run_tells_of_every_step_and_of_nothing_else(name: str, opened):
+    """Schedulers alone are wrapped, the bits stay, and nothing is left behind."""
+    pipeline = opened(name)
+    plain, told, watched = seeded(pipeline), [], []
+
+    def look(scheduler: str) -> None:
+        told.append(scheduler)
+        assert set(wrappers(pipeline.pipeline)) == {f"{one}.step" for one in stages.schedulers_of(pipeline.pipeline)}
+
+    with determinism.settings("full"):
+        determinism.seed_global_streams(0)
+        assert torch.equal(pipeline.run(on_step=look)["image"], plain)
+    assert wrappers(pipeline.pipeline) == {}
+    seeded(pipeline, lambda stage, inputs, result: watched.append(stage) or result)
+    assert told == [stage.partition(".")[0] for stage in watched if ".step#" in stage]
+
+
+@pytest.mark.parametrize("name", SMALL)
 def test_while_watched_the_wrappers_are_there(name: str, opened):
     """What the other tests find gone was there: on every model and scheduler, and on every door."""
     pipeline, seen, own = opened(name), {}, set(doors().values())
@@ -155,10 +173,11 @@ def test_a_watched_step_shows_its_own_signature(opened):
     pipeline = opened("digits-sd", scheduler={"class": "DDIMScheduler"})
     seeded(pipeline)
     step = pipeline.pipeline.scheduler.step
-    with stages.watched(pipeline.pipeline, keep):
-        assert pipeline.pipeline.scheduler.step != step
-        assert inspect.signature(pipeline.pipeline.scheduler.step) == inspect.signature(step)
-        assert {"eta", "generator"} <= set(inspect.signature(pipeline.pipeline.scheduler.step).parameters)
+    for seen in (stages.watched(pipeline.pipeline, keep), stages.stepped(pipeline.pipeline, print)):
+        with seen:
+            assert pipeline.pipeline.scheduler.step != step
+            assert inspect.signature(pipeline.pipeline.scheduler.step) == inspect.signature(step)
+            assert {"eta", "generator"} <= set(inspect.signature(pipeline.pipeline.scheduler.step).parameters)
 
 
 def test_what_the_observer_returns_is_what_the_pipeline_goes_on_with(opened):

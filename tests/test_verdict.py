@@ -489,22 +489,40 @@ BOUNDS = {"slower": 1.25, "at_least_seconds": 0.25}
         (0.375, 0.25, BOUNDS, "ok", 1.5),  # an eighth of a second is noise
         (0.375, 0.25, {"slower": 1.25}, "slower", 1.5),
         (9.0, 2.0, {}, "unknown", 4.5),
-        (9.0, 0.0, BOUNDS, "unknown", None),
     ],
 )
 def test_a_change_of_cost_gets_its_word(made, seconds, before, bounds, word, ratio):
     """A change counts beyond both bounds; without bounds there is no word."""
     cost = judge_cost(made(cost=builders.cost(seconds)), made(cost=builders.cost(before)), bounds)
-    assert cost == {
-        "seconds": seconds,
-        "rounds_seconds": [seconds],
-        "first_seconds": 4.0,
-        "load_seconds": 1.0,
-        "peak_bytes": 3 * 2**20,
-        "verdict": word,
-        "ratio": ratio,
-        "baseline_seconds": before,
-    }
+    added = {"ratio": ratio, "baseline_seconds": before, "baseline_step_seconds": {"scheduler": before / 2}}
+    why = {"slowed_by": [], "why": ""} if bounds else {"why": "the scenario bounds no cost"}
+    assert cost == {**builders.cost(seconds), **added, "verdict": word, **why}
+
+
+@pytest.mark.parametrize(
+    ("now", "then", "word"),
+    [((), (), "slower"), (("power cap",), ("power cap",), "slower"), (("heat",), (), "unknown"), ((), ("heat", "heat"), "unknown")],
+)
+def test_a_gpu_that_was_held_down_says_nothing_of_cost(made, now, then, word):
+    """Heat and faults are not the code's doing, on either side; a cap on power meets every long run."""
+    cost = judge_cost(made(cost=builders.cost(9.0, *now)), made(cost=builders.cost(2.0, *then)), BOUNDS)
+    assert (cost["verdict"], cost["ratio"]) == (word, 4.5)
+    assert cost["why"] == ("the GPU was slowed down: heat" if word == "unknown" else "")
+
+
+def test_a_baseline_that_knows_no_steps_still_judges_cost(made):
+    """Those of older versions of the harness."""
+    old = {key: value for key, value in builders.cost(2.0).items() if key not in ("step_seconds", "conditions")}
+    cost = judge_cost(made(cost=builders.cost(2.0)), made(cost=old), BOUNDS)
+    assert (cost["verdict"], cost["baseline_step_seconds"]) == ("ok", {})
+
+
+def test_one_run_warms_up_and_is_no_measure(made):
+    """On either side."""
+    alone = {**builders.cost(2.0), "rounds_seconds": []}
+    for now, then in ((alone, builders.cost(1.0)), (builders.cost(1.0), alone)):
+        cost = judge_cost(made(cost=now), made(cost=then), BOUNDS)
+        assert (cost["verdict"], cost["ratio"], cost["why"]) == ("unknown", None, "one run only, which warms up")
 
 
 @pytest.mark.parametrize(
@@ -521,6 +539,7 @@ def test_another_machine_says_nothing_of_cost(made, hardware):
     then = made(environment=builders.environment("a", hardware=hardware), cost=builders.cost(0.1))
     cost = judge_cost(made(), then, BOUNDS)
     assert (cost["verdict"], cost["ratio"], cost["seconds"]) == ("unknown", None, 2.0)
+    assert cost["why"].startswith("the baseline is of another machine type, ")
 
 
 def test_what_changed_in_the_environment_is_listed_by_how_likely_it_matters():

@@ -20,9 +20,9 @@ def markdown(outcomes: list[Outcome], environment: dict[str, Any], run: Path) ->
     failures = [rows.paragraph(outcome, run) for outcome in outcomes if outcome.fails]
     if failures:
         parts.append("## Failures\n\n" + "\n\n".join(f"```text\n{text}\n```" for text in failures))
-    missed = rows.not_checked(outcomes)
-    if missed:
-        parts.append("## Not checked\n\n" + "\n".join(f"- {line}" for line in missed))
+    for heading, lines in (("Cost", rows.costs(outcomes)), ("Not checked", rows.not_checked(outcomes))):
+        if lines:
+            parts.append(f"## {heading}\n\n" + "\n".join(f"- {line}" for line in lines))
     used = sorted({outcome.verdict for outcome in outcomes})
     parts.append("## Words\n\n" + "\n".join(f"- `{verdict}`: {rows.MEANING[verdict]}" for verdict in used))
     return "\n\n".join(part for part in parts if part) + "\n"

@@ -132,6 +132,28 @@ def not_checked(outcomes: Iterable[Outcome]) -> list[str]:
     return [f"{reason}: {', '.join(cases)}" for reason, cases in reasons.items()]
 
 
+def costs(outcomes: Iterable[Outcome]) -> list[str]:
+    """Return a line per case whose cost changed, with where, or whose seconds say nothing because its GPU was slowed down."""
+    lines = []
+    for outcome in outcomes:
+        cost = outcome.cost
+        if cost.get("verdict") in ("slower", "faster"):
+            steps = [
+                f"a step of {name} {_change(seconds, cost['baseline_step_seconds'][name])}"
+                for name, seconds in cost.get("step_seconds", {}).items()
+                if name in cost.get("baseline_step_seconds", {})
+            ]
+            run = f"a run {_change(cost['seconds'], cost['baseline_seconds'])}"
+            lines.append(f"{outcome.case}: {cost['verdict']}: {', '.join([run, *steps])}")
+        elif cost.get("slowed_by"):
+            lines.append(f"{outcome.case}: {cost['verdict']}: {cost['why']}")
+    return lines
+
+
+def _change(now: float, before: float) -> str:
+    return f"{before:.4f} -> {now:.4f} s (x{now / before:.2f})"
+
+
 def methods(found: Challenge) -> list[tuple[str, str, str]]:
     """Return how many faults each method catches: those in use elsewhere, and this harness in the same and another class."""
     from harness.study.peers import METHODS

@@ -54,12 +54,10 @@ def print_run(out: Console, outcomes: list[Outcome], run: Path) -> None:
         if outcome.fails:
             out.print()
             out.print(Text(rows.paragraph(outcome, run)))
-    missed = rows.not_checked(outcomes)
-    if missed:
-        out.print()
-        out.print(Text("not checked:"))
-        for line in missed:
-            out.print(Text(f"  {line}"))
+    for heading, lines in (("cost:", rows.costs(outcomes)), ("not checked:", rows.not_checked(outcomes))):
+        if lines:
+            out.print()
+            out.print(Text("\n".join([heading, *(f"  {line}" for line in lines)])))
     out.print()
     out.print(Text(rows.summary(outcomes), style=_style("drifted" if any(o.fails for o in outcomes) else "identical")))
 

@@ -29,8 +29,9 @@ class Pipeline:
         on_stage: Optional[stages.OnStage] = None,
         on_draw: Optional[noise.OnDraw] = None,
         around: stages.Around = stages.nothing_around,
+        on_step: Optional[stages.OnStep] = None,
     ) -> Dict[str, torch.Tensor]:
-        """Call the pipeline once and return its outputs by name, watched where `on_stage` is given."""
+        """Call the pipeline once and return its outputs by name, watched where `on_stage` is given, or step by step."""
         self._fresh_schedulers()
         with contextlib.ExitStack() as stack:
             draw = self.source.drawing()
@@ -38,6 +39,8 @@ class Pipeline:
                 stack.enter_context(noise.drawn_by(draw, on_draw, around, self.framework.door))
             if on_stage is not None:
                 stack.enter_context(stages.watched(self.pipeline, on_stage, around))
+            if on_step is not None:
+                stack.enter_context(stages.stepped(self.pipeline, on_step))
             result = self.pipeline(**self.case["call"], generator=self.source.fresh())
         return outputs_of(result)
 

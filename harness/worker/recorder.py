@@ -6,6 +6,7 @@ import contextlib
 import json
 import time
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
@@ -115,7 +116,9 @@ class Recorder:
             "first_seconds": seen.meter.seconds,  # it warms up, and pays for being watched
             "rounds_seconds": [meter.seconds for meter in steady],
             "seconds": median(meter.seconds for meter in meters),
+            "step_seconds": cost.step_seconds(steady),
             "peak_bytes": max(meter.peak_bytes for meter in meters),
+            "conditions": [meter.conditions for meter in steady],
         }
         if same or expected is None:
             return seen, runs, figures
@@ -142,12 +145,12 @@ class Recorder:
         return Watched(outputs, capture, tracer, meter)
 
     def _timed(self, case: Dict[str, Any], pipeline: Pipeline, count: int) -> Tuple[List[cost.Meter], List[Tensors]]:
-        """Run without capture, measured."""
+        """Run without capture, measured as a whole and step by step."""
         meters, runs = [], []
         for index in range(count):
             self._progress(case, f"run {index + 1} of {count}")
             with cost.measured(pipeline.framework.device) as meter:
-                runs.append(self._seeded(case, pipeline.run))
+                runs.append(self._seeded(case, partial(pipeline.run, on_step=meter.mark)))
             meters.append(meter)
         return meters, runs
 

@@ -15,6 +15,7 @@ from .components import call_of
 METHODS = ("encode", "decode", "generate", "get_text_features", "get_image_features")  # work that is not in `forward`
 
 OnStage = Callable[[str, Dict[str, Any], Any], Any]  # (name, inputs by parameter, result) -> the result to go on with
+OnStep = Callable[[str], None]  # (name of the scheduler)
 Around = Callable[[str, Any], ContextManager[Any]]  # (name, component) -> what the stage's own call runs within
 
 
@@ -92,6 +93,28 @@ def watched(pipeline: Any, on_stage: OnStage, around: Around = nothing_around) -
     with ExitStack() as stack:
         for stage, owner, method in _points(pipeline):
             stack.enter_context(wrapped(owner, method, wrapper_for(stage, owner)))
+        yield
+
+
+@contextmanager
+def stepped(pipeline: Any, on_step: OnStep) -> Iterator[None]:
+    """Call `on_step` after every step of a scheduler, and see nothing else."""
+
+    def wrapper_for(name: str) -> Callable[[Any], Any]:
+        def wrapper(original: Any) -> Any:
+            @functools.wraps(original)
+            def step(*args: Any, **kwargs: Any) -> Any:
+                result = original(*args, **kwargs)
+                on_step(name)
+                return result
+
+            return step
+
+        return wrapper
+
+    with ExitStack() as stack:
+        for name, scheduler in schedulers_of(pipeline).items():
+            stack.enter_context(wrapped(scheduler, "step", wrapper_for(name)))
         yield
 
 
