@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable, Mapping
 
 from harness.shape import DEVICES, DTYPES, FRAMEWORKS, PROFILES
-from harness.study.platforms import PLATFORMS
+from harness.study.platforms import CUDA, PLATFORMS
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -104,7 +104,8 @@ def _add_studies(add: Callable[[str, str, str], argparse.ArgumentParser]) -> Non
     made = add("challenge", "inject known faults; which do the tolerances catch?", "scenarios/sd-digits.yaml --write")
     _studying(made)
     made.add_argument("--write", action="store_true", help="keep the certificate in the scenario's baselines")
-    made.add_argument("--platform", default="portable", choices=sorted(PLATFORMS), help="the other class (default: %(default)s)")
+    names = ", ".join(["cpu", *PLATFORMS, *CUDA])
+    made.add_argument("--platform", metavar="NAME", help=f"the other class, one of {names} (default: portable; cpu for cuda)")
 
     made = add("cost", "what determinism costs, as a ratio with its spread", "scenarios -k 'digits and not slow'")
     made.add_argument("paths", nargs="+", metavar="PATH", help="scenario files or folders")

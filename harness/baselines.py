@@ -72,8 +72,13 @@ class Store:
         return found
 
     def of_other_classes(self, case: Case, numerics_class: dict[str, Any]) -> list[Baseline]:
-        """Return the baselines of this version of `case` that machines of other classes left."""
-        found = [self.read(path) for path in self.files(case.scenario.name, case.place)]
+        """Return the baselines of this version of `case` that machines of other classes left.
+
+        Those of the other devices that this case is the reference of are among them.
+        """
+        devices = case.scenario.devices if case.scenario.reference == case.place else [case.device]
+        places = [f"{device}-{case.dtype}" for device in devices]
+        found = [self.read(path) for place in places for path in self.files(case.scenario.name, place)]
         others = [b for b in found if b.recording.numerics_class["hash"] != numerics_class["hash"]]
         return [baseline for baseline in others if baseline.fingerprint == case.scenario.fingerprint]
 

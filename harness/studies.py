@@ -21,7 +21,7 @@ def calibrate(arguments: argparse.Namespace) -> int:
     from harness.report.terminal import console, print_calibration, progress
     from harness.session import Session, alone, new_run
     from harness.study.calibrate import calibrate as measure
-    from harness.study.calibrate import write_tolerance
+    from harness.study.evidence import write_tolerance
     from harness.study.platforms import platforms_of
 
     case = _one_case(arguments)
@@ -59,11 +59,15 @@ def challenge(arguments: argparse.Namespace) -> int:
     from harness.report.terminal import console, print_challenge, progress
     from harness.session import Session, new_run
     from harness.study.challenge import challenge as plant
-    from harness.study.platforms import PLATFORMS
+    from harness.study.platforms import platforms_of
 
     case = _one_case(arguments)
     store, out = Store(Path(arguments.baselines)), Path(arguments.out) if arguments.out else new_run()
-    platform = (arguments.platform, PLATFORMS[arguments.platform])
+    platforms = platforms_of(case)
+    name = arguments.platform or ("portable" if case.device == "cpu" else next(iter(platforms)))
+    if name not in platforms:
+        raise UsageError(f"{case.id} has no platform `{name}`; expected one of {', '.join(platforms)}")
+    platform = (name, platforms[name])
     with progress(130) as (doing, done), Session(store, out) as session:
 
         def step(name: str, total: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import builders
 import numpy as np
 import pytest
 import torch
@@ -13,8 +14,9 @@ from harness.bounds import flat, nested
 from harness.errors import ScenarioError
 from harness.judge.tolerance import check_local
 from harness.scenarios import read
-from harness.study.calibrate import Calibration, compact, write_tolerance
-from harness.study.platforms import PLATFORMS, Platform
+from harness.study.calibrate import Calibration, compact
+from harness.study.evidence import write_tolerance
+from harness.study.platforms import CUDA, PLATFORMS, Platform, platforms_of
 from harness.worker.capture import nudged
 
 STEP, NOISE = ("local_rel_l2", "scheduler.step#0"), ("local_rel_l2", "noise#0")
@@ -139,6 +141,40 @@ def test_a_platform_adds_its_variables_and_its_memory_format(shop):
     assert carried.knobs == (("A", "1"), ("B", "2"))
     assert carried.scenario.enable == ("channels_last",)
     assert len(PLATFORMS) >= 10
+
+
+def test_a_platform_may_be_another_device_with_another_attention():
+    """The rest of the case goes along."""
+    carried = CUDA["cuda-mem-efficient"].carry(builders.case(devices=("cpu", "cuda")))
+    assert (carried.id, carried.scenario.attention, carried.knobs) == ("digits[cuda-float32]", "mem_efficient", ())
+
+
+@pytest.mark.parametrize(
+    ("device", "devices", "generator", "expected"),
+    [
+        ("cpu", ("cpu",), "cpu", [*PLATFORMS]),
+        ("cpu", ("cpu", "cuda"), "cpu", [*PLATFORMS, *CUDA]),
+        ("cpu", ("cpu", "cuda"), "device", [*PLATFORMS]),
+        ("cuda", ("cpu", "cuda"), "numpy", ["cpu", *list(CUDA)[1:]]),
+        ("cuda", ("cuda",), "cpu", list(CUDA)[1:]),
+        ("cuda", ("cpu", "cuda"), "device", list(CUDA)[1:]),
+    ],
+)
+def test_another_device_is_a_platform_unless_it_draws_other_noise(device, devices, generator, expected):
+    """A device is never held against itself."""
+    assert list(platforms_of(builders.case(device, devices=devices, generator=generator))) == expected
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_device_that_is_not_here_is_asked_once_and_named(shop, monkeypatch):
+    """What the platforms that are here say is said all the same."""
+    from harness.study import platforms
+
+    monkeypatch.setattr(platforms, "PLATFORMS", {"aten-default": PLATFORMS["aten-default"]})
+    path = shop.recorded(cases="{device: [cpu, cuda]}", reference="cpu-float32")
+    done = shop.harness("calibrate", str(path), "--device", "cpu", "--seeds", "1", "--perturbations", "1", "--out", "out")
+    assert "1 of 1 are admitted" in done.out or "not admitted: aten-default" in done.out
+    assert done.out.endswith("not measured: cuda: no CUDA device on this machine\n")
 
 
 def test_the_command_derives_bounds_from_runs_and_writes_them(shop, monkeypatch):

@@ -103,6 +103,13 @@ def test_methods_in_use_elsewhere_are_blind_where_they_look_away():
     assert len(unseen_by(image, image)) == 5
 
 
+def test_a_platform_that_a_case_cannot_be_carried_to_is_refused(shop):
+    """The case has no GPU among its devices; the message says which platforms it has."""
+    done = shop.harness("challenge", str(shop.scenario()), "--platform", "cuda")
+    assert done.code == 2
+    assert f"digits[cpu-float32] has no platform `cuda`; expected one of {', '.join(PLATFORMS)}" in done.err
+
+
 def test_the_command_plants_judges_and_keeps_the_certificate(shop, monkeypatch):
     """Two faults of the catalogue: the large one is caught by a bound, and the baseline keeps the certificate for the gate."""
     chosen = [fault for fault in catalogue("unet") if fault.name in (LARGE, SMALL, "VAE: one convolution x1.001")]

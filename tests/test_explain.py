@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import builders
 import pytest
 
 from harness.baselines import Store
@@ -12,6 +13,7 @@ from harness.records import Recording
 from harness.scenarios import Case, read
 from harness.session import Session
 from harness.study.explain import Inquiry, Root
+from harness.study.settings import candidates
 
 FIRST = {"kind": "weights", "component": "unet", "modules": "convolution", "at": 0.2, "how": "scale", "factor": 1.001}
 SECOND = {"kind": "weights", "component": "unet", "modules": "linear", "at": 0.9, "how": "one", "factor": 1.001}
@@ -31,6 +33,17 @@ def found(shop):
             return roots, now, inquiry.notes
 
     return look
+
+
+@pytest.mark.parametrize(
+    ("device", "kind", "expected"), [("cuda", "cpu", "cpu"), ("cpu", "nvidia-l4", "cuda"), ("cpu", "cpu", "cpu")]
+)
+def test_the_baseline_s_side_runs_on_the_baseline_s_device(tmp_path, device, kind, expected):
+    """A case on a GPU that is judged by a baseline of the CPU, and the other way round."""
+    sides = [builders.recording(tmp_path / which) for which in ("now", "then")]
+    sides[1].content["environment"]["device_kind"] = kind
+    as_now, as_then, _ = candidates(builders.case(device), *sides, packages=False)
+    assert (as_now.device, as_then.device) == (device, expected)
 
 
 def test_a_scaled_convolution_is_named_with_its_operator(found):

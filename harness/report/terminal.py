@@ -83,6 +83,8 @@ def print_calibration(out: Console, found: Calibration, now: dict[str, Any]) -> 
     out.print(Text(f"leaving one platform out: {held} are admitted by the others' bounds"))
     for name in refused:
         out.print(Text(f"  not admitted: {name}"))
+    for name, reason in found.missed.items():
+        out.print(Text(f"not measured: {name}: {reason}"))
 
 
 def print_challenge(out: Console, found: Challenge) -> None:

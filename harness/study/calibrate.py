@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from statistics import median, median_low
 from typing import Any
 
 from harness.bounds import nested
-from harness.errors import UsageError
+from harness.errors import NotRecordedError, UsageError
 from harness.judge import drift, expect, tolerance
 from harness.judge.changes import FRAMEWORKS
 from harness.judge.divergence import other_weights
 from harness.judge.verdict import structure
-from harness.records import Recording
+from harness.records import UNVERIFIED, Recording
 from harness.scenarios import Case, Scenario
 from harness.session import Session, alone
 from harness.study.platforms import Platform
@@ -36,7 +34,8 @@ class Calibration:
 
     `noise` is the median effect of moving the inputs by one unit in the last place; `platforms` the worst drift of each
     platform over all seeds; `on` the numerics class against which everything was measured; `last_place` the relative size
-    of one unit in the last place of the case's dtype; `quantum` the step of outputs that are whole numbers, else 0.
+    of one unit in the last place of the case's dtype; `quantum` the step of outputs that are whole numbers, else 0; `missed`
+    the platforms that could not be measured here, with the reason; of a device that is not here the first one.
     """
 
     case: str
@@ -47,6 +46,7 @@ class Calibration:
     platforms: dict[str, Figures]
     last_place: float = 0.0
     quantum: float = 0.0
+    missed: dict[str, str] = field(default_factory=dict)
 
     def worst(self, without: str = "") -> Figures:
         """Return the worst drift of any platform but one."""
@@ -116,7 +116,7 @@ def calibrate(
 
     Raises:
         UsageError: The case is expected to vary, so that nothing can be held against anything.
-        NotRecordedError: A run failed.
+        NotRecordedError: A run failed on this platform itself.
     """
     if not case.scenario.owes_baseline:
         raise UsageError(f"{case.id} is expected to vary; there is no tolerance to calibrate")
@@ -138,9 +138,12 @@ def calibrate(
     for index in range(perturbations):
         which = index % seeds
         nudges.append(drifts(replace(twins[which], perturb=index), bases[which], f"nudge-{index}"))
-    measured = {}
-    for name, platform in platforms.items():
-        measured[name] = _worst([drifts(platform.carry(c), bases[i], f"{name}-{i}") for i, c in enumerate(replicas)])
+    measured, missed = _elsewhere(
+        platforms,
+        lambda name, platform: _worst(
+            [drifts(platform.carry(replica), bases[index], f"{name}-{index}") for index, replica in enumerate(replicas)]
+        ),
+    )
     for baseline in session.store.of_other_classes(case, bases[0].numerics_class):
         if not _is_comparable(baseline.recording, bases[0]):
             continue
@@ -148,7 +151,25 @@ def calibrate(
     noise = {key: median(figures[key] for figures in nudges) for key in nudges[0]} if nudges else {}
     _check_finite(case, {"nudges": noise, **measured})
     here = bases[0].numerics_class["name"]
-    return Calibration(case.id, here, seeds, perturbations, noise, measured, LAST_PLACE[case.dtype], _quantum(bases[0]))
+    return Calibration(case.id, here, seeds, perturbations, noise, measured, LAST_PLACE[case.dtype], _quantum(bases[0]), missed)
+
+
+def _elsewhere(
+    platforms: Mapping[str, Platform], measure: Callable[[str, Platform], Figures]
+) -> tuple[dict[str, Figures], dict[str, str]]:
+    """Return what each platform measures, and why those that cannot run here do not; a device that is not here is asked once."""
+    measured: dict[str, Figures] = {}
+    missed: dict[str, str] = {}
+    absent: list[str] = []
+    for name, platform in platforms.items():
+        if platform.device in absent:
+            continue
+        try:
+            measured[name] = measure(name, platform)
+        except NotRecordedError as error:
+            missed[name] = error.reason
+            absent += [platform.device] if platform.device and error.verdict == UNVERIFIED else []
+    return measured, missed
 
 
 def _is_comparable(baseline: Recording, base: Recording) -> bool:
@@ -245,40 +266,3 @@ def _round_up(value: float) -> float:
         return value
     scale = 10.0 ** (math.floor(math.log10(value)) - 1)
     return float(f"{math.ceil(value / scale - 1e-9) * scale:.1e}")
-
-
-def write_tolerance(path: Path, bounds: dict[str, Any], evidence: dict[str, Any]) -> None:
-    """Replace the bounds and the evidence of `tolerance` in a scenario's file; every other line stays as it is."""
-    from harness.schema import load
-    from harness.shape import SHAPE
-
-    values, place = load(path, SHAPE)
-    lines = path.read_text(encoding="utf-8").splitlines()
-    kept = {key: value for key, value in values.get("tolerance", {}).items() if key not in (*bounds, "evidence")}
-    made = ["tolerance:", *(f"  {key}: {_flow(value)}" for key, value in bounds.items())]
-    made += [f"  {key}: {_flow(value)}" for key, value in kept.items()]
-    made += [
-        "  evidence:  # written by `harness calibrate --write`",
-        *(f"    {key}: {_flow(value)}" for key, value in evidence.items()),
-    ]
-    members = place.members()
-    if "tolerance" in members:
-        key_place, value_place = members["tolerance"]
-        first, last = key_place.node.start_mark.line, value_place.node.end_mark
-        end = last.line + (1 if last.column else 0)
-        while end > first + 1 and (not lines[end - 1].strip() or lines[end - 1].lstrip().startswith("#")):
-            end -= 1  # blank lines and comments belong to what follows
-        lines[first:end] = made
-    else:
-        lines += made
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    temporary.replace(path)
-
-
-def _flow(value: Any) -> str:
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{key}: {_flow(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, float):
-        return f"{value:.1e}" if value else "0.0"
-    return json.dumps(value, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""The synthetic platforms of one x86-64 machine: settings under which it computes as other machines or layouts do."""
+"""The synthetic platforms of one machine: settings and devices under which it computes as other machines or layouts do."""
 
 from __future__ import annotations
 
@@ -14,16 +14,19 @@ MKL_AVX2, MKL_COMPATIBLE = {"MKL_CBWR": "AVX2"}, {"MKL_CBWR": "COMPATIBLE"}
 
 @dataclass(frozen=True)
 class Platform:
-    """Environment variables that a worker starts with, and what the pipeline enables."""
+    """Environment variables that a worker starts with, what the pipeline enables, and where another device or attention is."""
 
     variables: dict[str, str] = field(default_factory=dict)
     enable: tuple[str, ...] = ()
+    attention: str = ""
+    device: str = ""
 
     def carry(self, case: Case) -> Case:
         """Return `case` as it runs on this platform."""
         knobs = tuple(sorted({**dict(case.knobs), **self.variables}.items()))
-        scenario = replace(case.scenario, enable=tuple(dict.fromkeys((*case.scenario.enable, *self.enable))))
-        return replace(case, scenario=scenario, knobs=knobs)
+        enable = tuple(dict.fromkeys((*case.scenario.enable, *self.enable)))
+        scenario = replace(case.scenario, enable=enable, attention=self.attention or case.scenario.attention)
+        return replace(case, scenario=scenario, knobs=knobs, device=self.device or case.device)
 
 
 PLATFORMS = {
@@ -41,6 +44,15 @@ PLATFORMS = {
     "portable": Platform(PORTABLE),
     "oldest": Platform({**ATEN_DEFAULT, **ONEDNN_SSE41, **MKL_COMPATIBLE}),
 }
+# Other kernels of one GPU, in place of other GPUs; they name the device, for cases of the CPU.
+CUDA = {
+    "cuda": Platform(device="cuda"),
+    "cuda-cublaslt": Platform({"TORCH_BLAS_PREFER_CUBLASLT": "1"}, device="cuda"),
+    "cuda-workspace": Platform({"CUBLAS_WORKSPACE_CONFIG": ":16:8"}, device="cuda"),
+    "cuda-cudnn-v7": Platform({"TORCH_CUDNN_V8_API_DISABLED": "1"}, device="cuda"),
+    "cuda-channels-last": Platform(enable=("channels_last",), device="cuda"),
+    "cuda-mem-efficient": Platform(attention="mem_efficient", device="cuda"),
+}
 MINDSPORE = {
     "mindspore": Platform(),
     "mindspore-onednn-avx512": PLATFORMS["onednn-avx512"],
@@ -49,7 +61,17 @@ MINDSPORE = {
 
 
 def platforms_of(case: Case) -> dict[str, Platform]:
-    """Return the platforms over which the tolerances of a case are measured: those that can move its bits."""
+    """Return the platforms over which the tolerances of a case are measured: those that can move its bits.
+
+    Another device of the scenario is one of them, unless each draws noise of its own.
+    """
     if case.scenario.framework == "mindspore":
         return MINDSPORE
-    return PLATFORMS if case.device == "cpu" else {"channels-last": PLATFORMS["channels-last"]}
+    devices = (case.device,) if case.scenario.generator == "device" else case.scenario.devices
+    found = dict(PLATFORMS) if case.device == "cpu" else {}
+    if "cpu" in devices:
+        found["cpu"] = Platform(device="cpu")
+    if "cuda" in devices:
+        found.update(CUDA)
+    found.pop(case.device, None)  # which is what the others are held against
+    return found

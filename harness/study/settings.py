@@ -37,19 +37,22 @@ def candidates(case: Case, now: Recording, then: Recording, *, packages: bool) -
     names = sorted({*mine, *theirs})
     env = tuple(now.content["case"].get("env", ()))
     as_now = replace(case, knobs=tuple((name, mine.get(name)) for name in names), env=env)
-    framework = then.content["environment"].get("framework", "torch")
-    twin = replace(case, scenario=replace(case.scenario, framework=framework))
+    there = then.content["environment"]
+    on_cpu = there["device_kind"] == "cpu"
+    device = "cpu" if on_cpu else "cuda" if case.device == "cpu" else case.device
+    twin = replace(case, device=device, scenario=replace(case.scenario, framework=there.get("framework", "torch")))
     as_then = replace(twin, knobs=tuple((name, theirs.get(name)) for name in names), env=env)
     found = []
     for name in names:
         if mine.get(name) != theirs.get(name):
             back = {**dict(as_now.knobs), name: theirs.get(name)}
             found.append((Knob(name, mine.get(name), theirs.get(name)), replace(as_now, knobs=tuple(sorted(back.items())))))
-    here, there = (side.content["environment"]["versions"] for side in (now, then))
+    installed, before = now.content["environment"]["versions"], there["versions"]
     for name in PACKAGES if packages else ():
-        if name in here and name in there and here[name] != there[name]:
-            found.append((Knob(name, here[name], there[name]), replace(as_now, env=_with(env, f"{name}=={there[name]}"))))
-            as_then = replace(as_then, env=_with(as_then.env, f"{name}=={there[name]}"))
+        if name in installed and name in before and installed[name] != before[name]:
+            wanted = f"{name}=={before[name]}"
+            found.append((Knob(name, installed[name], before[name]), replace(as_now, env=_with(env, wanted))))
+            as_then = replace(as_then, env=_with(as_then.env, wanted))
     return as_now, as_then, found
 
 
