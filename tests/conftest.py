@@ -100,7 +100,7 @@ class Pool:
 
     def lend(self, settings: dict[str, str], python: Path | None = None) -> Lent:
         """Return an idle worker that was started with these settings, or a new one."""
-        key = (sorted(settings.items()), os.environ.get("ATEN_CPU_CAPABILITY"), python)
+        key = (sorted(settings.items()), *map(os.environ.get, ("ATEN_CPU_CAPABILITY", "PYTHONPATH")), python)
         with self._lock:
             found = next((entry for entry in self._idle if entry[0] == key), None)
             if found:

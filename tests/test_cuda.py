@@ -3,124 +3,36 @@
 from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Self
 
 import builders
+import pretended
 import pytest
 import torch
-from torch.overrides import TorchFunctionMode
 
 from harness.records import Recording
 from harness.scenarios import DATA, read
+from harness.study import platforms
 from harness.worker import capture, cost, modules, numerics
 from harness.worker.frameworks import Torch
 from harness.worker.protocol import CannotRunHere
 from harness.worker.recorder import Recorder
 from harness.worker.tensors import digest_on_device
 
-# As torch 2.11 and the driver told of an H200, and of a slice of one.
-H200 = {
-    "name": "NVIDIA H200",
-    "major": 9,
-    "minor": 0,
-    "multi_processor_count": 132,
-    "total_memory": 150_754_820_096,
-    "pci_domain_id": 0,
-    "pci_bus_id": 0x1B,
-    "pci_device_id": 0,
-}
-SLICE = {**H200, "name": "NVIDIA H200 MIG 1g.18gb", "multi_processor_count": 16}
-IDLE, POWER_CAP, HEAT = 0x1, 0x4, 0x20
-
-
-class OnTheCpu(TorchFunctionMode):
-    """Does on the CPU whatever is asked of a GPU."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.device:
-            return func(*args)
-        return func(*map(here, args), **{name: here(value) for name, value in (kwargs or {}).items()})
-
-
-def here(value: Any) -> Any:
-    """Return `cpu` for a GPU, and anything else as it is."""
-    named = isinstance(value, (str, torch.device)) and str(value).startswith("cuda")
-    return torch.device("cpu") if named else value
-
-
-class Generator(torch.Generator):
-    """A GPU's generator that draws on the CPU."""
-
-    def __new__(cls, device: Any = "cpu") -> Self:
-        return super().__new__(cls, here(device))
-
-
-class Gpu:
-    """What a run asks of a GPU besides arithmetic: `log` has it in order."""
-
-    def __init__(self, facts: dict[str, Any]) -> None:
-        self.facts = SimpleNamespace(**facts)
-        self.log: list[str] = []
-
-    def noted(self, what: str, result: Any = None) -> Callable[..., Any]:
-        """Return a function that notes `what`, and returns `result`."""
-        return lambda *_: self.log.append(what) or result
-
-    def event(self, *, enable_timing: bool) -> Any:
-        """Return an event that a queue reaches at once."""
-        assert enable_timing
-        moment = SimpleNamespace()
-        moment.record = lambda: self.log.append("event") or vars(moment).update(at=time.perf_counter())
-        moment.elapsed_time = lambda other: 1000 * (other.at - moment.at)
-        return moment
-
-
-def nvml(reasons: int) -> SimpleNamespace:
-    """Return what nvidia-ml-py offers, on a GPU that is held down for `reasons`."""
-
-    def handle(address: bytes) -> str:
-        assert address == b"00000000:1b:00.0"
-        return "the GPU"
-
-    return SimpleNamespace(
-        NVMLError=RuntimeError,
-        NVML_CLOCK_SM=1,
-        NVML_TEMPERATURE_GPU=0,
-        nvmlInit=lambda: None,
-        nvmlDeviceGetHandleByPciBusId=handle,
-        nvmlDeviceGetClockInfo=lambda of, kind: 1755,
-        nvmlDeviceGetMaxClockInfo=lambda of, kind: 1980,
-        nvmlDeviceGetTemperature=lambda of, sensor: 61,
-        nvmlDeviceGetPowerUsage=lambda of: 412_000,
-        nvmlDeviceGetCurrentClocksThrottleReasons=lambda of: reasons,
-    )
-
 
 @pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gpu]:
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[pretended.Gpu]:
     """Pretend that this machine has an H200."""
-    made = Gpu(H200)
-    told = {
-        "is_available": lambda: True,
-        "get_device_properties": lambda device: made.facts,
-        "synchronize": made.noted("wait"),
-        "reset_peak_memory_stats": made.noted("reset"),
-        "max_memory_allocated": made.noted("peak", 4096),
-        "Event": made.event,
-    }
-    for name, value in told.items():
-        monkeypatch.setattr(torch.cuda, name, value)
-    monkeypatch.setattr(torch.version, "cuda", "13.0")
-    monkeypatch.setattr(torch, "Generator", Generator)
+    made = pretended.Gpu(pretended.H200)
+    for fact in pretended.told(made):
+        monkeypatch.setattr(*fact)
     for module in (capture, modules):  # its tensors lie on the CPU, but shall be digested as a GPU's are
         monkeypatch.setattr(module, "digest_later", digest_on_device)
     cost._nvml.cache_clear()
-    monkeypatch.setitem(sys.modules, "pynvml", nvml(IDLE))
-    with OnTheCpu():
+    monkeypatch.setitem(sys.modules, "pynvml", pretended.nvml(pretended.IDLE))
+    with pretended.OnTheCpu():
         yield made
     cost._nvml.cache_clear()
 
@@ -169,7 +81,7 @@ def test_its_facts_are_in_the_recording(gpu, tmp_path):
 def test_a_slice_of_a_gpu_is_a_class_of_its_own(gpu):
     """The operators that are tried have the same bits there; larger draws and products depend on the multiprocessors."""
     classes = []
-    for facts in (H200, SLICE):
+    for facts in (pretended.H200, pretended.SLICE):
         gpu.facts = SimpleNamespace(**facts)
         classes.append(numerics.numerics_class(torch.device("cuda"), torch.float32))
     whole, part = classes
@@ -190,11 +102,15 @@ def test_nothing_waits_for_it_inside_a_run(gpu, tmp_path):
 
 @pytest.mark.parametrize(
     ("reasons", "slowed_by"),
-    [(IDLE, []), (POWER_CAP, ["power cap"]), (HEAT | POWER_CAP, ["power cap", "heat, by the driver"])],
+    [
+        (pretended.IDLE, []),
+        (pretended.POWER_CAP, ["power cap"]),
+        (pretended.HEAT | pretended.POWER_CAP, ["power cap", "heat, by the driver"]),
+    ],
 )
 def test_clocks_and_what_holds_them_down_are_recorded(gpu, tmp_path, monkeypatch, reasons, slowed_by):
     """By nvidia-ml-py, for every timed run; an idle GPU is not held down."""
-    monkeypatch.setitem(sys.modules, "pynvml", nvml(reasons))
+    monkeypatch.setitem(sys.modules, "pynvml", pretended.nvml(reasons))
     recording = recorded(tmp_path, "cuda", cost="{rounds: 2}")
     (condition,) = recording.content["cost"]["conditions"]
     assert condition == {"mhz": 1755, "most_mhz": 1980, "celsius": 61, "watts": 412.0, "slowed_by": slowed_by}
@@ -204,6 +120,30 @@ def test_without_its_package_nothing_is_known_of_clocks(gpu, tmp_path, monkeypat
     """The run is none the worse for it."""
     monkeypatch.setitem(sys.modules, "pynvml", None)
     assert recorded(tmp_path, "cuda", cost="{rounds: 2}").content["cost"]["conditions"] == [{}]
+
+
+def test_the_whole_harness_works_with_a_gpu(shop, monkeypatch):
+    """Judged by the CPU's baseline, recorded, judged by its own, explained, calibrated, and let through the gate."""
+    tolerance = "{cross-class: {rel_l2: 1.0e-5, local_rel_l2: 1.0e-5}}"
+    path = str(shop.scenario(cases="{device: [cpu, cuda]}", reference="cpu-float32", tolerance=tolerance))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent / "with_gpu"))
+    assert shop.harness("record", path, "--device", "cpu").code == 0
+    first = shop.harness("run", "--device", "cuda", "--out", "first")
+    assert (first.code, "digits[cuda-float32]  identical  other class" in first.out) == (0, True), first.out
+    assert shop.harness("record", path, "--device", "cuda").code == 0
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", "default")  # which makes another class of the pretended GPU
+    second = shop.harness("run", "--device", "cuda", "--out", "second")
+    assert (second.code, "digits[cuda-float32]  within   other class" in second.out) == (0, True), second.out
+    why = shop.harness("explain", "second", "digits[cuda-float32]", "--roots", "1")
+    assert "ATEN_CPU_CAPABILITY default -> unset explains 100 % of the drift" in why.out
+    monkeypatch.delenv("ATEN_CPU_CAPABILITY")
+    monkeypatch.setattr(platforms, "PLATFORMS", {})
+    calibrated = shop.harness("calibrate", path, "--device", "cpu", "--seeds", "1", "--perturbations", "1")
+    assert "leaving one platform out: 6 of 6 are admitted by the others' bounds" in calibrated.out
+    assert "not measured: cuda-mem-efficient: " in calibrated.out
+    (shop.root / "policy.yaml").write_text("description: D\nrequire:\n  - {scenarios: digits, on: nvidia-h200}\n", encoding="utf-8")
+    gate = shop.harness("gate", "first", "--policy", "policy.yaml")
+    assert gate.code == 0, gate.out
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
