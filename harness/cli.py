@@ -212,19 +212,22 @@ def env(arguments: argparse.Namespace) -> int:
 
 
 def report(arguments: argparse.Namespace) -> int:
-    """Print the report of one or more runs."""
+    """Print the report of one or more runs, and what `harness cost --out RUN` measured beside them."""
     from harness.judge.gate import exit_code
     from harness.report.markdown import markdown
-    from harness.report.terminal import console, print_run
+    from harness.report.terminal import console, print_prices, print_run
     from harness.session import read_results
+    from harness.study.price import read_prices
 
     outcomes: list[Outcome] = []
     for path in map(Path, arguments.runs):
         outcomes, environment = read_results(path)
+        prices = read_prices(path)
         if arguments.markdown:
-            print(markdown(outcomes, environment, path))
-        else:
-            print_run(console(), outcomes, path)
+            print(markdown(outcomes, environment, path, prices))
+            continue
+        print_run(console(), outcomes, path)
+        print_prices(console(), prices, {})
     return exit_code(outcomes, strict=False) if len(arguments.runs) == 1 else 0
 
 

@@ -128,13 +128,14 @@ def explain(arguments: argparse.Namespace) -> int:
 
 
 def cost(arguments: argparse.Namespace) -> int:
-    """Measure what determinism and the portable profile cost: each case under both settings, in turn, on two live workers."""
-    from dataclasses import asdict
+    """Measure what determinism and the portable profile cost: each case under both settings, in turn, on two live workers.
 
+    With the --out of a run, the report of that run shows the prices too.
+    """
     from harness.baselines import Store
     from harness.report.terminal import console, print_prices, progress
     from harness.session import Session, new_run
-    from harness.study.price import PAIRS, prices
+    from harness.study.price import PAIRS, prices, write_prices
 
     cases = select(read_all(map(Path, arguments.paths)), arguments.k, arguments.device)
     pairs = arguments.pair or list(PAIRS)
@@ -150,10 +151,9 @@ def cost(arguments: argparse.Namespace) -> int:
             done(case)
 
         found, missed = prices(session, cases, pairs, turns=arguments.turns, rounds=arguments.rounds, on_step=step)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "cost.json").write_text(dumps({"prices": [asdict(each) for each in found], "missed": missed}), encoding="utf-8")
+    path = write_prices(out, found, missed)
     print_prices(console(), found, missed)
-    print(f"wrote {out / 'cost.json'}")
+    print(f"wrote {path}")
     return 3 if not found else 0
 
 

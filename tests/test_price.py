@@ -11,6 +11,7 @@ import builders
 import pytest
 
 from harness.errors import NotRecordedError
+from harness.report import rows
 from harness.scenarios import Case
 from harness.study.price import PAIRS, prices
 
@@ -86,6 +87,19 @@ def test_the_command_prints_a_table_and_keeps_its_figures(shop):
     assert done.out.splitlines()[0].split() == ["case", "settings", "seconds", "against", "ratio", "spread", "bits"]
     assert f"x{figures['ratio']:.2f}" in done.out
     assert figures["ratio"] == pytest.approx(figures["seconds"] / figures["against"])
+
+
+def test_the_report_of_a_run_shows_the_prices_measured_beside_it(shop):
+    """On the terminal and as Markdown; a run without prices says nothing of them."""
+    path = shop.recorded()
+    assert shop.harness("run", str(path), "--out", "out").code == 0
+    assert "full / default" not in shop.harness("report", "out").out
+    shop.harness("cost", str(path), "--pair", PAIR, "--turns", "1", "--rounds", "1", "--out", "out")
+    (figures,) = json.loads((shop.root / "out" / "cost.json").read_text(encoding="utf-8"))["prices"]
+    assert f"x{figures['ratio']:.2f}" in shop.harness("report", "out").out
+    told = shop.harness("report", "out", "--markdown").out
+    assert f"## The price of determinism\n\n| {' | '.join(rows.PRICE_HEADINGS)} |" in told
+    assert f"| digits[cpu-float32] | {PAIR} |" in told
 
 
 @pytest.mark.parametrize("turns", ["0", "-1"])

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.records import Outcome
 from harness.report import rows
 
+if TYPE_CHECKING:
+    from harness.study.price import Price
 
-def markdown(outcomes: list[Outcome], environment: dict[str, Any], run: Path) -> str:
-    """Return the run as a Markdown document."""
+
+def markdown(outcomes: list[Outcome], environment: dict[str, Any], run: Path, prices: Sequence[Price] = ()) -> str:
+    """Return the run as a Markdown document, with the prices that were measured beside it."""
     outcomes = sorted(outcomes, key=lambda outcome: outcome.case)
     parts = [f"# {rows.summary(outcomes)}", _where(environment)]
     shown = [outcome for outcome in outcomes if outcome.verdict != "unverified"]
@@ -23,6 +26,8 @@ def markdown(outcomes: list[Outcome], environment: dict[str, Any], run: Path) ->
     for heading, lines in (("Cost", rows.costs(outcomes)), ("Not checked", rows.not_checked(outcomes))):
         if lines:
             parts.append(f"## {heading}\n\n" + "\n".join(f"- {line}" for line in lines))
+    if prices:
+        parts.append("## The price of determinism\n\n" + markdown_table(rows.PRICE_HEADINGS, [rows.price(one) for one in prices]))
     used = sorted({outcome.verdict for outcome in outcomes})
     parts.append("## Words\n\n" + "\n".join(f"- `{verdict}`: {rows.MEANING[verdict]}" for verdict in used))
     return "\n\n".join(part for part in parts if part) + "\n"

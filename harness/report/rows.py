@@ -15,8 +15,10 @@ from harness.records import FAIL, PASS, UNVERIFIED, Check, Outcome
 
 if TYPE_CHECKING:
     from harness.study.challenge import Challenge, Trial
+    from harness.study.price import Price
 
 HEADINGS = ("case", "verdict", "against", "L-inf", "rel L2", "abs-sum", "head-room", "seconds", "cost", "peak")
+PRICE_HEADINGS = ("case", "settings", "seconds", "against", "ratio", "spread", "bits")
 MEANING = {
     "identical": "same bits",
     "within": "inside every tolerance",
@@ -152,6 +154,12 @@ def costs(outcomes: Iterable[Outcome]) -> list[str]:
 
 def _change(now: float, before: float) -> str:
     return f"{before:.4f} -> {now:.4f} s (x{now / before:.2f})"
+
+
+def price(found: Price) -> tuple[str, ...]:
+    """Return one line of the table of prices, in the order of `PRICE_HEADINGS`."""
+    seconds, spread = (f"{found.seconds:.3f}", f"{found.against:.3f}"), f"{found.least:.2f} to {found.most:.2f}"
+    return found.case, found.pair, *seconds, f"x{found.ratio:.2f}", spread, "same" if found.same_bits else "other"
 
 
 def methods(found: Challenge) -> list[tuple[str, str, str]]:

@@ -104,15 +104,8 @@ def print_challenge(out: Console, found: Challenge) -> None:
 
 def print_prices(out: Console, found: list[Price], missed: dict[str, str]) -> None:
     """Print what each pair of settings costs each case, and which cases could not run."""
-    lines = [
-        (
-            p.case, p.pair, f"{p.seconds:.3f}", f"{p.against:.3f}", f"x{p.ratio:.2f}", f"{p.least:.2f} to {p.most:.2f}",
-            "same" if p.same_bits else "other",
-        )
-        for p in found
-    ]  # fmt: skip
-    if lines:
-        out.print(table(("case", "settings", "seconds", "against", "ratio", "spread", "bits"), lines))
+    if found:
+        out.print(table(rows.PRICE_HEADINGS, [rows.price(one) for one in found]))
     for case, why in missed.items():
         out.print(Text(f"could not run: {case}: {why}"))
 

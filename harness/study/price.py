@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
 from harness.errors import NotRecordedError
 from harness.scenarios import Case
 from harness.session import Session, Slot
+from harness.worker.protocol import dumps
+
+PRICES_FILE = "cost.json"
 
 
 class Settings(NamedTuple):
@@ -100,3 +105,17 @@ def _price(session: Session, slots: list[Slot], case: Case, pair: str, turns: in
     ratios = [one / other for one, other in seconds[1:]]
     mine, theirs = (median(turn[side] for turn in seconds[1:]) for side in (0, 1))
     return Price(case.id, pair, mine, theirs, median(ratios), min(ratios), max(ratios), len(bits) == 1)
+
+
+def write_prices(out: Path, found: list[Price], missed: dict[str, str]) -> Path:
+    """Keep prices in the folder of a run, whose report then shows them; returns the file."""
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / PRICES_FILE
+    path.write_text(dumps({"prices": [asdict(each) for each in found], "missed": missed}), encoding="utf-8")
+    return path
+
+
+def read_prices(run: Path) -> list[Price]:
+    """Return the prices that were measured into the folder of a run, or none."""
+    path = run / PRICES_FILE
+    return [Price(**each) for each in json.loads(path.read_text(encoding="utf-8"))["prices"]] if path.exists() else []
