@@ -114,11 +114,12 @@ def record(arguments: argparse.Namespace) -> int:
     """Run cases that have no baseline of this machine's class, and write theirs."""
     from harness.records import Recording
     from harness.report.terminal import console, print_run
+    from harness.session import well_timed
 
     cases = [case for case in _cases(arguments) if case.scenario.owes_baseline]
     if not cases:
         raise UsageError("every chosen case is expected to vary; such cases owe no baseline")
-    session = _run_cases(arguments, cases)
+    session = _run_cases(arguments, list(map(well_timed, cases)))
     written, failed = 0, []
     for case in cases:
         outcome = next(o for o in session.outcomes if o.case == case.id)
@@ -146,7 +147,8 @@ def accept(arguments: argparse.Namespace) -> int:
     """Make what a run recorded the baselines from now on."""
     from harness.baselines import Store
     from harness.records import Recording
-    from harness.session import Session, read_results
+    from harness.results import read_results
+    from harness.session import Session
 
     if not arguments.reason.strip():
         raise UsageError("--reason is empty; say why the new output is right, for whoever reviews the baseline")
@@ -216,7 +218,7 @@ def report(arguments: argparse.Namespace) -> int:
     from harness.judge.gate import exit_code
     from harness.report.markdown import markdown
     from harness.report.terminal import console, print_prices, print_run
-    from harness.session import read_results
+    from harness.results import read_results
     from harness.study.price import read_prices
 
     outcomes: list[Outcome] = []
@@ -235,7 +237,7 @@ def gate(arguments: argparse.Namespace) -> int:
     """Say whether a release may go out: every scenario that the policy requires, on every device kind, from many runs."""
     from harness.judge.gate import gate_code, hold
     from harness.report.terminal import console, table
-    from harness.session import read_results
+    from harness.results import read_results
 
     outcomes = [outcome for path in arguments.runs for outcome in read_results(Path(path))[0]]
     held = hold(Path(arguments.policy), outcomes)
@@ -260,7 +262,8 @@ def _run_cases(arguments: argparse.Namespace, cases: list[Case]) -> Session:
     """Run cases with progress; returns the closed session."""
     from harness.baselines import Store
     from harness.report.terminal import progress
-    from harness.session import Session, new_run
+    from harness.results import new_run
+    from harness.session import Session
 
     store: Store = Store(Path(arguments.baselines))
     out = Path(arguments.out) if arguments.out else new_run()

@@ -173,7 +173,8 @@ def _session(config: pytest.Config) -> Session:
     """Return this process's session, made when the first case runs; under xdist all of them share a folder."""
     if _SESSION not in config.stash:
         from harness.baselines import Store
-        from harness.session import Session, new_run
+        from harness.results import new_run
+        from harness.session import Session
 
         given: dict[str, str] = getattr(config, "workerinput", {})
         named = given.get("harness_out") or _option(config, "out")

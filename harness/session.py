@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
 from harness.baselines import Store
-from harness.errors import BaselineError, HarnessError, LaunchError, NotRecordedError, UsageError
+from harness.errors import BaselineError, LaunchError, NotRecordedError, UsageError
+from harness.judge.cost import CHANGED, judge_cost
 from harness.judge.verdict import judge, unrun, wants_anchored
 from harness.launch.local import Settings, Worker, variables
 from harness.launch.sandbox import PINS, interpreter, is_made
 from harness.records import Outcome, Recording
+from harness.results import PART_FILES, read_results, write_results
 from harness.scenarios import Case, Scenario
-from harness.worker.protocol import DESCRIBED, RECORDED, UNVERIFIED, dumps
+from harness.worker.protocol import DESCRIBED, RECORDED, UNVERIFIED
 
-RESULTS_FORMAT = "harness-results/1"
-RESULTS_FILE = "results.json"
-PART_FILES = "results-*.json"  # of processes that share a run's folder
+MORE_ROUNDS = 6  # where a case's cost seems to have changed, or will be what others are held against; the first warms up
 OnProgress = Callable[[Case, str], None]
 
 
@@ -182,15 +181,8 @@ class Session:
         return self.out / "recordings" / case.scenario.name / f"{case.place}{kind}"
 
     def write_results(self) -> Path:
-        """Write `results.json` whole, outcomes in the order of their ids, and return its path."""
-        self.out.mkdir(parents=True, exist_ok=True)
-        outcomes = [outcome.as_json() for outcome in sorted(self.outcomes, key=lambda outcome: outcome.case)]
-        text = dumps({"format": RESULTS_FORMAT, "environment": self.environment, "outcomes": outcomes})
-        path = self.out / (f"results-{self._part}.json" if self._part else RESULTS_FILE)
-        temporary = path.with_name(f".{path.name}.tmp")
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-        return path
+        """Write `results.json` whole and return its path."""
+        return write_results(self.out, self.outcomes, self.environment, self._part)
 
     def gather(self) -> None:
         """Make one `results.json` of what other processes wrote into the run's folder."""
@@ -242,7 +234,23 @@ class Session:
         if match and wants_anchored(case.scenario, recording, match):
             tensors = match.baseline.recording.tensors_path.resolve()
             anchored = self.record(replace(case, anchors=tensors), slot)
-        return judge(case, recording, match, singles, anchored)
+        outcome = judge(case, recording, match, singles, anchored)
+        if match and outcome.cost["verdict"] in CHANGED:  # one slow minute is no regression: more rounds tell
+            with contextlib.suppress(NotRecordedError):  # they take longer, and the verdict stands
+                again = self.record(well_timed(case), slot, self.folder(case).with_name(f"{case.place}-timed"))
+                outcome = replace(outcome, cost=judge_cost(again, match.baseline.recording, case.scenario.cost))
+        return outcome
+
+
+def timed(case: Case, rounds: int) -> Case:
+    """Return `case` as it runs `rounds` times, of which the first warms up."""
+    return replace(case, scenario=replace(case.scenario, cost={**case.scenario.cost, "rounds": rounds}))
+
+
+def well_timed(case: Case) -> Case:
+    """Return a case that bounds its cost with rounds enough for a median, any other as it is."""
+    cost = case.scenario.cost
+    return timed(case, max(MORE_ROUNDS, cost.get("rounds", 1))) if "slower" in cost else case
 
 
 def alone(scenario: Scenario) -> range:
@@ -272,25 +280,3 @@ def _interpreter(framework: str, env: tuple[str, ...]) -> Path | None:
     if not is_made(PINS[framework]):
         raise NotRecordedError(f"no environment with {framework} here; make it with: harness env --make {framework}", "unverified")
     return interpreter(PINS[framework])
-
-
-def new_run(root: Path = Path("runs")) -> Path:
-    """Return the path of a new run's folder, named by the time."""
-    return root / datetime.now(UTC).strftime("%Y-%m-%dT%H-%M-%S")
-
-
-def read_results(run: Path) -> tuple[list[Outcome], dict[str, Any]]:
-    """Return the outcomes and the environment of a run: its folder, or its `results.json`.
-
-    Raises:
-        UsageError: There is no such run.
-        HarnessError: The file is of another format.
-    """
-    path = run / RESULTS_FILE if run.is_dir() else run
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path}: no results of a run here ({error})") from error
-    if content.get("format") != RESULTS_FORMAT:
-        raise HarnessError(f"{path}: has format {content.get('format')!r}; this harness reads {RESULTS_FORMAT!r}")
-    return [Outcome.from_json(data) for data in content["outcomes"]], content["environment"]

@@ -19,7 +19,8 @@ def calibrate(arguments: argparse.Namespace) -> int:
     """Derive a scenario's tolerances from measured noise: nudges by one unit in the last place, and synthetic platforms."""
     from harness.baselines import Store, annotate
     from harness.report.terminal import console, print_calibration, progress
-    from harness.session import Session, alone, new_run
+    from harness.results import new_run
+    from harness.session import Session, alone
     from harness.study.calibrate import calibrate as measure
     from harness.study.evidence import write_tolerance
     from harness.study.platforms import platforms_of
@@ -57,7 +58,8 @@ def challenge(arguments: argparse.Namespace) -> int:
     """Plant known faults into a scenario and print which of them its tolerances catch, in the same class and in another."""
     from harness.baselines import Store, annotate
     from harness.report.terminal import console, print_challenge, progress
-    from harness.session import Session, new_run
+    from harness.results import new_run
+    from harness.session import Session
     from harness.study.challenge import challenge as plant
     from harness.study.platforms import platforms_of
 
@@ -97,7 +99,8 @@ def explain(arguments: argparse.Namespace) -> int:
     from harness.records import Recording
     from harness.report.explanation import text
     from harness.report.terminal import progress
-    from harness.session import Session, read_results
+    from harness.results import read_results
+    from harness.session import Session
     from harness.study.explain import Explanation
     from harness.study.explain import explain as inquire
 
@@ -134,7 +137,8 @@ def cost(arguments: argparse.Namespace) -> int:
     """
     from harness.baselines import Store
     from harness.report.terminal import console, print_prices, progress
-    from harness.session import Session, new_run
+    from harness.results import new_run
+    from harness.session import Session
     from harness.study.price import PAIRS, prices, write_prices
 
     cases = select(read_all(map(Path, arguments.paths)), arguments.k, arguments.device)
@@ -166,7 +170,8 @@ def bisect(arguments: argparse.Namespace) -> int:
     from harness.baselines import Store
     from harness.launch.index import between
     from harness.report.terminal import console, print_bisection
-    from harness.session import Session, new_run
+    from harness.results import new_run
+    from harness.session import Session
     from harness.study.bisect import Trials, search, walk
 
     cases = select(read_all(map(Path, arguments.paths)), arguments.k, arguments.device, arguments.profile)

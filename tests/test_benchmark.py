@@ -14,7 +14,7 @@ import pytest
 from inner import Run, path_of_pytester  # noqa: F401 (the second is a fixture)
 
 from harness import benchmark
-from harness.session import read_results
+from harness.results import read_results
 
 CASE = "scenarios/x.yaml::x[cpu-float32]"
 

@@ -21,7 +21,7 @@ ORDER = (
     ("schema",),
     ("shape", "bounds"),
     ("scenarios", "records"),
-    ("selection", "baselines"),
+    ("selection", "baselines", "results"),
     ("judge",),
     ("launch",),
     ("session",),

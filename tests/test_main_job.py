@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from harness import cli
-from harness.session import read_results
+from harness.results import read_results
 
 BOTH = "{device: [cpu, cuda]}"
 PROMPT = {"pipeline": "StableDiffusionPipeline", "checkpoint": "{bundled: digits-sd}"}

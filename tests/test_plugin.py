@@ -12,7 +12,7 @@ import pytest
 from inner import Run, path_of_pytester  # noqa: F401 (the second is a fixture)
 
 from harness.report import rows
-from harness.session import read_results
+from harness.results import read_results
 
 BOTH = "{device: [cpu, cuda]}"
 

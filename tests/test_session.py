@@ -12,14 +12,16 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import builders
 import pytest
 
 from harness.baselines import Store
 from harness.errors import HarnessError, LaunchError, UsageError
 from harness.launch.local import Worker
 from harness.records import Outcome, Recording
-from harness.scenarios import read_all
-from harness.session import RESULTS_FILE, Session, new_run, read_results
+from harness.results import RESULTS_FILE, new_run, read_results
+from harness.scenarios import Case, read_all
+from harness.session import Session, well_timed
 
 BASICS = "description: One step.\npipeline: DDIMPipeline\ncheckpoint: {bundled: digits-ddpm}\n"
 PATIENCE = "timeout: 60\n"  # a harness that waits for nothing fails its test instead of waiting for an hour
@@ -315,3 +317,45 @@ def test_what_is_no_run_is_refused_with_its_path(text: str | None, error: type[H
 def test_a_new_run_is_named_by_its_time(tmp_path: Path):
     """So that runs sort by age."""
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d", new_run(tmp_path).name)
+
+
+class Played(Session):
+    """A session whose recordings take the seconds that it is given, in turn; None: the run is lost."""
+
+    def __init__(self, store: Store, out: Path, seconds: list[float | None]) -> None:
+        super().__init__(store, out)
+        self._seconds, self.asked = seconds, []
+
+    def record(self, case: Case, _slot: object = None, folder: Path | None = None) -> Recording:
+        self.asked.append((case.scenario.cost.get("rounds"), folder and folder.name))
+        seconds = self._seconds[len(self.asked) - 1]
+        if seconds is None:
+            raise LaunchError("timed out")
+        return builders.recording(self.out / str(len(self.asked)), cost=builders.cost(seconds))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "bounds", "word", "last"),
+    [
+        ([2.0], {"slower": 1.25}, "ok", 2.0),
+        ([4.0, 2.0], {"slower": 1.25}, "ok", 2.0),  # a slow minute
+        ([4.0, 3.0], {"slower": 1.25}, "slower", 3.0),
+        ([1.0, 1.0], {"slower": 1.25}, "faster", 1.0),
+        ([4.0, None], {"slower": 1.25}, "slower", 4.0),
+        ([4.0], {}, "unknown", 4.0),
+    ],
+)
+def test_a_change_of_cost_is_told_once_more_rounds_confirm_it(tmp_path: Path, seconds, bounds, word, last):
+    """The verdict is that of the first run, whatever comes of the rounds."""
+    case, store = builders.case(cost=bounds), Store(tmp_path / "baselines")
+    store.write(case, builders.recording(tmp_path / "then", cost=builders.cost(2.0)), "first")
+    session = Played(store, tmp_path, seconds)
+    outcome = session.run(case)
+    assert (outcome.verdict, outcome.cost["verdict"], outcome.cost["seconds"]) == ("identical", word, last)
+    assert session.asked == [(None, None), (6, "cpu-float32-timed")][: len(seconds)]
+
+
+@pytest.mark.parametrize(("cost", "rounds"), [({}, None), ({"slower": 2.0}, 6), ({"slower": 2.0, "rounds": 9}, 9)])
+def test_what_others_are_held_against_is_timed_well(cost, rounds):
+    """Where the scenario bounds cost; never less than it asks for itself."""
+    assert well_timed(builders.case(cost=cost)).scenario.cost.get("rounds") == rounds

@@ -7,6 +7,7 @@ from typing import Any
 from harness.records import Recording
 
 FIGURES = ("seconds", "rounds_seconds", "step_seconds", "first_seconds", "load_seconds", "peak_bytes", "conditions")
+CHANGED = ("slower", "faster")
 USUAL = ("power cap",)  # of what slows a GPU down: every long run of a large GPU meets it
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING
 
+from harness.judge.cost import CHANGED
 from harness.records import FAIL, PASS, UNVERIFIED, Check, Outcome
 
 if TYPE_CHECKING:
@@ -139,7 +140,7 @@ def costs(outcomes: Iterable[Outcome]) -> list[str]:
     lines = []
     for outcome in outcomes:
         cost = outcome.cost
-        if cost.get("verdict") in ("slower", "faster"):
+        if cost.get("verdict") in CHANGED:
             steps = [
                 f"a step of {name} {_change(seconds, cost['baseline_step_seconds'][name])}"
                 for name, seconds in cost.get("step_seconds", {}).items()

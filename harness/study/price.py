@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from harness.errors import NotRecordedError
 from harness.scenarios import Case
-from harness.session import Session, Slot
+from harness.session import Session, Slot, timed
 from harness.worker.protocol import dumps
 
 PRICES_FILE = "cost.json"
@@ -26,10 +26,9 @@ class Settings(NamedTuple):
 
     def of(self, case: Case, rounds: int) -> Case:
         """Return `case` under these settings, timed `rounds` times."""
-        cost = {**case.scenario.cost, "rounds": rounds}
-        scenario = replace(case.scenario, determinism=self.determinism, profile=self.profile, cost=cost)
+        scenario = replace(case.scenario, determinism=self.determinism, profile=self.profile)
         knobs = {name: self.threads for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS") if self.threads}
-        return replace(case, scenario=scenario, knobs=tuple(sorted({**dict(case.knobs), **knobs}.items())))
+        return timed(replace(case, scenario=scenario, knobs=tuple(sorted({**dict(case.knobs), **knobs}.items()))), rounds)
 
 
 # What each price is of, and against what. `full` has one thread, so the second tells the switches' part from the threads'.

@@ -35,7 +35,7 @@ class Capture:
         every: int = 1,
     ) -> None:
         self.schedulers: Dict[str, Any] = {}
-        self.tables: Dict[str, Dict[str, str]] = {}
+        self._tables: Dict[str, Dict[str, Later]] = {}
         self._stages: List[Tuple[str, Dict[str, Later], Dict[str, Later]]] = []
         self._pipeline, self._last, self._every = pipeline, last, every
         self._anchors = anchors or {}
@@ -61,7 +61,7 @@ class Capture:
         if name.endswith(".step#0"):
             scheduler = name.partition(".")[0]
             held = self._pipeline.scheduler_tensors(scheduler)
-            self.tables[scheduler] = {key: digest_tensor(tensor) for key, tensor in held.items()}
+            self._tables[scheduler] = {key: digest_later(tensor) for key, tensor in held.items()}
         if is_step:
             self._pending = {}
             found = dict([("sample", found.get("prev_sample", next(iter(found.values()))))] if found else [])
@@ -88,6 +88,10 @@ class Capture:
             }
             for name, taken, given in self._stages
         ]
+
+    def tables(self) -> Dict[str, Dict[str, str]]:
+        """Return the digests of what each scheduler held after its first step, by its name."""
+        return {scheduler: {key: later() for key, later in held.items()} for scheduler, held in self._tables.items()}
 
     def tensors(self) -> Tensors:
         """Return what was kept: `noise/INDEX` and `stage/NAME/KEY`."""

@@ -88,7 +88,7 @@ class Recorder:
                 "weights": checkpoint.weights,
                 "commit": checkpoint.commit,
                 "schedulers": seen.capture.schedulers,
-                "tables": seen.capture.tables,
+                "tables": seen.capture.tables(),
             },
             "noise": [summary(tensor) for tensor in seen.capture.noise()],
             "outputs": {name: summary(tensor) for name, tensor in seen.outputs.items()},
