@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable, Mapping
 
 from harness.shape import DEVICES, DTYPES, FRAMEWORKS, PROFILES
-from harness.study.platforms import CUDA, PLATFORMS
+from harness.study.platforms import CUDA, MINDSPORE, PLATFORMS
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -104,8 +104,10 @@ def _add_studies(add: Callable[[str, str, str], argparse.ArgumentParser]) -> Non
     made = add("challenge", "inject known faults; which do the tolerances catch?", "scenarios/sd-digits.yaml --write")
     _studying(made)
     made.add_argument("--write", action="store_true", help="keep the certificate in the scenario's baselines")
-    names = ", ".join(["cpu", *PLATFORMS, *CUDA])
-    made.add_argument("--platform", metavar="NAME", help=f"the other class, one of {names} (default: portable; cpu for cuda)")
+    names = ", ".join([*PLATFORMS, "cpu", *CUDA, *MINDSPORE])
+    made.add_argument(
+        "--platform", metavar="NAME", help=f"the other class, one of {names} (default: portable, or the case's first)"
+    )
 
     made = add("cost", "what determinism costs, as a ratio with its spread", "scenarios -k 'digits and not slow'")
     made.add_argument("paths", nargs="+", metavar="PATH", help="scenario files or folders")

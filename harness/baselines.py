@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import subprocess
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -71,12 +72,8 @@ class Store:
                     found[path.stem] = {name: output["digest"] for name, output in content["outputs"].items()}
         return found
 
-    def of_other_classes(self, case: Case, numerics_class: dict[str, Any]) -> list[Baseline]:
-        """Return the baselines of this version of `case` that machines of other classes left.
-
-        Those of the other devices that this case is the reference of are among them.
-        """
-        devices = case.scenario.devices if case.scenario.reference == case.place else [case.device]
+    def of_other_classes(self, case: Case, numerics_class: dict[str, Any], devices: Sequence[str]) -> list[Baseline]:
+        """Return the baselines of this version of `case` that machines of other classes left on any of `devices`."""
         places = [f"{device}-{case.dtype}" for device in devices]
         found = [self.read(path) for place in places for path in self.files(case.scenario.name, place)]
         others = [b for b in found if b.recording.numerics_class["hash"] != numerics_class["hash"]]

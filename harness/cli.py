@@ -113,6 +113,7 @@ def run(arguments: argparse.Namespace) -> int:
 def record(arguments: argparse.Namespace) -> int:
     """Run cases that have no baseline of this machine's class, and write theirs."""
     from harness.records import Recording
+    from harness.report.rows import wrote
     from harness.report.terminal import console, print_run
     from harness.session import well_timed
 
@@ -125,8 +126,9 @@ def record(arguments: argparse.Namespace) -> int:
         outcome = next(o for o in session.outcomes if o.case == case.id)
         same_class = bool(outcome.baseline and outcome.baseline["same_class"])
         if outcome.verdict == "missing" or (outcome.passes and not same_class):
-            path = session.store.write(case, Recording.read(session.folder(case)), arguments.reason)
-            print(f"wrote {path} and {_size(session.store.read(path).recording.tensors_path)} of tensors")
+            recording = Recording.read(session.folder(case))
+            path = session.store.write(case, recording, arguments.reason)
+            print(wrote(path, recording))
             written += 1
         elif outcome.fails:
             failed.append(outcome)
@@ -138,15 +140,11 @@ def record(arguments: argparse.Namespace) -> int:
     return 1 if failed else 3 if unverified == len(cases) else 0
 
 
-def _size(path: Path) -> str:
-    size = path.stat().st_size
-    return f"{size / 2**20:.1f} MiB" if size >= 2**20 else f"{size / 2**10:.0f} KiB"
-
-
 def accept(arguments: argparse.Namespace) -> int:
     """Make what a run recorded the baselines from now on."""
     from harness.baselines import Store
     from harness.records import Recording
+    from harness.report.rows import wrote
     from harness.results import read_results
     from harness.session import Session
 
@@ -163,7 +161,7 @@ def accept(arguments: argparse.Namespace) -> int:
         if "env" in recording.content["case"]:
             made_in = ", ".join(recording.content["case"]["env"])
             raise UsageError(f"{case.id}: {run_folder} ran with {made_in}; a baseline comes from a run without --env or --with")
-        if _elsewhere(recording.content["case"]) != _elsewhere(case.request()):
+        if _decides(recording.content["case"]) != _decides(case.request()):
             raise UsageError(f"{case.id}: the scenario was edited after {run_folder}; run it again, then accept that run")
         if any(not output["finite"] for output in recording.outputs.values()):
             raise UsageError(f"{case.id}: holds NaN or infinity, which can never be a baseline")
@@ -171,13 +169,14 @@ def accept(arguments: argparse.Namespace) -> int:
     if not accepted:
         raise UsageError(f"{run_folder} holds nothing to accept: no chosen case drifted, is stale or lacks a baseline")
     for case, recording, outcome in accepted:  # only now: what is refused for one case is written for none
-        print(f"wrote {store.write(case, recording, arguments.reason)} ({outcome.verdict}: {outcome.reason})")
+        path = store.write(case, recording, arguments.reason)
+        print(f"{wrote(path, recording)} ({outcome.verdict}: {outcome.reason})")
     return 0
 
 
-def _elsewhere(request: dict[str, Any]) -> dict[str, Any]:
-    """Return a case's request without the folder of its weights, which differs from checkout to checkout."""
-    return {**request, "checkpoint": {key: value for key, value in request["checkpoint"].items() if key != "folder"}}
+def _decides(request: dict[str, Any]) -> dict[str, Any]:
+    """Return what of a case's request decides its bits: not how often it is timed, nor where its weights lie."""
+    return {**request, "rounds": 0, "checkpoint": {key: value for key, value in request["checkpoint"].items() if key != "folder"}}
 
 
 def env(arguments: argparse.Namespace) -> int:

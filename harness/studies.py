@@ -7,12 +7,15 @@ import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.errors import UsageError
 from harness.scenarios import Case, read_all
 from harness.selection import select
 from harness.worker.protocol import dumps
+
+if TYPE_CHECKING:
+    from harness.study.calibrate import Calibration
 
 
 def calibrate(arguments: argparse.Namespace) -> int:
@@ -38,6 +41,7 @@ def calibrate(arguments: argparse.Namespace) -> int:
         found = measure(session, case, platforms, seeds=arguments.seeds, perturbations=arguments.perturbations, on_step=step)
     print_calibration(console(), found, case.scenario.tolerance)
     if arguments.write:
+        _check_writable(case, found)
         evidence = found.evidence()
         write_tolerance(case.scenario.path, _as_set(found.bounds(), case.scenario.tolerance), evidence)
         print(f"wrote {case.scenario.path}")
@@ -45,6 +49,18 @@ def calibrate(arguments: argparse.Namespace) -> int:
             annotate(path, "evidence", evidence)
             print(f"wrote {path}: evidence")
     return 0 if all(found.left_out().values()) else 1
+
+
+def _check_writable(case: Case, found: Calibration) -> None:
+    """Raise UsageError where bounds follow from no platform, or would replace those of a device that was not measured."""
+    before = case.scenario.tolerance.get("evidence", {}).get("on", "").partition("-")[0]
+    if not found.platforms:
+        raise UsageError(f"{case.id}: nothing is written: no platform could be measured")
+    if before not in ("", case.device, *found.platforms):
+        raise UsageError(
+            f"{case.scenario.path}: its bounds were measured on {before}, and would be replaced by those of {case.device} alone; "
+            f"give the cases on {case.device} a scenario of their own"
+        )
 
 
 def _as_set(bounds: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
@@ -66,7 +82,7 @@ def challenge(arguments: argparse.Namespace) -> int:
     case = _one_case(arguments)
     store, out = Store(Path(arguments.baselines)), Path(arguments.out) if arguments.out else new_run()
     platforms = platforms_of(case)
-    name = arguments.platform or ("portable" if case.device == "cpu" else next(iter(platforms)))
+    name = arguments.platform or ("portable" if "portable" in platforms else next(iter(platforms)))
     if name not in platforms:
         raise UsageError(f"{case.id} has no platform `{name}`; expected one of {', '.join(platforms)}")
     platform = (name, platforms[name])

@@ -25,12 +25,21 @@ SLICE = {**H200, "name": "NVIDIA H200 MIG 1g.18gb", "multi_processor_count": 16}
 IDLE, POWER_CAP, HEAT = 0x1, 0x4, 0x20
 
 
+FETCHING = (torch.Tensor.cpu, torch.Tensor.item, torch.Tensor.tolist, torch.Tensor.numpy, torch.Tensor.__bool__)
+
+
 class OnTheCpu(TorchFunctionMode):
-    """Does on the CPU whatever is asked of a GPU."""
+    """Does on the CPU whatever is asked of a GPU; `log` has every tensor that is fetched to the host, for which a GPU must wait."""
+
+    def __init__(self, log: list[str]) -> None:
+        super().__init__()
+        self._log = log
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.device:
             return func(*args)
+        if func in FETCHING or (func is torch.Tensor.to and "cpu" in map(str, args[1:])):
+            self._log.append("fetch")
         return func(*map(here, args), **{name: here(value) for name, value in (kwargs or {}).items()})
 
 

@@ -98,20 +98,18 @@ def test_the_first_class_of_a_place_is_the_reference_and_later_ones_are_not(stor
     assert [store.read(path).reference for path in written] == [True, False, True]
 
 
-def test_a_reference_is_the_other_class_of_what_it_judges(store, recorded):
-    """Machines of other classes left their baselines in its place, and devices that it is the reference of in theirs."""
-    devices = {"devices": ("cpu", "cuda")}
+def test_other_classes_are_those_that_other_machines_left_on_the_devices_asked_for(store, recorded):
+    """Without the class itself, and without other versions of the scenario."""
     for device, letter in (("cpu", "a"), ("cpu", "b"), ("cuda", "c")):
-        store.write(builders.case(device, **devices), recorded(letter, letter=letter), "first")
-    here = builders.numerics_class("a")
+        store.write(builders.case(device), recorded(letter, letter=letter), "first")
+    store.write(builders.case("cuda", seeds=(7,)), recorded("d", letter="d"), "first")
 
-    def others(device: str, **changes: str) -> list[str]:
-        found = store.of_other_classes(builders.case(device, **devices, **changes), here)
+    def others(*devices: str) -> list[str]:
+        found = store.of_other_classes(CASE, builders.numerics_class("a"), devices)
         return [baseline.recording.numerics_class["name"] for baseline in found]
 
     assert others("cpu") == ["cpu-b"]
-    assert others("cpu", reference="cpu-float32") == ["cpu-b", "cpu-c"]
-    assert others("cuda", reference="cpu-float32") == ["cpu-c"]
+    assert others("cpu", "cuda") == ["cpu-b", "cpu-c"]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 
 import builders
@@ -11,10 +12,11 @@ import pytest
 import torch
 
 from harness.bounds import flat, nested
-from harness.errors import ScenarioError
+from harness.errors import LaunchError, NotRecordedError, ScenarioError, UsageError
 from harness.judge.tolerance import check_local
 from harness.scenarios import read
-from harness.study.calibrate import Calibration, compact
+from harness.studies import _check_writable
+from harness.study.calibrate import Calibration, _elsewhere, _is_comparable, compact
 from harness.study.evidence import write_tolerance
 from harness.study.platforms import CUDA, PLATFORMS, Platform, platforms_of
 from harness.worker.capture import nudged
@@ -149,31 +151,94 @@ def test_a_platform_may_be_another_device_with_another_attention():
     assert (carried.id, carried.scenario.attention, carried.knobs) == ("digits[cuda-float32]", "mem_efficient", ())
 
 
+BOTH = ("cpu", "cuda")
+
+
 @pytest.mark.parametrize(
-    ("device", "devices", "generator", "expected"),
+    ("device", "devices", "changes", "expected"),
     [
-        ("cpu", ("cpu",), "cpu", [*PLATFORMS]),
-        ("cpu", ("cpu", "cuda"), "cpu", [*PLATFORMS, *CUDA]),
-        ("cpu", ("cpu", "cuda"), "device", [*PLATFORMS]),
-        ("cuda", ("cpu", "cuda"), "numpy", ["cpu", *list(CUDA)[1:]]),
-        ("cuda", ("cuda",), "cpu", list(CUDA)[1:]),
-        ("cuda", ("cpu", "cuda"), "device", list(CUDA)[1:]),
+        ("cpu", ("cpu",), {}, [*PLATFORMS]),
+        ("cpu", BOTH, {}, [*PLATFORMS]),
+        ("cpu", BOTH, {"reference": "cpu-float32"}, [*PLATFORMS, *CUDA]),
+        ("cpu", BOTH, {"reference": "cpu-bfloat16"}, [*PLATFORMS]),
+        ("cpu", BOTH, {"reference": "other/cpu-float32"}, [*PLATFORMS]),
+        ("cpu", BOTH, {"reference": "cpu-float32", "generator": "device"}, [*PLATFORMS]),
+        ("cuda", BOTH, {"reference": "cpu-float32"}, ["cpu", *list(CUDA)[1:]]),
+        ("cuda", BOTH, {}, list(CUDA)[1:]),
+        ("cuda", ("cuda",), {}, list(CUDA)[1:]),
     ],
 )
-def test_another_device_is_a_platform_unless_it_draws_other_noise(device, devices, generator, expected):
-    """A device is never held against itself."""
-    assert list(platforms_of(builders.case(device, devices=devices, generator=generator))) == expected
+def test_another_device_is_a_platform_where_it_is_held_against_this_one(device, devices, changes, expected):
+    """By the scenario's reference and on the same noise; a device is never held against itself."""
+    assert list(platforms_of(builders.case(device, devices=devices, **changes))) == expected
+
+
+def missed(error: NotRecordedError, platform: Platform) -> dict[str, str]:
+    """Return what is not measured where a platform fails, beside one that does not."""
+
+    def measure(name: str, platform: Platform) -> dict[tuple[str, ...], float]:
+        if name != "well":
+            raise error
+        return {("rel_l2",): 1.0}
+
+    measured, found = _elsewhere({"one": platform, "two": platform, "well": Platform()}, measure)
+    assert measured == {"well": {("rel_l2",): 1.0}}
+    return found
+
+
+def test_a_device_that_is_not_here_is_asked_once():
+    """What the platforms that are here say is said all the same."""
+    assert missed(NotRecordedError("no GPU", "unverified"), CUDA["cuda"]) == {"one": "no GPU"}
+
+
+def test_an_attention_backend_may_lack_a_kernel():
+    """For this GPU or this dtype; its reason is told for each."""
+    assert missed(NotRecordedError("no kernel"), CUDA["cuda-mem-efficient"]) == {"one": "no kernel", "two": "no kernel"}
+
+
+def test_a_platform_that_crashes_ends_the_calibration():
+    """Bounds that miss it would be too tight."""
+    with pytest.raises(LaunchError, match="killed"):
+        missed(LaunchError("killed"), PLATFORMS["portable"])
+
+
+def test_bounds_may_be_written_where_their_device_was_measured():
+    """The first ever, those of this device, and those of another one that was measured too."""
+    for found, on in ((FOUND, ""), (FOUND, "cpu-avx2-t1-a"), (replace(FOUND, platforms={"cuda": {}}), "cuda-h200-sm90-a")):
+        _check_writable(builders.case(tolerance={"evidence": {"on": on}}), found)
+
+
+@pytest.mark.parametrize(
+    ("found", "on", "problem"),
+    [
+        (replace(FOUND, platforms={}), "", "no platform could be measured"),
+        (FOUND, "cuda-h200-sm90-a", "its bounds were measured on cuda, and would be replaced by those of cpu alone"),
+    ],
+)
+def test_bounds_are_not_written_over_those_of_a_device_that_was_not_measured(found, on, problem):
+    """Nor where they follow from nothing but nudges."""
+    with pytest.raises(UsageError, match=problem):
+        _check_writable(builders.case(tolerance={"evidence": {"on": on}}), found)
+
+
+@pytest.mark.parametrize(("then", "same"), [("2.13.0+cpu", True), ("2.13.0+cu130", True), ("2.12.0+cpu", False), (None, False)])
+def test_two_builds_of_a_release_are_comparable_and_two_releases_are_not(tmp_path, then, same):
+    """A GPU's torch is another build; what a release moved is no noise."""
+    sides = [builders.recording(tmp_path / which) for which in ("now", "then")]
+    for side, version in zip(sides, ("2.13.0+cpu", then), strict=True):
+        side.content["environment"]["versions"]["torch"] = version
+    assert _is_comparable(sides[1], sides[0]) == same
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
-def test_a_device_that_is_not_here_is_asked_once_and_named(shop, monkeypatch):
+def test_the_command_names_a_device_that_is_not_here(shop, monkeypatch):
     """What the platforms that are here say is said all the same."""
     from harness.study import platforms
 
     monkeypatch.setattr(platforms, "PLATFORMS", {"aten-default": PLATFORMS["aten-default"]})
     path = shop.recorded(cases="{device: [cpu, cuda]}", reference="cpu-float32")
-    done = shop.harness("calibrate", str(path), "--device", "cpu", "--seeds", "1", "--perturbations", "1", "--out", "out")
-    assert "1 of 1 are admitted" in done.out or "not admitted: aten-default" in done.out
+    done = shop.harness("calibrate", str(path), "--device", "cpu", "--seeds", "1", "--perturbations", "1")
+    assert re.search("leaving one platform out: [01] of 1 are admitted", done.out)
     assert done.out.endswith("not measured: cuda: no CUDA device on this machine\n")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,8 @@ import torch
 
 from harness.records import Recording
 from harness.scenarios import DATA, read
-from harness.study import platforms
+from harness.study import challenge, platforms
+from harness.study.faults import catalogue
 from harness.worker import capture, cost, modules, numerics
 from harness.worker.frameworks import Torch
 from harness.worker.protocol import CannotRunHere
@@ -32,7 +34,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[pretended.Gpu]:
         monkeypatch.setattr(module, "digest_later", digest_on_device)
     cost._nvml.cache_clear()
     monkeypatch.setitem(sys.modules, "pynvml", pretended.nvml(pretended.IDLE))
-    with pretended.OnTheCpu():
+    with pretended.OnTheCpu(made.log):
         yield made
     cost._nvml.cache_clear()
 
@@ -90,14 +92,23 @@ def test_a_slice_of_a_gpu_is_a_class_of_its_own(gpu):
     assert part["name"].startswith("cuda-h200-mig-1g-18gb-sm90-")
 
 
-def test_nothing_waits_for_it_inside_a_run(gpu, tmp_path):
-    """Before and after a timed run; in between a step leaves an event in the queue. Capture waits nowhere."""
+def parts(log: list[str]) -> list[list[str]]:
+    """Return what was asked of the GPU inside each measured run, from one `reset` to the `wait` after it."""
+    starts = [index for index, what in enumerate(log) if what == "reset"]
+    return [log[start + 1 : log.index("wait", start)] for start in starts]
+
+
+def test_nothing_waits_for_it_inside_a_timed_run(gpu, tmp_path):
+    """A step leaves an event in the queue; the image is fetched once, by the pipeline itself, to become an array."""
     recording = recorded(tmp_path, "cuda", call="{num_inference_steps: 3, output_type: np}", cost="{rounds: 2}")
-    watched, timed = ["wait", "reset", "wait", "peak"], ["wait", "reset", "event", "event", "event", "wait", "peak"]
-    assert gpu.log == [*watched, *timed]
+    _, timed = parts(gpu.log)
+    assert [what for what in timed if what != "fetch"] == ["event"] * 3
     found = recording.content["cost"]
     assert found["peak_bytes"] == 4096
     assert 0 < 2 * found["step_seconds"]["scheduler"] < found["seconds"]
+    watched, _ = parts(gpu.log)
+    kept = [name for name in recording.tensors() if not name.startswith("output/")]
+    assert watched.count("fetch") - timed.count("fetch") == len(kept)
 
 
 @pytest.mark.parametrize(
@@ -116,6 +127,17 @@ def test_clocks_and_what_holds_them_down_are_recorded(gpu, tmp_path, monkeypatch
     assert condition == {"mhz": 1755, "most_mhz": 1980, "celsius": 61, "watts": 412.0, "slowed_by": slowed_by}
 
 
+def test_what_a_gpu_does_not_tell_is_left_out(gpu, tmp_path, monkeypatch):
+    """What held its clock down is told all the same."""
+
+    def unsupported(of: str) -> int:
+        raise RuntimeError
+
+    monkeypatch.setattr(sys.modules["pynvml"], "nvmlDeviceGetPowerUsage", unsupported)
+    (condition,) = recorded(tmp_path, "cuda", cost="{rounds: 2}").content["cost"]["conditions"]
+    assert condition == {"mhz": 1755, "most_mhz": 1980, "celsius": 61, "slowed_by": []}
+
+
 def test_without_its_package_nothing_is_known_of_clocks(gpu, tmp_path, monkeypatch):
     """The run is none the worse for it."""
     monkeypatch.setitem(sys.modules, "pynvml", None)
@@ -123,7 +145,7 @@ def test_without_its_package_nothing_is_known_of_clocks(gpu, tmp_path, monkeypat
 
 
 def test_the_whole_harness_works_with_a_gpu(shop, monkeypatch):
-    """Judged by the CPU's baseline, recorded, judged by its own, explained, calibrated, and let through the gate."""
+    """Judged by the CPU's baseline, recorded, judged by its own, explained, calibrated, challenged, and let through the gate."""
     tolerance = "{cross-class: {rel_l2: 1.0e-5, local_rel_l2: 1.0e-5}}"
     path = str(shop.scenario(cases="{device: [cpu, cuda]}", reference="cpu-float32", tolerance=tolerance))
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent / "with_gpu"))
@@ -131,6 +153,8 @@ def test_the_whole_harness_works_with_a_gpu(shop, monkeypatch):
     first = shop.harness("run", "--device", "cuda", "--out", "first")
     assert (first.code, "digits[cuda-float32]  identical  other class" in first.out) == (0, True), first.out
     assert shop.harness("record", path, "--device", "cuda").code == 0
+    own = shop.harness("run", "--device", "cuda", "--out", "own")
+    assert (own.code, "digits[cuda-float32]  identical  same class" in own.out) == (0, True), own.out
     monkeypatch.setenv("ATEN_CPU_CAPABILITY", "default")  # which makes another class of the pretended GPU
     second = shop.harness("run", "--device", "cuda", "--out", "second")
     assert (second.code, "digits[cuda-float32]  within   other class" in second.out) == (0, True), second.out
@@ -139,8 +163,12 @@ def test_the_whole_harness_works_with_a_gpu(shop, monkeypatch):
     monkeypatch.delenv("ATEN_CPU_CAPABILITY")
     monkeypatch.setattr(platforms, "PLATFORMS", {})
     calibrated = shop.harness("calibrate", path, "--device", "cpu", "--seeds", "1", "--perturbations", "1")
-    assert "leaving one platform out: 6 of 6 are admitted by the others' bounds" in calibrated.out
+    assert "leaving one platform out: 5 of 5 are admitted by the others' bounds" in calibrated.out
     assert "not measured: cuda-mem-efficient: " in calibrated.out
+    monkeypatch.setattr(challenge, "catalogue", lambda denoiser: catalogue(denoiser)[:1])
+    challenged = shop.harness("challenge", path, "--device", "cpu", "--platform", "cuda")
+    assert "the other class is cuda" in challenged.out
+    assert re.search(r"harness, same class +1 of 1", challenged.out), challenged.out
     (shop.root / "policy.yaml").write_text("description: D\nrequire:\n  - {scenarios: digits, on: nvidia-h200}\n", encoding="utf-8")
     gate = shop.harness("gate", "first", "--policy", "policy.yaml")
     assert gate.code == 0, gate.out

@@ -36,14 +36,14 @@ def found(shop):
 
 
 @pytest.mark.parametrize(
-    ("device", "kind", "expected"), [("cuda", "cpu", "cpu"), ("cpu", "nvidia-l4", "cuda"), ("cpu", "cpu", "cpu")]
+    ("device", "name"), [("cuda", "cpu-avx2-mkl-t1-a"), ("cpu", "cuda-l4-sm89-b"), ("cpu", "ascend-mindspore-c")]
 )
-def test_the_baseline_s_side_runs_on_the_baseline_s_device(tmp_path, device, kind, expected):
+def test_the_baseline_s_side_runs_on_the_baseline_s_device(tmp_path, device, name):
     """A case on a GPU that is judged by a baseline of the CPU, and the other way round."""
     sides = [builders.recording(tmp_path / which) for which in ("now", "then")]
-    sides[1].content["environment"]["device_kind"] = kind
+    sides[1].content["environment"]["class"]["name"] = name
     as_now, as_then, _ = candidates(builders.case(device), *sides, packages=False)
-    assert (as_now.device, as_then.device) == (device, expected)
+    assert (as_now.device, as_then.device) == (device, name.partition("-")[0])
 
 
 def test_a_scaled_convolution_is_named_with_its_operator(found):

@@ -121,12 +121,14 @@ def test_every_dtype_that_is_required_must_have_been_seen(held):
         (", cost: ok", "slower", "fails", "digits[cpu-float32]: slower, 1.50 times the baseline"),
         (", cost: ok", "ok", "passes", "identical"),
         (", cost: ok", "faster", "passes", "identical"),
+        (", cost: ok", "unknown", "unverified", "digits[cpu-float32]: its cost was not compared: WHY"),
         ("", "slower", "passes", "identical"),
+        ("", "unknown", "passes", "identical"),
     ],
 )
 def test_cost_closes_the_gate_only_where_the_policy_asks(held, cost, word, state, reason):
     """Slower fails under `cost: ok`, and is only reported elsewhere."""
-    outcome = on("cpu", cost={"verdict": word, "ratio": 1.5})
+    outcome = on("cpu", cost={"verdict": word, "ratio": 1.5, "why": "WHY"})
     assert held(f"{{scenarios: digits, on: cpu{cost}}}", outcome) == [("digits", "cpu", state, reason)]
 
 

@@ -165,6 +165,14 @@ def test_a_case_that_varies_as_it_should_passes_and_owes_no_baseline(shop):
     assert shop.harness("record").code == 2
 
 
+def test_what_a_recording_run_left_can_be_accepted(recorded):
+    """It times cases more often than the scenario says, which decides no bit."""
+    recorded.scenario(seed="1", cost="{slower: 9.0}")
+    assert recorded.harness("record", "--out", "again").code == 1
+    assert recorded.harness("accept", "again", "--reason", "seed 1 shows a nicer digit").code == 0
+    assert len(json.loads(recorded.baseline().read_text(encoding="utf-8"))["cost"]["rounds_seconds"]) == 5
+
+
 def test_accepting_makes_a_stale_case_identical(recorded):
     """The new baseline says who, why and what it replaced."""
     old = json.loads(recorded.baseline().read_text(encoding="utf-8"))
@@ -172,7 +180,7 @@ def test_accepting_makes_a_stale_case_identical(recorded):
     assert recorded.harness("run", "--out", "changed").code == 1
     done = recorded.harness("accept", "changed", "--reason", "seed 1 shows a nicer digit")
     assert done.code == 0
-    assert done.out.startswith(f"wrote {recorded.baseline().relative_to(recorded.root)} (stale: ")
+    assert re.match(f"wrote {recorded.baseline().relative_to(recorded.root)} and [0-9]+ KiB of tensors \\(stale: ", done.out)
     assert recorded.harness("run").code == 0
     provenance = json.loads(recorded.baseline().read_text(encoding="utf-8"))["provenance"]
     assert provenance["reason"] == "seed 1 shows a nicer digit"

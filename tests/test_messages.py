@@ -224,6 +224,17 @@ def test_a_gpu_that_was_held_down_is_named():
     assert found == ["digits[cpu-float32]: unknown: the GPU was slowed down: heat"]
 
 
+@pytest.mark.parametrize(
+    ("slowed_by", "more"),
+    [((), ""), (("power cap",), ""), (("heat",), "; its cost judges no run, for the GPU was slowed down by heat")],
+)
+def test_what_was_written_is_told_with_its_size_and_what_its_seconds_are_worth(tmp_path, slowed_by, more):
+    """A baseline timed in heat would make the cost of every later run unknown."""
+    recording = builders.recording(tmp_path, cost=builders.cost(1.0, *slowed_by))
+    size = recording.tensors_path.stat().st_size / 2**10
+    assert rows.wrote(Path("b.json"), recording) == f"wrote b.json and {size:.0f} KiB of tensors{more}"
+
+
 def test_what_was_not_checked_is_told_once_per_reason():
     """A machine without a GPU says so once."""
     assert rows.not_checked(OUTCOMES) == ["no CUDA device: x[cuda-float32], y[cuda-float32]"]

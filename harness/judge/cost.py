@@ -36,9 +36,10 @@ def judge_cost(now: Recording, then: Recording | None, bounds: dict[str, Any]) -
     found = {**said, "ratio": seconds / before, "baseline_seconds": before, "baseline_step_seconds": theirs.get("step_seconds", {})}
     if "slower" not in bounds:
         return {**found, "verdict": "unknown", "why": "the scenario bounds no cost"}
-    found["slowed_by"] = sorted({*_slowed(mine), *_slowed(theirs)})
-    if found["slowed_by"]:
-        return {**found, "verdict": "unknown", "why": f"the GPU was slowed down: {', '.join(found['slowed_by'])}"}
+    for side, its in (("this run", mine), ("the baseline", theirs)):
+        if slowed(its):
+            why = f"the GPU was slowed down in {side} by {', '.join(slowed(its))}"
+            return {**found, "verdict": "unknown", "why": why, "slowed_by": slowed(its)}
     large = abs(seconds - before) > bounds.get("at_least_seconds", 0.0)
     slower, faster = found["ratio"] > bounds["slower"], found["ratio"] < 1 / bounds["slower"]
     return {**found, "verdict": "slower" if slower and large else "faster" if faster and large else "ok", "why": ""}
@@ -54,5 +55,6 @@ def _unfit(now: Recording, then: Recording | None) -> str:
     return "" if steady else "one run only, which warms up"
 
 
-def _slowed(cost: dict[str, Any]) -> list[str]:
-    return [name for one in cost.get("conditions", []) for name in one.get("slowed_by", []) if name not in USUAL]
+def slowed(cost: dict[str, Any]) -> list[str]:
+    """Return what unusual held the clock of a recording's GPU down while it was timed."""
+    return sorted({name for one in cost.get("conditions", []) for name in one.get("slowed_by", []) if name not in USUAL})

@@ -91,8 +91,9 @@ def _one(name: str, on: str, requirement: dict[str, Any], outcomes: list[Outcome
         return Requirement(name, on, "fails", f"{failing[0].case}: {failing[0].verdict}: {failing[0].reason}")
     if slower:
         return Requirement(name, on, "fails", f"{slower[0].case}: slower, {slower[0].cost['ratio']:.2f} times the baseline")
-    if "cost" in requirement and any(o.passes and o.cost.get("verdict") == "unknown" for o in fitting):
-        return Requirement(name, on, "unverified", "its cost was not compared: another machine type, or no `cost` bounds")
+    unknown = [o for o in fitting if "cost" in requirement and o.passes and o.cost.get("verdict") == "unknown"]
+    if unknown:
+        return Requirement(name, on, "unverified", f"{unknown[0].case}: its cost was not compared: {unknown[0].cost['why']}")
     for case in sorted({o.case for o in fitting}):
         mine = [o for o in fitting if o.case == case]
         if not any(o.passes for o in mine):

@@ -11,8 +11,8 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING
 
-from harness.judge.cost import CHANGED
-from harness.records import FAIL, PASS, UNVERIFIED, Check, Outcome
+from harness.judge.cost import CHANGED, slowed
+from harness.records import FAIL, PASS, UNVERIFIED, Check, Outcome, Recording
 
 if TYPE_CHECKING:
     from harness.study.challenge import Challenge, Trial
@@ -155,6 +155,18 @@ def costs(outcomes: Iterable[Outcome]) -> list[str]:
 
 def _change(now: float, before: float) -> str:
     return f"{before:.4f} -> {now:.4f} s (x{now / before:.2f})"
+
+
+def wrote(path: Path, recording: Recording) -> str:
+    """Return what was written of a recording as the baseline at `path`, and whether its seconds are good for nothing."""
+    size = recording.tensors_path.stat().st_size
+    told = (
+        f"wrote {path} and {size / 2**20:.1f} MiB of tensors"
+        if size >= 2**20
+        else f"wrote {path} and {size / 2**10:.0f} KiB of tensors"
+    )
+    by = slowed(recording.content["cost"])
+    return f"{told}; its cost judges no run, for the GPU was slowed down by {', '.join(by)}" if by else told
 
 
 def price(found: Price) -> tuple[str, ...]:

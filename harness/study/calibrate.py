@@ -15,10 +15,10 @@ from harness.judge import drift, expect, tolerance
 from harness.judge.changes import FRAMEWORKS
 from harness.judge.divergence import other_weights
 from harness.judge.verdict import structure
-from harness.records import UNVERIFIED, Recording
+from harness.records import UNVERIFIED, Baseline, Recording
 from harness.scenarios import Case, Scenario
 from harness.session import Session, alone
-from harness.study.platforms import Platform
+from harness.study.platforms import Platform, held_together
 
 OVER_NOISE = 8.0  # a bound is at least this many times the effect of one unit in the last place,
 OVER_WORST = 2.0  # and at least this many times the worst drift of any platform. Source: docs/measurements.md, Tolerances.
@@ -127,31 +127,30 @@ def calibrate(
 
     def drifts(variant: Case, base: Recording, name: str) -> Figures:
         free = run(variant, name)
+        seen.add(free.numerics_class["hash"])
         singles = [run(replace(variant, image=image), f"{name}-image{image}") for image in alone(variant.scenario)]
         anchored = run(replace(variant, anchors=base.tensors_path.resolve()), f"{name}-anchored")
         return {**_figures(free, anchored, base), **_batch(variant.scenario, free, singles)}
 
+    seen: set[str] = set()  # numerics classes: the baseline of one that a platform is says nothing more
     replicas = [_reseeded(case, index) for index in range(seeds)]
     twins = [replace(replica, scenario=replace(replica.scenario, framework="torch")) for replica in replicas]
     bases = [run(twin, f"base-{index}") for index, twin in enumerate(twins)]
-    nudges = []
-    for index in range(perturbations):
-        which = index % seeds
-        nudges.append(drifts(replace(twins[which], perturb=index), bases[which], f"nudge-{index}"))
-    measured, missed = _elsewhere(
-        platforms,
-        lambda name, platform: _worst(
-            [drifts(platform.carry(replica), bases[index], f"{name}-{index}") for index, replica in enumerate(replicas)]
-        ),
-    )
-    for baseline in session.store.of_other_classes(case, bases[0].numerics_class):
-        if not _is_comparable(baseline.recording, bases[0]):
-            continue
-        measured[baseline.recording.numerics_class["name"]] = drifts(case, baseline.recording, baseline.path.stem)
+    nudged = [(index, index % seeds) for index in range(perturbations)]
+    nudges = [drifts(replace(twins[seed], perturb=index), bases[seed], f"nudge-{index}") for index, seed in nudged]
+
+    def replicated(name: str, platform: Platform) -> Figures:
+        return _worst([drifts(platform.carry(replica), bases[seed], f"{name}-{seed}") for seed, replica in enumerate(replicas)])
+
+    measured, missed = _elsewhere(platforms, replicated)
+    others, unfit = _left_by_others(session, case, bases[0], seen)
+    measured.update({b.recording.numerics_class["name"]: drifts(case, b.recording, b.path.stem) for b in others})
     noise = {key: median(figures[key] for figures in nudges) for key in nudges[0]} if nudges else {}
     _check_finite(case, {"nudges": noise, **measured})
-    here = bases[0].numerics_class["name"]
-    return Calibration(case.id, here, seeds, perturbations, noise, measured, LAST_PLACE[case.dtype], _quantum(bases[0]), missed)
+    here, missed = bases[0].numerics_class["name"], missed | unfit
+    return Calibration(
+        case.id, here, seeds, perturbations, noise, measured, LAST_PLACE[case.dtype], _quantum(bases[0]), missed | unfit
+    )
 
 
 def _elsewhere(
@@ -167,13 +166,29 @@ def _elsewhere(
         try:
             measured[name] = measure(name, platform)
         except NotRecordedError as error:
+            if error.verdict != UNVERIFIED and not platform.attention:  # a backend may have no kernel for a GPU or a dtype
+                raise
             missed[name] = error.reason
-            absent += [platform.device] if platform.device and error.verdict == UNVERIFIED else []
+            absent += [platform.device] if error.verdict == UNVERIFIED else []
     return measured, missed
 
 
+def _left_by_others(session: Session, case: Case, base: Recording, seen: set[str]) -> tuple[list[Baseline], dict[str, str]]:
+    """Return the baselines of other machines that say something new of a case, and why some do not; of classes not yet `seen`."""
+    fit, unfit = [], {}
+    for baseline in session.store.of_other_classes(case, base.numerics_class, held_together(case)):
+        other = baseline.recording.numerics_class
+        if other["hash"] not in seen and _is_comparable(baseline.recording, base):
+            fit.append(baseline)
+        elif other["hash"] not in seen:
+            unfit[other["name"]] = "its baseline is of other weights, another structure or other releases"
+    return fit, unfit
+
+
 def _is_comparable(baseline: Recording, base: Recording) -> bool:
-    versions = [[side.content["environment"]["versions"].get(name) for name in FRAMEWORKS] for side in (baseline, base)]
+    """Whether the same code computed the same thing; `+cpu` and `+cu130` are two builds of one release of torch."""
+    installed = [side.content["environment"]["versions"] for side in (baseline, base)]
+    versions = [[str(one.get(name)).partition("+")[0] for name in FRAMEWORKS] for one in installed]
     return not other_weights(base, baseline) and not structure(base, baseline) and versions[0] == versions[1]
 
 

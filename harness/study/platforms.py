@@ -60,14 +60,22 @@ MINDSPORE = {
 }
 
 
+def held_together(case: Case) -> tuple[str, ...]:
+    """Return the devices whose cases of this dtype are held against one another: by the `reference`, on the same noise."""
+    scenario, reference = case.scenario, (case.scenario.reference or "").partition("-")
+    if scenario.generator == "device" or reference[0] not in scenario.devices or reference[2] != case.dtype:
+        return (case.device,)
+    return scenario.devices if reference[0] == case.device else (case.device, reference[0])
+
+
 def platforms_of(case: Case) -> dict[str, Platform]:
     """Return the platforms over which the tolerances of a case are measured: those that can move its bits.
 
-    Another device of the scenario is one of them, unless each draws noise of its own.
+    Another device is one of them where it is held against this one.
     """
     if case.scenario.framework == "mindspore":
         return MINDSPORE
-    devices = (case.device,) if case.scenario.generator == "device" else case.scenario.devices
+    devices = held_together(case)
     found = dict(PLATFORMS) if case.device == "cpu" else {}
     if "cpu" in devices:
         found["cpu"] = Platform(device="cpu")

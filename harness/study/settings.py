@@ -38,8 +38,7 @@ def candidates(case: Case, now: Recording, then: Recording, *, packages: bool) -
     env = tuple(now.content["case"].get("env", ()))
     as_now = replace(case, knobs=tuple((name, mine.get(name)) for name in names), env=env)
     there = then.content["environment"]
-    on_cpu = there["device_kind"] == "cpu"
-    device = "cpu" if on_cpu else "cuda" if case.device == "cpu" else case.device
+    device = there["class"]["name"].split("-", maxsplit=1)[0]
     twin = replace(case, device=device, scenario=replace(case.scenario, framework=there.get("framework", "torch")))
     as_then = replace(twin, knobs=tuple((name, theirs.get(name)) for name in names), env=env)
     found = []

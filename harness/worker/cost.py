@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from statistics import median
-from typing import Any, Dict, Iterator, List, Optional, Sequence
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence
 
 import torch
 
@@ -31,7 +31,7 @@ class Meter:
     Attributes:
         seconds: By the wall clock, the device's work waited for at the end.
         peak_bytes: The most that the process (cpu) or the allocator (cuda) held.
-        conditions: How the device ran when the block ended; see `conditions`.
+        conditions: How the device ran when the block ended, as far as anything tells; see `_cpu` and `_gpu`.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -104,31 +104,42 @@ def measured(device: torch.device) -> Iterator[Meter]:
 
 def _cpu() -> Dict[str, Any]:
     """Return `load`, the machine's over a minute, and where the system tells its clock, `mhz` of at most `most_mhz`."""
-    found: Dict[str, Any] = {"load": os.getloadavg()[0]}
-    with suppress(OSError, ValueError):  # a virtual machine knows no clock
+    found: Dict[str, Any] = {}
+    with suppress(OSError, ValueError, AttributeError):  # a virtual machine knows no clock, another system no load
+        found["load"] = os.getloadavg()[0]
         for key, file in (("mhz", "scaling_cur_freq"), ("most_mhz", "cpuinfo_max_freq")):
             found[key] = max(int(path.read_text(encoding="ascii")) for path in CORES.glob(f"cpu[0-9]*/cpufreq/{file}")) // 1000
     return found
 
 
 def _gpu(device: torch.device) -> Dict[str, Any]:
-    """Return `mhz` of at most `most_mhz`, `celsius`, `watts`, and why the clock is held down; empty where nvidia-ml-py is not."""
-    nvml = _nvml()
+    """Return what nvidia-ml-py, where it is installed, tells of a GPU, of a slice's whole GPU: clock, heat, power.
+
+    That is `slowed_by`, why the clock is held down now, `mhz` of at most `most_mhz`, `celsius` and `watts`; without what this
+    GPU does not tell.
+    """
+    nvml, found = _nvml(), {}
     if nvml is None:
         return {}
-    with suppress(nvml.NVMLError, AttributeError):  # not supported by this GPU; an older torch knows no addresses
-        its: Any = torch.cuda.get_device_properties(device)
+    its: Any = torch.cuda.get_device_properties(device)
+    ask: Dict[str, Callable[[Any], Any]] = {
+        "slowed_by": lambda gpu: _named(nvml.nvmlDeviceGetCurrentClocksThrottleReasons(gpu)),
+        "mhz": lambda gpu: nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_SM),
+        "most_mhz": lambda gpu: nvml.nvmlDeviceGetMaxClockInfo(gpu, nvml.NVML_CLOCK_SM),
+        "celsius": lambda gpu: nvml.nvmlDeviceGetTemperature(gpu, nvml.NVML_TEMPERATURE_GPU),
+        "watts": lambda gpu: nvml.nvmlDeviceGetPowerUsage(gpu) / 1000,
+    }
+    with suppress(nvml.NVMLError, AttributeError):  # an older torch knows no addresses
         address = f"{its.pci_domain_id:08x}:{its.pci_bus_id:02x}:{its.pci_device_id:02x}.0"
-        handle = nvml.nvmlDeviceGetHandleByPciBusId(address.encode())
-        reasons = nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle)
-        return {
-            "mhz": nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM),
-            "most_mhz": nvml.nvmlDeviceGetMaxClockInfo(handle, nvml.NVML_CLOCK_SM),
-            "celsius": nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU),
-            "watts": nvml.nvmlDeviceGetPowerUsage(handle) / 1000,
-            "slowed_by": [name for bit, name in SLOWING.items() if reasons & bit],
-        }
-    return {}
+        gpu = nvml.nvmlDeviceGetHandleByPciBusId(address.encode())
+        for name, question in ask.items():
+            with suppress(nvml.NVMLError):
+                found[name] = question(gpu)
+    return found
+
+
+def _named(reasons: int) -> List[str]:
+    return [name for bit, name in SLOWING.items() if reasons & bit]
 
 
 @lru_cache(maxsize=None)

@@ -10,4 +10,4 @@ if "harness.worker" in sys.orig_argv:
     for owner, name, value in pretended.told(pretended.Gpu(pretended.H200)):
         setattr(owner, name, value)
     sys.modules["pynvml"] = pretended.nvml(pretended.IDLE)
-    pretended.OnTheCpu().__enter__()
+    pretended.OnTheCpu([]).__enter__()
