@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
@@ -83,6 +84,18 @@ def test_a_recording_has_the_bits_of_plain_diffusers(name: str, plain: Path, tak
     assert actual.dtype == expected.dtype
     assert actual.tobytes() == expected.tobytes()
     assert recording.outputs["image"]["digest"] == digest(expected)
+
+
+def test_garbage_is_collected_again_once_a_checkpoint_is_loaded():
+    """A worker imports without collecting; a process that never collected would keep every pipeline that it dropped."""
+    gc.disable()
+    try:
+        checkpoints.load(
+            {"kind": "path", "folder": DATA / "bundled" / "digits-ddpm"}, "DDIMPipeline", {"default": "float32"}, TORCH
+        )
+        assert gc.isenabled()
+    finally:
+        gc.enable()
 
 
 def images(recording: Recording) -> np.ndarray:

@@ -61,8 +61,10 @@ def load(
         CaseError: There is no such pipeline, component or repository, or it has no safetensors.
     """
     pipeline_class = named("pipeline", pipeline_name, framework.library)
-    gc.collect()
+    if gc.isenabled():  # not the first of its process, which has nothing to collect
+        gc.collect()
     gc.freeze()  # what the libraries made at import stays for good: looked through before every run, it costs more than a small run
+    gc.enable()
     commit = None
     if source["kind"] == "hub":
         folder = _fetch(source["repository"], source["revision"])
