@@ -141,8 +141,8 @@ def repeat(distinct: int = 1, runs: int = 3, l_inf: float | None = 0.0, *, watch
     return {"runs": runs, "distinct": distinct, "l_inf": l_inf, "watched_as_plain": watched_as_plain}
 
 
-def cost(seconds: float, *slowed_by: str) -> dict[str, Any]:
-    """Return a recording's cost: `seconds` a run, half of it a step, 3 MiB, on a GPU that was held down by what is given."""
+def cost(seconds: float, *slowed_by: str, waited: float = 0.0) -> dict[str, Any]:
+    """Return a recording's cost: `seconds` a run, half of it a step, 3 MiB; its GPU was held down, and it waited, as is given."""
     return {
         "first_seconds": 4.0,
         "load_seconds": 1.0,
@@ -150,7 +150,7 @@ def cost(seconds: float, *slowed_by: str) -> dict[str, Any]:
         "step_seconds": {"scheduler": seconds / 2},
         "seconds": seconds,
         "peak_bytes": 3 * 2**20,
-        "conditions": [{"mhz": 1980, "slowed_by": list(slowed_by)}],
+        "conditions": [{"mhz": 1980, "slowed_by": list(slowed_by), "waited": waited}],
     }
 
 

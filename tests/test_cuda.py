@@ -124,6 +124,7 @@ def test_clocks_and_what_holds_them_down_are_recorded(gpu, tmp_path, monkeypatch
     monkeypatch.setitem(sys.modules, "pynvml", pretended.nvml(reasons))
     recording = recorded(tmp_path, "cuda", cost="{rounds: 2}")
     (condition,) = recording.content["cost"]["conditions"]
+    assert condition.pop("waited") >= 0
     assert condition == {"mhz": 1755, "most_mhz": 1980, "celsius": 61, "watts": 412.0, "slowed_by": slowed_by}
 
 
@@ -135,13 +136,14 @@ def test_what_a_gpu_does_not_tell_is_left_out(gpu, tmp_path, monkeypatch):
 
     monkeypatch.setattr(sys.modules["pynvml"], "nvmlDeviceGetPowerUsage", unsupported)
     (condition,) = recorded(tmp_path, "cuda", cost="{rounds: 2}").content["cost"]["conditions"]
-    assert condition == {"mhz": 1755, "most_mhz": 1980, "celsius": 61, "slowed_by": []}
+    assert set(condition) == {"mhz", "most_mhz", "celsius", "slowed_by", "waited"}
 
 
 def test_without_its_package_nothing_is_known_of_clocks(gpu, tmp_path, monkeypatch):
     """The run is none the worse for it."""
     monkeypatch.setitem(sys.modules, "pynvml", None)
-    assert recorded(tmp_path, "cuda", cost="{rounds: 2}").content["cost"]["conditions"] == [{}]
+    (condition,) = recorded(tmp_path, "cuda", cost="{rounds: 2}").content["cost"]["conditions"]
+    assert set(condition) == {"waited"}
 
 
 def test_the_whole_harness_works_with_a_gpu(shop, monkeypatch):

@@ -9,6 +9,7 @@ from pathlib import Path
 import builders
 import pytest
 
+from harness.judge.cost import UNBOUNDED
 from harness.records import Check, Drift, Outcome
 from harness.report import rows
 from harness.report.markdown import markdown, markdown_table
@@ -219,8 +220,9 @@ def test_a_change_of_cost_says_where():
 
 def test_a_gpu_that_was_held_down_is_named():
     """Its seconds say nothing; where the scenario bounds no cost, nobody asked."""
-    held = {**COST, "verdict": "unknown", "slowed_by": ["heat"], "why": "the GPU was slowed down: heat"}
-    found = rows.costs([builders.outcome(cost=held), builders.outcome(cost={**COST, "verdict": "unknown"})])
+    held = {**COST, "verdict": "unknown", "why": "the GPU was slowed down: heat"}
+    elsewhere = {**held, "ratio": None, "why": "the baseline is of another machine type"}
+    found = rows.costs(builders.outcome(cost=cost) for cost in (held, elsewhere, {**held, "why": UNBOUNDED}))
     assert found == ["digits[cpu-float32]: unknown: the GPU was slowed down: heat"]
 
 

@@ -514,6 +514,25 @@ def test_a_gpu_that_was_held_down_says_nothing_of_cost(made, now, then, why):
     assert (cost["verdict"], cost["ratio"], cost["why"]) == ("unknown" if why else "slower", 4.5, why)
 
 
+@pytest.mark.parametrize(
+    ("now", "then", "word"),
+    [
+        ((9.0, 2.0), (2.0, 0.0), "slower"),  # 7 seconds of its own are slower still
+        ((9.0, 7.0), (2.0, 0.0), "unknown"),
+        ((9.0, 12.0), (2.0, 0.0), "unknown"),  # several threads waited
+        ((2.0, 0.0), (9.0, 7.0), "unknown"),
+        ((2.0, 1.0), (9.0, 1.0), "faster"),
+        ((2.0, 1.9), (2.0, 0.0), "ok"),
+    ],
+)
+def test_a_run_that_waited_for_other_work_is_neither_slower_nor_faster(made, now, then, word):
+    """Where the wait explains the change, on either side; a change beyond it counts."""
+    sides = [made(cost=builders.cost(seconds, waited=waited)) for seconds, waited in (now, then)]
+    cost = judge_cost(*sides, BOUNDS)
+    assert cost["verdict"] == word
+    assert ("other work had the processor" in cost["why"]) == (word == "unknown")
+
+
 def test_a_baseline_that_knows_no_steps_still_judges_cost(made):
     """Those of older versions of the harness."""
     old = {key: value for key, value in builders.cost(2.0).items() if key not in ("step_seconds", "conditions")}

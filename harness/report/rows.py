@@ -11,7 +11,7 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING
 
-from harness.judge.cost import CHANGED, slowed
+from harness.judge.cost import CHANGED, UNBOUNDED, slowed
 from harness.records import FAIL, PASS, UNVERIFIED, Check, Outcome, Recording
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def not_checked(outcomes: Iterable[Outcome]) -> list[str]:
 
 
 def costs(outcomes: Iterable[Outcome]) -> list[str]:
-    """Return a line per case whose cost changed, with where, or whose seconds say nothing because its GPU was slowed down."""
+    """Return a line per case whose cost changed, with where, or whose seconds are no measure of it, with why."""
     lines = []
     for outcome in outcomes:
         cost = outcome.cost
@@ -148,7 +148,7 @@ def costs(outcomes: Iterable[Outcome]) -> list[str]:
             ]
             run = f"a run {_change(cost['seconds'], cost['baseline_seconds'])}"
             lines.append(f"{outcome.case}: {cost['verdict']}: {', '.join([run, *steps])}")
-        elif cost.get("slowed_by"):
+        elif cost.get("verdict") == "unknown" and cost.get("ratio") and cost["why"] != UNBOUNDED:
             lines.append(f"{outcome.case}: {cost['verdict']}: {cost['why']}")
     return lines
 

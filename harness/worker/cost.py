@@ -31,7 +31,7 @@ class Meter:
     Attributes:
         seconds: By the wall clock, the device's work waited for at the end.
         peak_bytes: The most that the process (cpu) or the allocator (cuda) held.
-        conditions: How the device ran when the block ended, as far as anything tells; see `_cpu` and `_gpu`.
+        conditions: How the device ran, as far as anything tells: see `_cpu`, `_gpu`, and `_waited` for `waited`.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -93,13 +93,23 @@ def measured(device: torch.device) -> Iterator[Meter]:
         torch.cuda.reset_peak_memory_stats(device)
     else:
         _reset_peak_rss()
-    started = time.perf_counter()
+    waited, started = _waited(), time.perf_counter()
     yield meter
     if cuda:
         torch.cuda.synchronize(device)
     meter.seconds = time.perf_counter() - started
     meter.conditions = _gpu(device) if cuda else _cpu()  # at once: a GPU that idles clocks down
+    meter.conditions["waited"] = max(0.0, _waited() - waited)
     meter.peak_bytes = torch.cuda.max_memory_allocated(device) if cuda else _peak_rss()
+
+
+def _waited() -> float:
+    """Return for how many seconds threads of this process were ready to run while other work had the processor; Linux tells."""
+    total = 0
+    for path in Path("/proc/self/task").glob("*/schedstat"):
+        with suppress(OSError, ValueError, IndexError):  # a thread that has ended
+            total += int(path.read_text(encoding="ascii").split()[1])
+    return total / 1e9
 
 
 def _cpu() -> Dict[str, Any]:
