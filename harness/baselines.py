@@ -22,7 +22,14 @@ from harness.worker.digest import digest_bytes
 from harness.worker.protocol import dumps
 
 FORMAT = "harness-baseline/1"
+DECIDES = ("pipeline", "checkpoint", "scheduler", "call", "seeds", "generator", "enable", "determinism", "attention", "dtypes")
 KEPT = ("environment", "inputs", "noise", "outputs", "stages", "cost")  # of a recording; the rest belongs to the run
+
+
+def decides(asked: dict[str, Any]) -> dict[str, Any]:
+    """Return what of a case, as the worker reads it, decides its numbers: what a stale baseline is told apart by."""
+    found = {name: asked.get(name) for name in DECIDES}
+    return {**found, "checkpoint": {key: value for key, value in asked.get("checkpoint", {}).items() if key != "folder"}}
 
 
 class Store:
@@ -103,7 +110,7 @@ class Store:
             raise BaselineError(tensors, "is missing or damaged: its digest does not fit", remedy)
         recording = Recording({key: content[key] for key in KEPT}, tensors)
         provenance = {**content["provenance"], "digest": digest}
-        notes = {name: content[name] for name in ("evidence", "certificate") if name in content}
+        notes = {name: content[name] for name in ("decides", "evidence", "certificate") if name in content}
         return Baseline(path, content["fingerprint"], content["reference"], provenance, recording, notes)
 
     def write(self, case: Case, recording: Recording, reason: str) -> Path:
@@ -127,6 +134,7 @@ class Store:
             "reference": replaced.reference if replaced else not self.files(case.scenario.name, case.place),
             "tensors": {"file": tensors.name, "digest": digest},
             "provenance": _provenance(reason, replaced),
+            "decides": decides(recording.content["case"]),
             **{key: recording.content[key] for key in KEPT},
             **({"evidence": case.scenario.tolerance["evidence"]} if "evidence" in case.scenario.tolerance else {}),
         }

@@ -95,7 +95,7 @@ class Recording:
 
 @dataclass(frozen=True)
 class Baseline:
-    """An accepted recording, with who accepted it, when and why; `notes` hold evidence for the scenario's tolerances."""
+    """An accepted recording, with who accepted it, when and why; `notes` hold what decided it, and evidence for tolerances."""
 
     path: Path
     fingerprint: str

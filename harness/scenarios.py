@@ -157,7 +157,7 @@ def find(paths: Iterable[Path]) -> list[Path]:
         UsageError: A path does not exist, or nothing was found.
     """
     found: list[Path] = []
-    for path in paths:
+    for path in (given := list(paths)):
         if path.is_dir():
             found += sorted(p for pattern in ("*.yaml", "*.yml") for p in path.rglob(pattern))
         elif path.exists():
@@ -165,7 +165,7 @@ def find(paths: Iterable[Path]) -> list[Path]:
         else:
             raise UsageError(f"{path}: no such file or folder; expected scenarios (YAML)")
     if not found:
-        raise UsageError(f"no scenarios in {', '.join(map(str, paths))}")
+        raise UsageError(f"no scenarios in {', '.join(map(str, given))}")
     return list(dict.fromkeys(found))
 
 

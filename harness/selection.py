@@ -22,7 +22,8 @@ def select(scenarios: Iterable[Scenario], expression: str, device: str | None, p
     cases = [case for scenario in scenarios for case in replace(scenario, profile=profile or scenario.profile).cases()]
     chosen = [case for case in cases if (device is None or case.device == device) and admits(case_words(case))]
     if not chosen:
-        raise UsageError(f"none of {len(cases)} cases fits -k {expression!r}" + (f" on {device}" if device else ""))
+        fits = f" fits -k {expression!r}" if expression else " is"
+        raise UsageError(f"none of {len(cases)} cases{fits}" + (f" on {device}" if device else ""))
     return chosen
 
 

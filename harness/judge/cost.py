@@ -66,7 +66,7 @@ def _unhindered(cost: dict[str, Any]) -> float:
 def _unfit(now: Recording, then: Recording | None) -> str:
     """Return why the two have no ratio, or nothing."""
     if then is None:
-        return "no baseline"
+        return "no baseline of this version of the scenario"
     if machine_of(now) != machine_of(then):
         return f"the baseline is of another machine type, {machine_of(then)}"
     steady = all(one.content["cost"]["rounds_seconds"] and one.content["cost"]["seconds"] for one in (now, then))

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from harness.baselines import decides
+from harness.bounds import flat
 from harness.judge import changes, divergence, drift, expect, tolerance
 from harness.judge.cost import judge_cost
-from harness.records import Check, Drift, Match, Outcome, Recording
+from harness.records import Baseline, Check, Drift, Match, Outcome, Recording
 from harness.scenarios import Case, Scenario
 
 
@@ -46,6 +48,7 @@ def judge(
     """
     scenario = case.scenario
     then = match.baseline.recording if match else None
+    stale = _stale(scenario, match, recording) if match else ""
     problem, checks = expect.broken(scenario, recording, singles)
     common: dict[str, Any] = {
         "case": case.id,
@@ -53,7 +56,7 @@ def judge(
         "place": case.place,
         "tags": scenario.tags,
         "device_kind": recording.content["environment"]["device_kind"],
-        "cost": judge_cost(recording, then, scenario.cost),
+        "cost": judge_cost(recording, None if stale else then, scenario.cost),
         "repeat_l_inf": recording.content["repeat"]["l_inf"],
         "checks": tuple(checks),
     }
@@ -73,7 +76,6 @@ def judge(
     if "certificate" in match.baseline.notes:
         common["baseline"]["certificate"] = match.baseline.notes["certificate"]
     common["changes"] = changes.list_changes(recording.content["environment"], then.content["environment"])
-    stale = _stale(scenario, match, recording)
     if stale:
         return Outcome(verdict="stale", reason=stale, **common)
     other = structure(recording, then)
@@ -145,9 +147,20 @@ def _published(scenario: Scenario, device: str, recording: Recording) -> list[Ch
 
 def _stale(scenario: Scenario, match: Match, now: Recording) -> str:
     if match.baseline.fingerprint != scenario.fingerprint:
-        return f"the baseline belongs to another version of the scenario (of {match.baseline.provenance['date']})"
+        edited = ", ".join(_edited(now, match.baseline))
+        when = match.baseline.provenance["date"]
+        return f"the baseline belongs to another version of the scenario (of {when}){f': {edited}' if edited else ''}"
     other = divergence.other_weights(now, match.baseline.recording)
     return f"the baseline belongs to other weights: {', '.join(other)}" if other else ""
+
+
+def _edited(now: Recording, then: Baseline) -> list[str]:
+    """Return what of the scenario decides the numbers and was edited since, as far as the baseline knows."""
+    if "decides" not in then.notes:
+        return []
+    before, after = flat(then.notes["decides"]), flat(decides(now.content["case"]))
+    keys = [key for key in sorted({*before, *after}) if before.get(key) != after.get(key)]
+    return [f"{'.'.join(key)} {before.get(key, 'unset')} -> {after.get(key, 'unset')}" for key in keys]
 
 
 def structure(now: Recording, then: Recording) -> str:

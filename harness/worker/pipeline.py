@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
+import inspect
 from typing import Any, Dict, Optional
 
 import numpy as np
@@ -11,6 +13,7 @@ import torch
 from . import checkpoints, noise, stages
 from .components import is_tensor
 from .frameworks import Torch
+from .protocol import CaseError
 from .tensors import tensors_in
 
 
@@ -19,6 +22,7 @@ class Pipeline:
 
     def __init__(self, case: Dict[str, Any], checkpoint: checkpoints.Checkpoint, framework: Torch) -> None:
         self.case, self.framework = case, framework
+        _check_call(checkpoint.pipeline, case["call"])
         self.pipeline = framework.placed(checkpoint.pipeline, case.get("enable", ()))
         native = framework.numpy_generators
         self.source = noise.Source(case["generator"], case["seeds"], framework.device, numpy_generators=native)
@@ -65,6 +69,17 @@ class Pipeline:
         for name, stored in self.stored_schedulers.items():
             mine = replacement if name == "scheduler" else None
             setattr(self.pipeline, name, checkpoints.make_scheduler(stored, mine, self.framework.library))
+
+
+def _check_call(pipeline: Any, call: Dict[str, Any]) -> None:
+    """Raise CaseError for an argument that the pipeline does not name: many take `**kwargs` and ignore what they do not know."""
+    parameters = inspect.signature(type(pipeline).__call__).parameters.values()
+    known = [parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD]
+    for name in call:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean `{near[0]}`?" if near else f"; it takes {', '.join(known[1:])}"
+            raise CaseError(f"`call`: {type(pipeline).__name__} takes no `{name}`{hint}")
 
 
 def _is_array(value: Any) -> bool:
