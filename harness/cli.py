@@ -171,6 +171,9 @@ def accept(arguments: argparse.Namespace) -> int:
     for case, recording, outcome in accepted:  # only now: what is refused for one case is written for none
         path = store.write(case, recording, arguments.reason)
         print(f"{wrote(path, recording)} ({outcome.verdict}: {outcome.reason})")
+        older = {other.stem for other in store.files(case.scenario.name, case.place)} - set(store.known(case))
+        for name in sorted(older):
+            print(f"still of an older scenario: {path.with_stem(name)}; run it on a machine of that class and accept, or delete it")
     return 0
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 PASS = ("identical", "within")
 FAIL = ("drifted", "unrepeatable", "missing", "stale", "incomparable", "error")
 UNVERIFIED = "unverified"
+NO_BOUNDS = "the scenario sets no `tolerance.cross-class`"  # why a case drifted, in which case there is something to calibrate
 
 _NUMPY = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1", "U8": "u1", "BOOL": "?"}
 

@@ -173,6 +173,20 @@ def test_what_a_recording_run_left_can_be_accepted(recorded):
     assert len(json.loads(recorded.baseline().read_text(encoding="utf-8"))["cost"]["rounds_seconds"]) == 5
 
 
+def test_accepting_names_the_baselines_that_stay_behind(recorded, monkeypatch):
+    """Those of other classes, of the scenario as it was: machines of theirs must run it too."""
+    own = recorded.baseline()
+    recorded.scenario(tolerance="{cross-class: {rel_l2: 1.0e-3}}")
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", "default")
+    assert recorded.harness("record").code == 0
+    (other,) = set((recorded.root / "baselines").rglob("*.json")) - {own}
+    recorded.scenario(seed="1")
+    recorded.harness("run", "--out", "changed")
+    done = recorded.harness("accept", "changed", "--reason", "seed 1 shows a nicer digit")
+    assert f"still of an older scenario: {own.relative_to(recorded.root)}; " in done.out
+    assert str(other.relative_to(recorded.root)) not in done.out.partition("still of")[2]
+
+
 def test_accepting_makes_a_stale_case_identical(recorded):
     """The new baseline says who, why and what it replaced."""
     old = json.loads(recorded.baseline().read_text(encoding="utf-8"))

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import builders
 import pytest
 
 from harness.judge.cost import UNBOUNDED
-from harness.records import Check, Drift, Outcome
+from harness.records import NO_BOUNDS, Check, Drift, Outcome
 from harness.report import rows
 from harness.report.markdown import markdown, markdown_table
+from harness.report.terminal import table
 
 RUN = Path("runs/nightly")
 DRIFT = Drift(
@@ -284,6 +286,26 @@ def test_columns_that_are_empty_everywhere_are_left_out():
     """In a table of few facts."""
     table = markdown_table(("case", "cost", "peak"), [("a", "", "1"), ("b", "", "")])
     assert [cells(line) for line in table.splitlines()] == [["case", "peak"], ["---", "---"], ["a", "1"], ["b", ""]]
+
+
+def test_a_narrow_terminal_leaves_columns_out_and_folds_no_cell():
+    """In the order given, as few as needed; 0 stands for a pipe, which has no width."""
+    lines = [("a" * 20, "identical", "1.00e-05", "480 MiB")]
+
+    def shown(width: int) -> list[str]:
+        made = table(("case", "verdict", "L-inf", "peak"), lines, width=width, spare=("peak", "L-inf"))
+        return [str(column.header) for column in made.columns]
+
+    assert shown(0) == shown(50) == ["case", "verdict", "L-inf", "peak"]
+    assert shown(49) == shown(41) == ["case", "verdict", "L-inf"]
+    assert shown(40) == shown(1) == ["case", "verdict"]
+
+
+def test_what_no_bound_admits_may_be_calibrated():
+    """Where the scenario sets none and another class judged; else only accepting is left."""
+    drifted = builders.outcome("drifted", reason=f"other bits, and {NO_BOUNDS}", path="x.yaml", baseline=BASELINE)
+    assert rows.advise(drifted, RUN).startswith("harness calibrate x.yaml -k 'digits[cpu-float32]' --write, to admit what other")
+    assert rows.advise(replace(drifted, reason="R"), RUN).startswith("harness accept ")
 
 
 def test_every_verdict_has_its_meaning():

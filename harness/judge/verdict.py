@@ -9,7 +9,7 @@ from harness.baselines import decides
 from harness.bounds import flat
 from harness.judge import changes, divergence, drift, expect, tolerance
 from harness.judge.cost import judge_cost
-from harness.records import Baseline, Check, Drift, Match, Outcome, Recording
+from harness.records import NO_BOUNDS, Baseline, Check, Drift, Match, Outcome, Recording
 from harness.scenarios import Case, Scenario
 
 
@@ -116,7 +116,7 @@ def _why_drifted(failed: Check, match: Match, scenario: Scenario, common: dict[s
     if match.same_class:
         return f"other bits than the baseline of the same class {match.baseline.recording.numerics_class['name']}{where}"
     if "cross-class" not in scenario.tolerance:
-        return f"other bits than the baseline of {match.why}, and the scenario sets no `tolerance.cross-class`{where}"
+        return f"other bits than the baseline of {match.why}, and {NO_BOUNDS}{where}"
     return f"{failed.what} = {failed.value:.3g} (bound {failed.bound:.3g}) against the baseline of {match.why}{where}"
 
 

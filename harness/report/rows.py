@@ -12,13 +12,14 @@ from shlex import quote
 from typing import TYPE_CHECKING
 
 from harness.judge.cost import CHANGED, UNBOUNDED, slowed
-from harness.records import FAIL, PASS, UNVERIFIED, Check, Outcome, Recording
+from harness.records import FAIL, NO_BOUNDS, PASS, UNVERIFIED, Check, Outcome, Recording
 
 if TYPE_CHECKING:
     from harness.study.challenge import Challenge, Trial
     from harness.study.price import Price
 
 HEADINGS = ("case", "verdict", "against", "L-inf", "rel L2", "abs-sum", "head-room", "seconds", "cost", "peak")
+SPARE = ("peak", "head-room", "abs-sum", "against", "rel L2", "seconds", "cost")  # what a narrow terminal does without, in turn
 PRICE_HEADINGS = ("case", "settings", "seconds", "against", "ratio", "spread", "bits")
 MEANING = {
     "identical": "same bits",
@@ -114,8 +115,10 @@ def advise(outcome: Outcome, run: Path) -> str:
     if outcome.verdict == "missing":
         return " ".join(filter(None, ["harness record", quote(outcome.path) if outcome.path else "", chosen]))
     if outcome.verdict in ("drifted", "stale", "incomparable"):
+        bound = f"harness calibrate {quote(outcome.path)} {chosen} --write, to admit what other machines do; or "
         chosen += f" --scenarios {quote(outcome.path)}" if outcome.path else ""
-        return f"harness accept {quote(str(run))} {chosen} --reason TEXT, if this is what you want from now on"
+        accept = f"harness accept {quote(str(run))} {chosen} --reason TEXT, if this is what you want from now on"
+        return bound + accept if NO_BOUNDS in outcome.reason and outcome.path else accept
     return ""
 
 

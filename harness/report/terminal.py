@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from shutil import get_terminal_size
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -24,21 +25,31 @@ if TYPE_CHECKING:
     from harness.study.challenge import Challenge
     from harness.study.price import Price
 
-PLAIN_WIDTH = 200  # a pipe or a log file has no width; nothing is cut or folded there
+PLAIN_WIDTH = 200  # of a pipe or a log file, which have none; a narrow terminal breaks lines, but no cell is folded
+GAP = 2  # blanks between columns
 
 
 def console() -> Console:
     """Return where to print: rich honours NO_COLOR itself."""
     out = Console(highlight=False, soft_wrap=True)
-    return out if out.is_terminal else Console(highlight=False, width=PLAIN_WIDTH, soft_wrap=True)
+    return Console(highlight=False, width=max(out.width, PLAIN_WIDTH) if out.is_terminal else PLAIN_WIDTH, soft_wrap=True)
 
 
-def table(headings: Sequence[str], lines: Sequence[Sequence[str]], *, colour: int | None = None) -> Table:
-    """Return a table without boxes; column `colour` holds verdicts. Columns that are empty everywhere are left out."""
+def table(
+    headings: Sequence[str], lines: Sequence[Sequence[str]], *, colour: int | None = None, width: int = 0, spare: Sequence[str] = ()
+) -> Table:
+    """Return a table without boxes; column `colour` holds verdicts. Columns that are empty everywhere are left out.
+
+    Where it is wider than `width`, columns named in `spare` are left out, in that order; 0: all fit.
+    """
     used = [index for index, _ in enumerate(headings) if any(line[index] for line in lines)]
-    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    widths = {index: max(len(line[index]) for line in (headings, *lines)) for index in used}
+    for name in spare:
+        if width and sum(widths[index] + GAP for index in used) - GAP > width:
+            used = [index for index in used if headings[index] != name]
+    made = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0))
     for index in used:
-        made.add_column(headings[index], no_wrap=index <= 1, overflow="fold")
+        made.add_column(headings[index], no_wrap=True)
     for line in lines:
         made.add_row(*(Text(line[index], style=_style(line[index]) if index == colour else "") for index in used))
     return made
@@ -49,7 +60,8 @@ def print_run(out: Console, outcomes: list[Outcome], run: Path) -> None:
     outcomes = sorted(outcomes, key=lambda outcome: outcome.case)
     shown = [outcome for outcome in outcomes if outcome.verdict != "unverified"]
     if shown:
-        out.print(table(rows.HEADINGS, [rows.row(outcome) for outcome in shown], colour=1))
+        width = get_terminal_size().columns if out.is_terminal else 0
+        out.print(table(rows.HEADINGS, [rows.row(outcome) for outcome in shown], colour=1, width=width, spare=rows.SPARE))
     for outcome in outcomes:
         if outcome.fails:
             out.print()
