@@ -8,15 +8,16 @@ from pathlib import Path
 import pytest
 
 from harness.cli import main
+from harness.judge.gate import hold
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def block(name: str) -> str:
-    """Return the fenced block that follows `<!-- runs: NAME -->`."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+def block(name: str, page: str = "README.md") -> str:
+    """Return the fenced block of a page that follows `<!-- runs: NAME -->`."""
+    text = (ROOT / page).read_text(encoding="utf-8")
     found = re.search(rf"<!-- runs: {name} -->\n```\w+\n(.*?)```", text, re.DOTALL)
-    assert found, f"README.md has no block {name!r}"
+    assert found, f"{page} has no block {name!r}"
     return found.group(1)
 
 
@@ -73,3 +74,21 @@ def test_the_failure_of_the_readme_is_what_a_drift_prints(
         line for line in capsys.readouterr().out.splitlines(keepends=True) if "--roots" not in line
     )  # on some processors
     assert shape_of(found) == shape_of(block("explain").split("\n", 1)[1])
+
+
+def test_the_whole_scenario_of_the_docs_can_be_recorded_and_run(shop) -> None:
+    """Every key in it is read, and its pipeline takes them."""
+    (shop.root / "example.yaml").write_text(block("example", "docs/scenarios.md"), encoding="utf-8")
+    assert shop.harness("record", "example.yaml", "--device", "cpu").code == 0
+    done = shop.harness("run", "example.yaml", "--device", "cpu")
+    assert (done.code, "1 case: 1 identical" in done.out) == (0, True), done.out
+
+
+def test_the_policy_of_the_docs_is_one(tmp_path: Path) -> None:
+    """Read whole; of what it requires nothing has been seen."""
+    (tmp_path / "policy.yaml").write_text(block("policy", "docs/scenarios.md"), encoding="utf-8")
+    held = hold(tmp_path / "policy.yaml", [])
+    assert {(line.scenario, line.on) for line in held} == {
+        (s, on) for s in ("ddim-*", "sd-digits") for on in ("cpu", "nvidia-h100")
+    }
+    assert {line.state for line in held} == {"unverified"}
