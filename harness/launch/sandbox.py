@@ -79,6 +79,8 @@ def interpreter(requirements: Sequence[str]) -> Path | None:
         SandboxError: It cannot be built, or what was installed cannot be imported.
         UsageError: A requirement names no version.
     """
+    if not requirements:  # nothing to look up: reading what is installed takes as long as a small case
+        return None
     wanted, installed = [named(text) for text in requirements], _installed()
     folder = _folder(wanted, installed)
     if folder is None:
