@@ -249,7 +249,11 @@ def explain(
         part = f": {100 * share_of(left, far):.0f} % of the drift is between now and the case by its settings here"
         inquiry.notes.append(f"the baseline cannot be repeated here by its settings{part if before else ''}")
     roots = inquiry.roots(again, before, limit) if before and distance(again, before) else inquiry.recorded_root(now, then)
-    if len(roots) == limit and roots[-1].share is not None and round(roots[-1].share, 2) < 1:
-        inquiry.notes.append(f"other causes come after these: `--roots {limit}` ended the search")
-    notes = list(dict.fromkeys(inquiry.notes))
+    notes = list(dict.fromkeys([*inquiry.notes, *_unfinished(roots, limit)]))
     return Explanation(case.id, first, roots, sorted(knobs, key=lambda knob: -knob.share), notes=notes, partly=bool(left))
+
+
+def _unfinished(roots: list[Root], limit: int) -> list[str]:
+    """Return a note where the search ended at its limit before all of the drift was explained."""
+    rest = len(roots) == limit and roots[-1].share is not None and round(roots[-1].share, 2) < 1
+    return [f"other causes come after these: `--roots {limit}` ended the search"] if rest else []
