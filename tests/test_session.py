@@ -252,7 +252,7 @@ def test_a_job_without_a_checkpoint_of_its_own_helps_with_anothers(pretender: Pa
 
 def test_results_can_be_read_back_as_they_were(two_checkpoints: Path):
     """Outcomes of several verdicts, with their drifts, costs and log, and the environment."""
-    scenario(two_checkpoints, "typo", "{no_such_argument: 1}")
+    scenario(two_checkpoints, "wrong", "{num_inference_steps: 5000}")
     first = ran(two_checkpoints, out="first")
     (case,) = (case for each in read_all([two_checkpoints / "scenarios" / "prompt.yaml"]) for case in each.cases())
     first.store.write(case, Recording.read(first.folder(case)), "a first one")
