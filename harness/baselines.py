@@ -22,14 +22,7 @@ from harness.worker.digest import digest_bytes
 from harness.worker.protocol import dumps
 
 FORMAT = "harness-baseline/1"
-DECIDES = ("pipeline", "checkpoint", "scheduler", "call", "seeds", "generator", "enable", "determinism", "attention", "dtypes")
 KEPT = ("environment", "inputs", "noise", "outputs", "stages", "cost")  # of a recording; the rest belongs to the run
-
-
-def decides(asked: dict[str, Any]) -> dict[str, Any]:
-    """Return what of a case, as the worker reads it, decides its numbers: what a stale baseline is told apart by."""
-    found = {name: asked.get(name) for name in DECIDES}
-    return {**found, "checkpoint": {key: value for key, value in asked.get("checkpoint", {}).items() if key != "folder"}}
 
 
 class Store:
@@ -134,7 +127,7 @@ class Store:
             "reference": replaced.reference if replaced else not self.files(case.scenario.name, case.place),
             "tensors": {"file": tensors.name, "digest": digest},
             "provenance": _provenance(reason, replaced),
-            "decides": decides(recording.content["case"]),
+            "decides": case.scenario.decides,
             **{key: recording.content[key] for key in KEPT},
             **({"evidence": case.scenario.tolerance["evidence"]} if "evidence" in case.scenario.tolerance else {}),
         }

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.arguments import Command, build_parser
 from harness.errors import HarnessError, UsageError
-from harness.scenarios import Case, Scenario, read_all
+from harness.scenarios import Case, Scenario, anywhere, read_all
 from harness.selection import select
 from harness.studies import bisect, calibrate, challenge, cost, explain
 
@@ -161,7 +161,7 @@ def accept(arguments: argparse.Namespace) -> int:
         if "env" in recording.content["case"]:
             made_in = ", ".join(recording.content["case"]["env"])
             raise UsageError(f"{case.id}: {run_folder} ran with {made_in}; a baseline comes from a run without --env or --with")
-        if _decides(recording.content["case"]) != _decides(case.request()):
+        if _anywhere(recording.content["case"]) != _anywhere(case.request()):
             raise UsageError(f"{case.id}: the scenario was edited after {run_folder}; run it again, then accept that run")
         if any(not output["finite"] for output in recording.outputs.values()):
             raise UsageError(f"{case.id}: holds NaN or infinity, which can never be a baseline")
@@ -177,9 +177,9 @@ def accept(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _decides(request: dict[str, Any]) -> dict[str, Any]:
-    """Return what of a case's request decides its bits: not how often it is timed, nor where its weights lie."""
-    return {**request, "rounds": 0, "checkpoint": {key: value for key, value in request["checkpoint"].items() if key != "folder"}}
+def _anywhere(request: dict[str, Any]) -> dict[str, Any]:
+    """Return a case's request without what decides no bit: how often it is timed, and where its weights lie."""
+    return {**request, "rounds": 0, "checkpoint": anywhere(request["checkpoint"])}
 
 
 def env(arguments: argparse.Namespace) -> int:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from harness.bounds import check_evidence
 from harness.errors import ScenarioError, UsageError
 from harness.schema import Place, load, nearest
-from harness.shape import FRAMEWORKS, REFERENCE, SHAPE, SOURCES, UNREPEATABLE
+from harness.shape import FRAMEWORKS, REFERENCE, SHAPE, SOURCES, UNREPEATABLE, diffusers_names
 
 DATA = Path(__file__).parent / "data"
 
@@ -55,12 +53,18 @@ class Scenario:
     tags: tuple[str, ...] = ()
 
     @property
+    def decides(self) -> dict[str, Any]:
+        """Everything that decides the numbers, by the keys of the YAML."""
+        found: dict[str, Any] = {"pipeline": self.pipeline, "checkpoint": anywhere(self.checkpoint), "scheduler": self.scheduler}
+        found |= {"call": self.call, "seed": list(self.seeds), "generator": self.generator}
+        found |= {"enable": list(self.enable), "determinism": self.determinism}
+        younger = {"attention": self.attention, "component-dtype": self.component_dtype}  # older fingerprints stay without them
+        return found | {key: value for key, value in younger.items() if value}
+
+    @property
     def fingerprint(self) -> str:
         """Digest of everything that decides the numbers; a baseline of another fingerprint is `stale`."""
-        identity = {key: value for key, value in self.checkpoint.items() if key != "folder"}
-        decides = [self.pipeline, identity, self.scheduler, self.call, self.seeds, self.generator, self.enable, self.determinism]
-        decides += [value for value in (self.attention, self.component_dtype) if value]
-        return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps(list(self.decides.values()), sort_keys=True).encode()).hexdigest()[:16]
 
     @property
     def owes_baseline(self) -> bool:
@@ -70,6 +74,11 @@ class Scenario:
     def cases(self) -> list[Case]:
         """Return the scenario on each of its devices with each of its dtypes."""
         return [Case(self, device, dtype) for device in self.devices for dtype in self.dtypes]
+
+
+def anywhere(checkpoint: dict[str, str]) -> dict[str, str]:
+    """Return a checkpoint without its folder, which differs from checkout to checkout."""
+    return {key: value for key, value in checkpoint.items() if key != "folder"}
 
 
 @dataclass(frozen=True)
@@ -243,22 +252,12 @@ def _checkpoint(value: dict[str, str], place: Place) -> dict[str, str]:
     return {"kind": kind, "name": value[kind], "folder": str(DATA / kind / value[kind])}
 
 
-@cache
-def _diffusers_names(what: str) -> frozenset[str]:
-    """Return the public names of the installed diffusers that hold `what`, without importing it; none where it is missing."""
-    spec = importlib.util.find_spec("diffusers")
-    if spec is None or spec.origin is None:
-        return frozenset()
-    text = Path(spec.origin).read_text(encoding="utf-8", errors="replace")
-    return frozenset(name for name in re.findall(r'"([A-Z]\w+)"', text) if what in name)
-
-
 def _check_names(values: dict[str, Any], members: dict[str, Place]) -> None:
     pairs = [("pipeline", values["pipeline"], members["pipeline"])]
     if "class" in values.get("scheduler", {}):
         pairs.append(("scheduler", values["scheduler"]["class"], members["scheduler"].members()["class"][1]))
     for what, name, place in pairs:
-        known = _diffusers_names(what.capitalize())
+        known = diffusers_names(what.capitalize())
         if known and str(name) not in known:
             raise place.wrong(f"a {what} class of diffusers", f"`{name}`", nearest(str(name), known))
 

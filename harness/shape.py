@@ -5,9 +5,12 @@ python -m harness.shape > harness/data/scenario.schema.json
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 from dataclasses import replace
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from harness.schema import Anything, Either, Number, OneOrMore, Record, Table, Text
@@ -24,6 +27,17 @@ FRAMEWORKS = {"torch": ("cpu", "cuda"), "mindspore": ("cpu", "ascend")}  # with 
 DEVICES = tuple(dict.fromkeys(device for devices in FRAMEWORKS.values() for device in devices))
 REFERENCE = re.compile(rf"(\w[\w.-]*/)?({'|'.join(DEVICES)})-({'|'.join(DTYPES)})")
 SOURCES = ("bundled", "synthetic", "path", "hub")
+
+
+@cache
+def diffusers_names(what: str) -> frozenset[str]:
+    """Return the public names of the installed diffusers that hold `what`, without importing it; none where it is missing."""
+    spec = importlib.util.find_spec("diffusers")
+    if spec is None or spec.origin is None:
+        return frozenset()
+    text = Path(spec.origin).read_text(encoding="utf-8", errors="replace")
+    return frozenset(name for name in re.findall(r'"([A-Z]\w+)"', text) if what in name)
+
 
 _FREE = {name: Number(least=0) for name in ("l_inf", "rel_l2")}
 _LOCAL = Either(Number(least=0), Table(Number(least=0)))  # one for all stages, or by kind of stage

@@ -58,15 +58,14 @@ def test_memory_savers_take_effect():
         pipeline.vae.disable_tiling()
         pipeline.vae.disable_slicing()
         pipeline.disable_attention_slicing()
-    called: list[str] = []
-    older = SimpleNamespace(components={}, enable_vae_tiling=lambda: called.append("vae_tiling"))
-    enable(older, ["vae_tiling"])
-    assert called == ["vae_tiling"]
 
 
-def test_what_is_not_the_pipeline_s_leaves_it_alone():
+def test_only_the_pipeline_s_own_savers_are_called_on_it():
     """A switch of torch is no method of it, and offloading waits for a device."""
-    enable(SimpleNamespace(components={}), ["tf32", "model_cpu_offload"])
+    called: list[str] = []
+    methods = {f"enable_{name}": lambda name=name: called.append(name) for name in ("tf32", "model_cpu_offload", "vae_tiling")}
+    enable(SimpleNamespace(components={}, **methods), ["tf32", "model_cpu_offload", "vae_tiling"])
+    assert called == ["vae_tiling"]
 
 
 def test_a_saver_that_a_pipeline_lacks_is_an_error():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 
@@ -10,7 +11,6 @@ import numpy as np
 import pytest
 from builders import IMAGE, NOISE, STAGES
 
-from harness.baselines import decides
 from harness.judge import changes, divergence, expect
 from harness.judge.cost import judge_cost
 from harness.judge.verdict import judge, unrun, wants_anchored
@@ -518,12 +518,13 @@ def test_a_gpu_that_was_held_down_says_nothing_of_cost(made, now, then, why):
 
 def test_a_stale_baseline_says_what_was_edited_since_and_nothing_of_cost(made):
     """By the keys of the scenario; a baseline of an older harness knows none."""
-    case = builders.case(cost=BOUNDS)
-    now = made(cost=builders.cost(9.0))
-    now.content["case"] = {"call": {"num_inference_steps": 5, "eta": 0.5}, "seeds": [0]}
-    match = builders.match(made(), fingerprint="another")
-    then = replace(match.baseline, notes={"decides": {**decides({"call": {"num_inference_steps": 4}, "seeds": [0]})}})
-    for baseline, edited in ((then, ": call.eta unset -> 0.5, call.num_inference_steps 4 -> 5"), (match.baseline, "")):
+    before = builders.scenario(call={"num_inference_steps": 4}, seeds=(7, 8))
+    after = {"call": {"num_inference_steps": 5, "eta": 0.5}, "scheduler": {"class": "DDIMScheduler"}}
+    case, now = builders.case(cost=BOUNDS, **after), made(cost=builders.cost(9.0))
+    match = builders.match(made(), fingerprint=before.fingerprint)
+    then = replace(match.baseline, notes={"decides": json.loads(json.dumps(before.decides))})
+    call = "call.eta unset -> 0.5, call.num_inference_steps 4 -> 5"
+    for baseline, edited in ((then, f": {call}, scheduler.class unset -> DDIMScheduler, seed [7, 8] -> [0]"), (match.baseline, "")):
         outcome = judge(case, now, replace(match, baseline=baseline), [])
         assert outcome.verdict == "stale"
         assert outcome.reason == f"the baseline belongs to another version of the scenario (of 2026-01-02T03:04:05+00:00){edited}"

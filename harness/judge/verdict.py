@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from harness.baselines import decides
 from harness.bounds import flat
 from harness.judge import changes, divergence, drift, expect, tolerance
 from harness.judge.cost import judge_cost
@@ -147,18 +146,19 @@ def _published(scenario: Scenario, device: str, recording: Recording) -> list[Ch
 
 def _stale(scenario: Scenario, match: Match, now: Recording) -> str:
     if match.baseline.fingerprint != scenario.fingerprint:
-        edited = ", ".join(_edited(now, match.baseline))
+        edited = ", ".join(_edited(scenario, match.baseline))
         when = match.baseline.provenance["date"]
         return f"the baseline belongs to another version of the scenario (of {when}){f': {edited}' if edited else ''}"
     other = divergence.other_weights(now, match.baseline.recording)
     return f"the baseline belongs to other weights: {', '.join(other)}" if other else ""
 
 
-def _edited(now: Recording, then: Baseline) -> list[str]:
+def _edited(scenario: Scenario, then: Baseline) -> list[str]:
     """Return what of the scenario decides the numbers and was edited since, as far as the baseline knows."""
     if "decides" not in then.notes:
         return []
-    before, after = flat(then.notes["decides"]), flat(decides(now.content["case"]))
+    both = (flat(side) for side in (then.notes["decides"], scenario.decides))
+    before, after = ({key: value for key, value in side.items() if value is not None} for side in both)
     keys = [key for key in sorted({*before, *after}) if before.get(key) != after.get(key)]
     return [f"{'.'.join(key)} {before.get(key, 'unset')} -> {after.get(key, 'unset')}" for key in keys]
 

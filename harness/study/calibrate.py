@@ -147,10 +147,8 @@ def calibrate(
     measured.update({b.recording.numerics_class["name"]: drifts(case, b.recording, b.path.stem) for b in others})
     noise = {key: median(figures[key] for figures in nudges) for key in nudges[0]} if nudges else {}
     _check_finite(case, {"nudges": noise, **measured})
-    here, missed = bases[0].numerics_class["name"], missed | unfit
-    return Calibration(
-        case.id, here, seeds, perturbations, noise, measured, LAST_PLACE[case.dtype], _quantum(bases[0]), missed | unfit
-    )
+    here, missed, last = bases[0].numerics_class["name"], missed | unfit, LAST_PLACE[case.dtype]
+    return Calibration(case.id, here, seeds, perturbations, noise, measured, last, _quantum(bases[0]), missed)
 
 
 def _elsewhere(

@@ -115,11 +115,16 @@ def named(what: str, name: str, library: str = "diffusers") -> Any:
     base = home.DiffusionPipeline if what == "pipeline" else home.SchedulerMixin
     if inspect.isclass(found) and issubclass(found, base):
         return found
-    near = difflib.get_close_matches(name, dir(home), n=1)
-    hint = f"; did you mean `{near[0]}`?" if near else ""
+    hint = nearest(name, dir(home))
     if found is not None:
-        hint = ": it needs a package that is not here" if near == [name] else ""
+        hint = ": it needs a package that is not here" if name in dir(home) else ""
     raise CaseError(f"{library} {home.__version__} has no {what} `{name}`{hint}")
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """Return the end of a message that offers the nearest right spelling, or nothing."""
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean `{near[0]}`?" if near else ""
 
 
 def make_scheduler(current: Any, replacement: Optional[Dict[str, Any]], library: str = "diffusers") -> Any:
@@ -135,9 +140,7 @@ def make_scheduler(current: Any, replacement: Optional[Dict[str, Any]], library:
     known = list(inspect.signature(scheduler_class.__init__).parameters)[1:]
     for key in settings:
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"; did you mean `{near[0]}`?" if near else ""
-            raise CaseError(f"`{scheduler_class.__name__}` has no setting `{key}`{hint}")
+            raise CaseError(f"`{scheduler_class.__name__}` has no setting `{key}`{nearest(key, known)}")
     return scheduler_class.from_config(current.config, **settings)
 
 
@@ -220,9 +223,7 @@ def _check_components(folder: Path, dtypes: Mapping[str, str]) -> None:
     known = [name for name in json.loads((folder / INDEX_FILE).read_text(encoding="utf-8")) if not name.startswith("_")]
     for name in dtypes:
         if name not in ("default", *known):
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean `{near[0]}`?" if near else ""
-            raise CaseError(f"no component `{name}` in {folder}, for which `component-dtype` names a type{hint}")
+            raise CaseError(f"no component `{name}` in {folder}, for which `component-dtype` names a type{nearest(name, known)}")
 
 
 def _check_digests(folder: Path, weights: Dict[str, str]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import inspect
 from typing import Any, Dict, Optional
 
@@ -77,8 +76,7 @@ def _check_call(pipeline: Any, call: Dict[str, Any]) -> None:
     known = [parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD]
     for name in call:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean `{near[0]}`?" if near else f"; it takes {', '.join(known[1:])}"
+            hint = checkpoints.nearest(name, known) or f"; it takes {', '.join(known[1:])}"
             raise CaseError(f"`call`: {type(pipeline).__name__} takes no `{name}`{hint}")
 
 

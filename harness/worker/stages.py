@@ -98,23 +98,20 @@ def watched(pipeline: Any, on_stage: OnStage, around: Around = nothing_around) -
 
 @contextmanager
 def stepped(pipeline: Any, on_step: OnStep) -> Iterator[None]:
-    """Call `on_step` after every step of a scheduler, and see nothing else."""
+    """Call `on_step` after every step of a scheduler, and look at nothing: what it takes is timed too."""
 
-    def wrapper_for(name: str) -> Callable[[Any], Any]:
-        def wrapper(original: Any) -> Any:
-            @functools.wraps(original)
-            def step(*args: Any, **kwargs: Any) -> Any:
-                result = original(*args, **kwargs)
-                on_step(name)
-                return result
+    def telling(name: str, original: Any) -> Any:
+        @functools.wraps(original)
+        def step(*args: Any, **kwargs: Any) -> Any:
+            result = original(*args, **kwargs)
+            on_step(name)
+            return result
 
-            return step
-
-        return wrapper
+        return step
 
     with ExitStack() as stack:
         for name, scheduler in schedulers_of(pipeline).items():
-            stack.enter_context(wrapped(scheduler, "step", wrapper_for(name)))
+            stack.enter_context(wrapped(scheduler, "step", functools.partial(telling, name)))
         yield
 
 
