@@ -19,7 +19,7 @@ nightly: .venv/ready  ## everything that this machine can run, the slow cases to
 	$(BIN)/harness run scenarios --jobs 2 --out runs/nightly
 
 schema: .venv/ready  ## the JSON Schema of a scenario, for editors
-	$(BIN)/python -m harness.shape > harness/data/scenario.schema.json
+	$(BIN)/python -m harness.scenario.fields > harness/data/scenario.schema.json
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'

@@ -13,13 +13,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from harness.scenarios import read
-from harness.worker import determinism
-from harness.worker.capture import Capture
-from harness.worker.checkpoints import load
-from harness.worker.frameworks import Torch
-from harness.worker.modules import Detail, Enough, Operators, Tracer
-from harness.worker.pipeline import Pipeline
+from harness.scenario.model import read
+from harness.worker.conditions import determinism
+from harness.worker.observe.capture import Capture
+from harness.worker.observe.modules import Detail, Enough, Operators, Tracer
+from harness.worker.pipeline.call import Pipeline
+from harness.worker.pipeline.checkpoints import load
+from harness.worker.pipeline.torch_ import Torch
 
 ROOT = Path(__file__).resolve().parent.parent
 SEEN = {  # scenario -> the denoiser's stage, and a module in it
@@ -57,16 +57,31 @@ def stage_seconds(pipeline: Pipeline, stage: str, detail: Detail) -> float:
 
 def main() -> None:
     """Print one line per scenario: seconds from outside, and the ratio with modules and with one module's operators seen."""
-    seen = {**SEEN, **({"sd15-latents-synthetic": SEEN["sd-digits"]} if "--full" in sys.argv else {})}
-    print("| scenario | stage | from outside, s | its modules | operators of one module | peak memory after each, MiB |")
+    seen = {
+        **SEEN,
+        **({"sd15-latents-synthetic": SEEN["sd-digits"]} if "--full" in sys.argv else {}),
+    }
+    print(
+        "| scenario | stage | from outside, s | its modules | operators of one module | peak memory after each, MiB |"
+    )
     print("|---|---|---|---|---|---|")
     for name, (stage, module) in seen.items():
         case = read(ROOT / "scenarios" / f"{name}.yaml").cases()[0].request()
         framework = Torch("cpu")
         with determinism.settings("full"):
-            checkpoint = load(case["checkpoint"], case["pipeline"], {"default": "float32"}, framework, case["enable"])
+            checkpoint = load(
+                case["checkpoint"],
+                case["pipeline"],
+                {"default": "float32"},
+                framework,
+                case["enable"],
+            )
             pipeline = Pipeline(case, checkpoint, framework)
-            levels = (Detail(stage="none"), Detail(stage=stage), Detail(stage=stage, operators=module))
+            levels = (
+                Detail(stage="none"),
+                Detail(stage=stage),
+                Detail(stage=stage, operators=module),
+            )
             times: list[list[float]] = [[], [], []]
             peaks = []
             for round_ in range(ROUNDS if "sd15" not in name else 2):
@@ -76,7 +91,10 @@ def main() -> None:
                         peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
         plain, modules, operators = (median(level[1:]) for level in times)
         peak = ", ".join(map(str, peaks))
-        print(f"| {name} | {stage} | {plain:.4f} | x{modules / plain:.2f} | x{operators / plain:.2f} | {peak} |", flush=True)
+        print(
+            f"| {name} | {stage} | {plain:.4f} | x{modules / plain:.2f} | x{operators / plain:.2f} | {peak} |",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from harness.records import Recording
-from harness.study.peers import METHODS
+from harness.study.other_methods import METHODS
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -53,8 +53,14 @@ def regressions(base: Array, faults: list[Array]) -> list[bool]:
             "/dev/null",
             str(folder / "test_peers.py"),
         ]
-        printed = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False).stdout
-    passed = {line.split("[")[1].split("]")[0] for line in printed.splitlines() if line.startswith("PASSED") and "[" in line}
+        printed = subprocess.run(
+            command, cwd=folder, capture_output=True, text=True, check=False
+        ).stdout
+    passed = {
+        line.split("[")[1].split("]")[0]
+        for line in printed.splitlines()
+        if line.startswith("PASSED") and "[" in line
+    }
     return [f"fault-{index:03d}" in passed for index in range(len(faults))]
 
 
@@ -65,7 +71,11 @@ def alarms(base: Path, others: list[Path]) -> None:
     for recording in sorted(base.glob("recordings/*/cpu-float32")):
         place = recording.relative_to(base)
         expected = Recording.read(recording).tensors().get("output/image")
-        images = [Recording.read(other / place).tensors()["output/image"] for other in others] if expected is not None else []
+        images = (
+            [Recording.read(other / place).tensors()["output/image"] for other in others]
+            if expected is not None
+            else []
+        )
         if expected is None or expected.dtype != np.float32:
             continue
         total += len(images)
@@ -88,9 +98,13 @@ def main() -> None:
         found = json.loads((folder / "challenge.json").read_text(encoding="utf-8"))
         (place,) = (path.parent for path in folder.glob("recordings/*/*/base"))
         base = Recording.read(place / "base").tensors()["output/image"]
-        images = [Recording.read(place / trial["folder"]).tensors()["output/image"] for trial in found["trials"]]
+        images = [
+            Recording.read(place / trial["folder"]).tensors()["output/image"]
+            for trial in found["trials"]
+        ]
         table = {
-            name: [not (image.shape == base.shape and unseen(image, base)) for image in images] for name, unseen in METHODS.items()
+            name: [not (image.shape == base.shape and unseen(image, base)) for image in images]
+            for name, unseen in METHODS.items()
         }
         table["pytest-regressions"] = [not passed for passed in regressions(base, images)]
         table["harness, same class"] = [True] * len(images)
@@ -102,10 +116,14 @@ def main() -> None:
             kept = [value for value, is_above in zip(values, above, strict=True) if is_above]
             for index, number in enumerate((sum(values), len(values), sum(kept), len(kept))):
                 counts[index] += number
-    print("\n| method | caught, of all that changed a bit | caught, of those above the noise |\n|---|---|---|")
+    print(
+        "\n| method | caught, of all that changed a bit | caught, of those above the noise |\n|---|---|---|"
+    )
     for name, (hits, total, hits_above, total_above) in caught.items():
         every, above_noise = f"{hits} of {total}", f"{hits_above} of {total_above}"
-        print(f"| {name} | {every} ({100 * hits / total:.0f} %) | {above_noise} ({100 * hits_above / total_above:.0f} %) |")
+        print(
+            f"| {name} | {every} ({100 * hits / total:.0f} %) | {above_noise} ({100 * hits_above / total_above:.0f} %) |"
+        )
 
 
 if __name__ == "__main__":

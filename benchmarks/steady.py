@@ -15,11 +15,12 @@ from typing import Any
 
 import torch
 
-from harness.scenarios import read
-from harness.worker import checkpoints, determinism
-from harness.worker.frameworks import Torch
-from harness.worker.modules import NO_STAGE
-from harness.worker.pipeline import Pipeline
+from harness.scenario.model import read
+from harness.worker.conditions import determinism
+from harness.worker.observe.modules import NO_STAGE
+from harness.worker.pipeline import checkpoints
+from harness.worker.pipeline.call import Pipeline
+from harness.worker.pipeline.torch_ import Torch
 from harness.worker.recorder import Recorder
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -28,7 +29,9 @@ ROOT = Path(__file__).resolve().parent.parent
 def kinds(recorder: Recorder, case: dict[str, Any]) -> dict[str, Callable[[], object]]:
     """Return one run of `case` of each kind."""
     framework = Torch("cpu")
-    pipeline = Pipeline(case, recorder._checkpoint(case, {"default": "float32"}, framework), framework)
+    pipeline = Pipeline(
+        case, recorder._checkpoint(case, {"default": "float32"}, framework), framework
+    )
     bare = pipeline.pipeline
     own = checkpoints.make_scheduler(bare.scheduler, case["scheduler"])
 

@@ -6,9 +6,9 @@ import json
 import shutil
 from pathlib import Path
 
-from harness.scenarios import DATA
-from harness.worker import checkpoints
-from harness.worker.frameworks import Torch
+from harness.scenario.model import DATA
+from harness.worker.pipeline import checkpoints
+from harness.worker.pipeline.torch_ import Torch
 
 PLAIN = """\
 import diffusers, numpy, pytest, torch
@@ -53,19 +53,33 @@ def write(root: Path, steps: int = 2) -> dict[str, tuple[str, str, dict[str, obj
     (root / "scenarios").mkdir()
     (root / "made").mkdir()
     for name, (folder, pipeline, call, seed) in cases.items():
-        fields = {"description": "A case.", "pipeline": pipeline, "checkpoint": {"path": folder}, "call": call, "seed": seed}
-        (root / "scenarios" / f"{name}.yaml").write_text(json.dumps(fields), encoding="utf-8")  # JSON is YAML
-    (root / "test_plain.py").write_text(PLAIN.format(cases=cases, made=root / "made"), encoding="utf-8")
+        fields = {
+            "description": "A case.",
+            "pipeline": pipeline,
+            "checkpoint": {"path": folder},
+            "call": call,
+            "seed": seed,
+        }
+        (root / "scenarios" / f"{name}.yaml").write_text(
+            json.dumps(fields), encoding="utf-8"
+        )  # JSON is YAML
+    (root / "test_plain.py").write_text(
+        PLAIN.format(cases=cases, made=root / "made"), encoding="utf-8"
+    )
     return cases
 
 
 def _saved(folder: Path, divisor: int) -> str:
     """Save cifar10's architecture, its widths divided, with synthetic weights; return the folder."""
-    source = Path(shutil.copytree(DATA / "synthetic" / "ddpm-cifar10-32", folder.with_suffix(".source")))
+    source = Path(
+        shutil.copytree(DATA / "synthetic" / "ddpm-cifar10-32", folder.with_suffix(".source"))
+    )
     path = source / "unet" / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     config["block_out_channels"] = [width // divisor for width in config["block_out_channels"]]
     path.write_text(json.dumps(config), encoding="utf-8")
-    pipeline = checkpoints.synthesize(source, checkpoints.named("pipeline", "DDIMPipeline"), {"default": "float32"}, Torch("cpu"))
+    pipeline = checkpoints.synthesize(
+        source, checkpoints.named("pipeline", "DDIMPipeline"), {"default": "float32"}, Torch("cpu")
+    )
     pipeline.save_pretrained(folder)
     return str(folder)

@@ -11,14 +11,14 @@ import time
 from pathlib import Path
 from statistics import median
 
-from harness.launch.local import FULL, QUIET
-from harness.scenarios import read
+from harness.launch.process import FULL, QUIET
+from harness.scenario.model import read
 
 os.environ.update({**QUIET, **FULL})  # read at import: one thread
-from harness.worker import determinism
-from harness.worker.capture import digests_of
-from harness.worker.frameworks import Torch
-from harness.worker.pipeline import Pipeline
+from harness.worker.conditions import determinism
+from harness.worker.observe.capture import digests_of
+from harness.worker.pipeline.call import Pipeline
+from harness.worker.pipeline.torch_ import Torch
 from harness.worker.recorder import Recorder
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,13 +29,24 @@ def main() -> None:
     """Print one line per scenario and switch that costs 3 % or moves a bit; the switches are set in turn, beside none of them."""
     print("| scenario | switch alone | ratio of seconds | bits |\n|---|---|---|---|")
     for name in sys.argv[1:]:
-        case, framework = read(ROOT / "scenarios" / f"{name}.yaml").cases()[0].request(), Torch("cpu")
+        case, framework = (
+            read(ROOT / "scenarios" / f"{name}.yaml").cases()[0].request(),
+            Torch("cpu"),
+        )
         recorder = Recorder(lambda *_, **__: None)
-        pipeline = Pipeline(case, recorder._checkpoint(case, {"default": "float32"}, framework), framework)
-        wanted = {switch.name: switch.wanted for switch in determinism.switches() if switch.name != "num_threads"}
+        pipeline = Pipeline(
+            case, recorder._checkpoint(case, {"default": "float32"}, framework), framework
+        )
+        wanted = {
+            switch.name: switch.wanted
+            for switch in determinism.switches()
+            if switch.name != "num_threads"
+        }
         attention = determinism.chosen("math", tf32=False)
         kinds = {"none": {}, "all": wanted, "math attention": attention}
-        kinds.update({switch: {switch: value} for switch, value in wanted.items() if switch not in attention})
+        kinds.update(
+            {switch: {switch: value} for switch, value in wanted.items() if switch not in attention}
+        )
         seconds: dict[str, list[float]] = {kind: [] for kind in kinds}
         bits = {}
         for turn in range(TURNS + 1):
@@ -50,7 +61,10 @@ def main() -> None:
             value = median(a / b for a, b in zip(seconds[kind], seconds["none"], strict=True))
             moved = bits[kind] != bits["none"]
             if moved or value > 1.03 or kind == "all":
-                print(f"| `{name}` | {kind} | x{value:.2f} | {'other' if moved else 'same'} |", flush=True)
+                print(
+                    f"| `{name}` | {kind} | x{value:.2f} | {'other' if moved else 'same'} |",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

@@ -9,7 +9,13 @@ from importlib import import_module
 from typing import Any
 
 __version__ = "0.1.0"
-_HOMES = {"Case": "scenarios", "Outcome": "records", "Scenario": "scenarios", "Session": "session", "Store": "baselines"}
+_HOMES = {
+    "Case": "scenario.model",
+    "Outcome": "records",
+    "Scenario": "scenario.model",
+    "Session": "session",
+    "Store": "store.baselines",
+}
 __all__ = ["Case", "Outcome", "Scenario", "Session", "Store", "__version__"]
 
 

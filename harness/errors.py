@@ -39,7 +39,9 @@ class ScenarioError(UsageError):
         hint: What to do; empty if `expected` says it.
     """
 
-    def __init__(self, path: Path, line: int, field: str, expected: str, found: str, hint: str = "") -> None:
+    def __init__(
+        self, path: Path, line: int, field: str, expected: str, found: str, hint: str = ""
+    ) -> None:
         self.path, self.line, self.field = path, line, field
         self.expected, self.found, self.hint = expected, found, hint
         where = f"{path}:{line}:" + (f" `{field}`" if field else "")
@@ -93,4 +95,6 @@ class SandboxError(NotRecordedError):
     """
 
     def __init__(self, requirements: Sequence[str], problem: str, log: str = "") -> None:
-        super().__init__(f"no environment with {', '.join(requirements)}: {problem}", "unverified", log)
+        super().__init__(
+            f"no environment with {', '.join(requirements)}: {problem}", "unverified", log
+        )

@@ -20,7 +20,17 @@ FAIL = ("drifted", "unrepeatable", "missing", "stale", "incomparable", "error")
 UNVERIFIED = "unverified"
 NO_BOUNDS = "the scenario sets no `tolerance.cross-class`"  # why a case drifted, in which case there is something to calibrate
 
-_NUMPY = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1", "U8": "u1", "BOOL": "?"}
+_NUMPY = {
+    "F64": "<f8",
+    "F32": "<f4",
+    "F16": "<f2",
+    "I64": "<i8",
+    "I32": "<i4",
+    "I16": "<i2",
+    "I8": "i1",
+    "U8": "u1",
+    "BOOL": "?",
+}
 
 
 def open_tensors(path: Path) -> dict[str, Array]:
@@ -34,7 +44,9 @@ def open_tensors(path: Path) -> dict[str, Array]:
         (length,) = struct.unpack("<Q", file.read(8))
         header = json.loads(file.read(length))
     raw = (
-        np.memmap(path, dtype=np.uint8, mode="r", offset=8 + length) if path.stat().st_size > 8 + length else np.zeros(0, np.uint8)
+        np.memmap(path, dtype=np.uint8, mode="r", offset=8 + length)
+        if path.stat().st_size > 8 + length
+        else np.zeros(0, np.uint8)
     )
     found: dict[str, Array] = {}
     for name, entry in header.items():
@@ -60,7 +72,9 @@ class Recording:
     @classmethod
     def read(cls, folder: Path) -> Recording:
         """Read the recording in `folder`."""
-        return cls(json.loads((folder / RECORDING_FILE).read_text(encoding="utf-8")), folder / TENSORS_FILE)
+        return cls(
+            json.loads((folder / RECORDING_FILE).read_text(encoding="utf-8")), folder / TENSORS_FILE
+        )
 
     @property
     def outputs(self) -> dict[str, dict[str, Any]]:
@@ -203,7 +217,11 @@ class Outcome:
             "baseline": self.baseline,
             "outputs": outputs,
             "checks": [{"what": c.what, "value": c.value, "bound": c.bound} for c in self.checks],
-            "stages": {"first_divergence": self.first_divergence, "free": self.free, "local": self.local},
+            "stages": {
+                "first_divergence": self.first_divergence,
+                "free": self.free,
+                "local": self.local,
+            },
             "cost": self.cost,
             "repeat_l_inf": self.repeat_l_inf,
             "changes": list(self.changes),
@@ -215,7 +233,10 @@ class Outcome:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Outcome:
         """Read an outcome back from `results.json`."""
-        outputs = {name: Drift(**{**d, "worst_index": tuple(d["worst_index"])}) for name, d in data["outputs"].items()}
+        outputs = {
+            name: Drift(**{**d, "worst_index": tuple(d["worst_index"])})
+            for name, d in data["outputs"].items()
+        }
         plain = (
             "case",
             "scenario",

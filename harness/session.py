@@ -11,15 +11,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
-from harness.baselines import Store
 from harness.errors import BaselineError, LaunchError, NotRecordedError, UsageError
 from harness.judge.cost import CHANGED, judge_cost
 from harness.judge.verdict import judge, unrun, wants_anchored
-from harness.launch.local import Settings, Worker, variables
+from harness.launch.process import Settings, Worker, variables
 from harness.launch.sandbox import PINS, interpreter, is_made
 from harness.records import Outcome, Recording
-from harness.results import PART_FILES, read_results, write_results
-from harness.scenarios import Case, Scenario
+from harness.scenario.model import Case, Scenario
+from harness.store.baselines import Store
+from harness.store.run_folder import PART_FILES, read_results, write_results
 from harness.worker.protocol import DESCRIBED, RECORDED, UNVERIFIED
 
 MORE_ROUNDS = 6  # where a case's cost seems to have changed, or will be what others are held against; the first warms up
@@ -58,7 +58,10 @@ class Slot:
         self._close()
 
     def _with(self, settings: Settings, python: Path | None) -> Worker:
-        if self._worker is None or (self._worker.settings, self._worker.python) != (settings, python):
+        if self._worker is None or (self._worker.settings, self._worker.python) != (
+            settings,
+            python,
+        ):
             self._close()
             with self._lock:
                 if self._ended:
@@ -83,7 +86,13 @@ class Session:
         part: Names this process's results and logs, where several processes share the folder.
     """
 
-    def __init__(self, store: Store, out: Path, on_progress: OnProgress = lambda case, doing: None, part: str = "") -> None:
+    def __init__(
+        self,
+        store: Store,
+        out: Path,
+        on_progress: OnProgress = lambda case, doing: None,
+        part: str = "",
+    ) -> None:
         self.store, self.out, self._on_progress, self._part = store, out, on_progress, part
         self.outcomes: list[Outcome] = []
         self.environment: dict[str, Any] = {}
@@ -112,7 +121,9 @@ class Session:
             self.outcomes.append(outcome)
         return outcome
 
-    def run_all(self, cases: Iterable[Case], jobs: int, on_outcome: Callable[[Outcome], None]) -> None:
+    def run_all(
+        self, cases: Iterable[Case], jobs: int, on_outcome: Callable[[Outcome], None]
+    ) -> None:
         """Run cases by `jobs` workers at once; cases that share settings and a checkpoint follow each other on one worker.
 
         A worker without a group left helps with the longest one.
@@ -120,7 +131,13 @@ class Session:
         groups: dict[str, list[Case]] = {}
         for case in cases:
             wanted = case.scenario
-            loaded = [wanted.checkpoint, wanted.pipeline, case.dtype, wanted.component_dtype, wanted.enable]
+            loaded = [
+                wanted.checkpoint,
+                wanted.pipeline,
+                case.dtype,
+                wanted.component_dtype,
+                wanted.enable,
+            ]
             shared = [_settings(case), wanted.framework, case.env, *loaded]
             groups.setdefault(json.dumps(shared, sort_keys=True), []).append(case)
         waiting = [deque(groups[key]) for key in sorted(groups)]
@@ -131,7 +148,9 @@ class Session:
             mine: deque[Case] = deque()
             while not self._stopping:
                 with taking:
-                    mine = mine or (untouched.pop(0) if untouched else max(waiting, key=len, default=mine))
+                    mine = mine or (
+                        untouched.pop(0) if untouched else max(waiting, key=len, default=mine)
+                    )
                     if not mine:
                         return
                     case = mine.popleft()
@@ -145,7 +164,10 @@ class Session:
                 failures.append(error)
                 self._stopping = True
 
-        threads = [threading.Thread(target=work, args=(self.slot(index),), daemon=True) for index in range(max(1, jobs))]
+        threads = [
+            threading.Thread(target=work, args=(self.slot(index),), daemon=True)
+            for index in range(max(1, jobs))
+        ]
         for thread in threads:
             thread.start()
         try:
@@ -163,7 +185,14 @@ class Session:
         Raises:
             UsageError: The device or the framework is not here.
         """
-        request = {"describe": {"framework": framework, "device": device, "dtype": dtype, "mode": determinism}}
+        request = {
+            "describe": {
+                "framework": framework,
+                "device": device,
+                "dtype": dtype,
+                "mode": determinism,
+            }
+        }
         settings = variables(determinism, {}, framework=framework)
         try:
             python = _interpreter(framework, ())
@@ -199,7 +228,9 @@ class Session:
     def slot(self, index: int) -> Slot:
         """Return a slot for a worker; each holds at most one."""
         while len(self._slots) <= index:
-            self._slots.append(Slot(self.out / "logs" / f"worker-{self._part}{len(self._slots)}.log"))
+            self._slots.append(
+                Slot(self.out / "logs" / f"worker-{self._part}{len(self._slots)}.log")
+            )
         return self._slots[index]
 
     def _stop(self) -> None:
@@ -215,11 +246,21 @@ class Session:
         """
         folder, slot = folder or self.folder(case), slot or self.slot(0)
         asked = case.request()
-        request = {"case": asked, "out": str(folder.resolve()), "known": self.store.known(case) if asked["rounds"] else {}}
+        request = {
+            "case": asked,
+            "out": str(folder.resolve()),
+            "known": self.store.known(case) if asked["rounds"] else {},
+        }
         if case.env:
             self._on_progress(case, f"an environment with {', '.join(case.env)}")
         python = _interpreter(case.scenario.framework, case.env)
-        event = slot.ask(request, _settings(case), case.scenario.timeout, lambda doing: self._on_progress(case, doing), python)
+        event = slot.ask(
+            request,
+            _settings(case),
+            case.scenario.timeout,
+            lambda doing: self._on_progress(case, doing),
+            python,
+        )
         if event["event"] != RECORDED:
             verdict = "unverified" if event["event"] == UNVERIFIED else "error"
             raise NotRecordedError(event["reason"], verdict, event.get("traceback", ""))
@@ -229,22 +270,34 @@ class Session:
         recording = self.record(case, slot)
         singles = [self.record(replace(case, image=image), slot) for image in alone(case.scenario)]
         self.environment = self.environment or recording.content["environment"]
-        match = self.store.match(case, recording.numerics_class) if case.scenario.owes_baseline else None
+        match = (
+            self.store.match(case, recording.numerics_class)
+            if case.scenario.owes_baseline
+            else None
+        )
         anchored = None
         if match and wants_anchored(case.scenario, recording, match):
             tensors = match.baseline.recording.tensors_path.resolve()
             anchored = self.record(replace(case, anchors=tensors), slot)
         outcome = judge(case, recording, match, singles, anchored)
-        if match and outcome.cost["verdict"] in CHANGED:  # one slow minute is no regression: more rounds tell
+        if (
+            match and outcome.cost["verdict"] in CHANGED
+        ):  # one slow minute is no regression: more rounds tell
             with contextlib.suppress(NotRecordedError):  # they take longer, and the verdict stands
-                again = self.record(well_timed(case), slot, self.folder(case).with_name(f"{case.place}-timed"))
-                outcome = replace(outcome, cost=judge_cost(again, match.baseline.recording, case.scenario.cost))
+                again = self.record(
+                    well_timed(case), slot, self.folder(case).with_name(f"{case.place}-timed")
+                )
+                outcome = replace(
+                    outcome, cost=judge_cost(again, match.baseline.recording, case.scenario.cost)
+                )
         return outcome
 
 
 def timed(case: Case, rounds: int) -> Case:
     """Return `case` as it runs `rounds` times, of which the first warms up."""
-    return replace(case, scenario=replace(case.scenario, cost={**case.scenario.cost, "rounds": rounds}))
+    return replace(
+        case, scenario=replace(case.scenario, cost={**case.scenario.cost, "rounds": rounds})
+    )
 
 
 def well_timed(case: Case) -> Case:
@@ -264,7 +317,9 @@ def _shown(path: Path) -> str:
 
 
 def _settings(case: Case) -> Settings:
-    return variables(case.scenario.determinism, dict(case.knobs), case.scenario.profile, case.scenario.framework)
+    return variables(
+        case.scenario.determinism, dict(case.knobs), case.scenario.profile, case.scenario.framework
+    )
 
 
 def _interpreter(framework: str, env: tuple[str, ...]) -> Path | None:
@@ -276,7 +331,13 @@ def _interpreter(framework: str, env: tuple[str, ...]) -> Path | None:
     if framework not in PINS:
         return interpreter(env)
     if env:
-        raise NotRecordedError(f"{', '.join(env)} is for scenarios in torch; {framework} has pins of its own", "unverified")
+        raise NotRecordedError(
+            f"{', '.join(env)} is for scenarios in torch; {framework} has pins of its own",
+            "unverified",
+        )
     if not is_made(PINS[framework]):
-        raise NotRecordedError(f"no environment with {framework} here; make it with: harness env --make {framework}", "unverified")
+        raise NotRecordedError(
+            f"no environment with {framework} here; make it with: harness env --make {framework}",
+            "unverified",
+        )
     return interpreter(PINS[framework])

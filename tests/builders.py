@@ -10,13 +10,18 @@ import numpy as np
 from safetensors.numpy import save
 
 from harness.records import Baseline, Match, Outcome, Recording
-from harness.scenarios import Case, Scenario
-from harness.worker.digest import digest
+from harness.scenario.model import Case, Scenario
+from harness.worker.observe.digest import digest
 from harness.worker.protocol import RECORDING_FILE, RECORDING_FORMAT, TENSORS_FILE, dumps
 
-IMAGE = np.array([0.25, 0.5, 0.75, 1.0], np.float32).reshape(1, 2, 2, 1)  # abs-sum 2.5, squares 1.875
+IMAGE = np.array([0.25, 0.5, 0.75, 1.0], np.float32).reshape(
+    1, 2, 2, 1
+)  # abs-sum 2.5, squares 1.875
 NOISE = np.array([1.0, -1.0, 0.5, -0.5], np.float32).reshape(1, 1, 2, 2)
-STAGES = (("unet#0", {"sample": "n"}, {"sample": "u"}), ("scheduler.step#0", {"sample": "n"}, {"prev_sample": "s"}))
+STAGES = (
+    ("unet#0", {"sample": "n"}, {"sample": "u"}),
+    ("scheduler.step#0", {"sample": "n"}, {"prev_sample": "s"}),
+)
 
 BASICS = {
     "description": "One step of the digit model.",
@@ -31,7 +36,9 @@ BASICS = {
 def scenario_text(**changes: str | None) -> str:
     """Return the smallest scenario as YAML, with `changes` to its keys; None leaves a key out."""
     fields: dict[str, str | None] = {**BASICS, **changes}
-    return "".join(f"{key.replace('_', '-')}: {value}\n" for key, value in fields.items() if value is not None)
+    return "".join(
+        f"{key.replace('_', '-')}: {value}\n" for key, value in fields.items() if value is not None
+    )
 
 
 def scenario(**changes: Any) -> Scenario:
@@ -116,7 +123,9 @@ def recording(
         "inputs": inputs(),
         "noise": [summary(array) for array in noise],
         "outputs": {name: summary(array) for name, array in outputs.items()},
-        "stages": [{"name": name, "inputs": taken, "outputs": given} for name, taken, given in stages],
+        "stages": [
+            {"name": name, "inputs": taken, "outputs": given} for name, taken, given in stages
+        ],
         "repeat": repeat(),
         "cost": cost(2.0),
         **changes,
@@ -125,7 +134,9 @@ def recording(
     tensors |= {f"noise/{index}": array for index, array in enumerate(noise)}
     tensors |= {f"stage/{name}": array for name, array in (kept or {}).items()}
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / TENSORS_FILE).write_bytes(save({name: np.ascontiguousarray(array) for name, array in tensors.items()}))
+    (folder / TENSORS_FILE).write_bytes(
+        save({name: np.ascontiguousarray(array) for name, array in tensors.items()})
+    )
     (folder / RECORDING_FILE).write_text(dumps(content), encoding="utf-8")
     return Recording.read(folder)
 
@@ -133,12 +144,23 @@ def recording(
 def inputs(unet: str = "w", **settings: Any) -> dict[str, Any]:
     """Return a recording's inputs: digests of weights, and the scheduler's configuration with `settings`."""
     configuration = {"class": "DDIMScheduler", "timestep_spacing": "leading", **settings}
-    return {"weights": {"configuration": "c", "unet": unet}, "commit": None, "schedulers": {"scheduler": configuration}}
+    return {
+        "weights": {"configuration": "c", "unet": unet},
+        "commit": None,
+        "schedulers": {"scheduler": configuration},
+    }
 
 
-def repeat(distinct: int = 1, runs: int = 3, l_inf: float | None = 0.0, *, watched_as_plain: bool = True) -> dict[str, Any]:
+def repeat(
+    distinct: int = 1, runs: int = 3, l_inf: float | None = 0.0, *, watched_as_plain: bool = True
+) -> dict[str, Any]:
     """Return what a recording says of its runs; the default is that all are the same."""
-    return {"runs": runs, "distinct": distinct, "l_inf": l_inf, "watched_as_plain": watched_as_plain}
+    return {
+        "runs": runs,
+        "distinct": distinct,
+        "l_inf": l_inf,
+        "watched_as_plain": watched_as_plain,
+    }
 
 
 def cost(seconds: float, *slowed_by: str, waited: float = 0.0) -> dict[str, Any]:
@@ -158,12 +180,28 @@ def match(then: Recording, *, same_class: bool = True, fingerprint: str = "") ->
     """Return `then` as the baseline of the scenario with `fingerprint` (the default scenario's if empty)."""
     name = then.numerics_class["name"]
     why = f"the same class {name}" if same_class else f"class {name}, the reference of cpu-float32"
-    provenance = {"author": "A", "date": "2026-01-02T03:04:05+00:00", "reason": "R", "commit": None, "replaced": None}
-    baseline = Baseline(Path(f"{name}.json"), fingerprint or scenario().fingerprint, True, provenance, then)
+    provenance = {
+        "author": "A",
+        "date": "2026-01-02T03:04:05+00:00",
+        "reason": "R",
+        "commit": None,
+        "replaced": None,
+    }
+    baseline = Baseline(
+        Path(f"{name}.json"), fingerprint or scenario().fingerprint, True, provenance, then
+    )
     return Match(baseline, same_class, why)
 
 
-def outcome(verdict: str = "identical", name: str = "digits", place: str = "cpu-float32", **changes: Any) -> Outcome:
+def outcome(
+    verdict: str = "identical", name: str = "digits", place: str = "cpu-float32", **changes: Any
+) -> Outcome:
     """Return the outcome of a case, `REASON` being its reason."""
-    fields = {"case": f"{name}[{place}]", "scenario": name, "verdict": verdict, "reason": "REASON", "place": place}
+    fields = {
+        "case": f"{name}[{place}]",
+        "scenario": name,
+        "verdict": verdict,
+        "reason": "REASON",
+        "place": place,
+    }
     return Outcome(**{**fields, **changes})

@@ -14,11 +14,12 @@ from typing import Any, NamedTuple
 import pytest
 from builders import scenario_text
 
-from harness import cli, session
-from harness.launch.local import Worker, variables
+from harness import session
+from harness.commands import main as cli
+from harness.launch.process import Worker, variables
 from harness.records import Recording
-from harness.report import rows
-from harness.scenarios import DATA, read
+from harness.report import wording as rows
+from harness.scenario.model import DATA, read
 
 # For in-process runs of pytest, which forget what they import first: numpy must not load twice in a process.
 assert rows.HEADINGS
@@ -100,12 +101,20 @@ class Pool:
 
     def lend(self, settings: dict[str, str], python: Path | None = None) -> Lent:
         """Return an idle worker that was started with these settings, or a new one."""
-        key = (sorted(settings.items()), *map(os.environ.get, ("ATEN_CPU_CAPABILITY", "PYTHONPATH")), python)
+        key = (
+            sorted(settings.items()),
+            *map(os.environ.get, ("ATEN_CPU_CAPABILITY", "PYTHONPATH")),
+            python,
+        )
         with self._lock:
             found = next((entry for entry in self._idle if entry[0] == key), None)
             if found:
                 self._idle.remove(found)
-        worker = found[1] if found else Worker(settings, self._logs / f"worker-{len(self._started)}.log", python)
+        worker = (
+            found[1]
+            if found
+            else Worker(settings, self._logs / f"worker-{len(self._started)}.log", python)
+        )
         if not found:
             self._started.append(worker)
         return Lent(worker, lambda: self._idle.append((key, worker)))
@@ -135,7 +144,9 @@ class Shop:
         self.root = root
         self._capture, self._shelf = capture, shelf
 
-    def scenario(self, name: str = "digits", folder: str = "scenarios", **changes: str | None) -> Path:
+    def scenario(
+        self, name: str = "digits", folder: str = "scenarios", **changes: str | None
+    ) -> Path:
         """Write `FOLDER/NAME.yaml`: the smallest scenario with `changes` to its keys."""
         path = self.root / folder / f"{name}.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -155,10 +166,15 @@ class Shop:
             code = int(str(wrong_usage.code))
         return Done(code, *self._capture.readouterr())
 
-    def recorded(self, name: str = "digits", folder: str = "scenarios", **changes: str | None) -> Path:
+    def recorded(
+        self, name: str = "digits", folder: str = "scenarios", **changes: str | None
+    ) -> Path:
         """Write a scenario that has a baseline: recorded when a test first asks for it, a copy of that afterwards."""
         path = self.scenario(name, folder, **changes)
-        kept = self._shelf / hashlib.sha256(f"{name} {path.read_text(encoding='utf-8')}".encode()).hexdigest()
+        kept = (
+            self._shelf
+            / hashlib.sha256(f"{name} {path.read_text(encoding='utf-8')}".encode()).hexdigest()
+        )
         own = self.root / "baselines" / name
         if kept.exists():
             shutil.copytree(kept, own)
@@ -185,7 +201,9 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pool]:
 def pooled(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> Pool:
     """Sessions of this process borrow their workers from the pool."""
     monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
-    monkeypatch.setattr(session, "Worker", lambda settings, log, python=None: pool.lend(settings, python))
+    monkeypatch.setattr(
+        session, "Worker", lambda settings, log, python=None: pool.lend(settings, python)
+    )
     return pool
 
 
@@ -196,7 +214,13 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def shop(pooled: Pool, shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Shop:
+def shop(
+    pooled: Pool,
+    shelf: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Shop:
     """An empty folder to run the harness in."""
     monkeypatch.chdir(tmp_path)
     return Shop(tmp_path, capsys, shelf)
@@ -234,7 +258,11 @@ def take(pool: Pool, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., 
         if key not in made:
             folder = tmp_path_factory.mktemp("taken")
             named = ROOT / "scenarios" / f"{name}.yaml"
-            request = {**read(named).cases()[0].request(), "rounds": 1} if name else smallest(folder, **changes)
+            request = (
+                {**read(named).cases()[0].request(), "rounds": 1}
+                if name
+                else smallest(folder, **changes)
+            )
             worker = pool.lend(variables("full", {}))
             answer = put(worker, request, folder / "recording")
             worker.close()

@@ -13,7 +13,10 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 from urllib.parse import unquote, urlsplit
 
-LARGE_SUFFIXES = (".safetensors", ".bin")  # kept in LFS: addressed by sha256, and served by another host than the Hub
+LARGE_SUFFIXES = (
+    ".safetensors",
+    ".bin",
+)  # kept in LFS: addressed by sha256, and served by another host than the Hub
 
 
 class ServedFile(NamedTuple):
@@ -44,7 +47,11 @@ class HubServer:
         self.commits: dict[str, str] = {}
         self.files: dict[str, dict[str, ServedFile]] = {}
         for revision, folder in revisions.items():
-            files = {path.relative_to(folder).as_posix(): _read(path) for path in folder.rglob("*") if path.is_file()}
+            files = {
+                path.relative_to(folder).as_posix(): _read(path)
+                for path in folder.rglob("*")
+                if path.is_file()
+            }
             listing = "".join(f"{name} {file.etag}\n" for name, file in sorted(files.items()))
             commit = hashlib.sha1(listing.encode(), usedforsecurity=False).hexdigest()
             self.commits[revision] = self.commits[commit] = commit
@@ -59,7 +66,9 @@ class HubServer:
 
     def start(self) -> None:
         """Listen: the first time on a free port, later on the same one."""
-        self._http = ThreadingHTTPServer(("127.0.0.1", self.port), type("Handler", (_Handler,), {"hub": self}))
+        self._http = ThreadingHTTPServer(
+            ("127.0.0.1", self.port), type("Handler", (_Handler,), {"hub": self})
+        )
         self.port = self._http.server_address[1]
         threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True).start()
 
@@ -105,31 +114,49 @@ class _Handler(BaseHTTPRequestHandler):
             return self._answer(404, {"X-Error-Code": "RevisionNotFound"})
         files, headers = self.hub.files[commit], {"X-Repo-Commit": commit}
         if name is None:
-            info = {"id": self.hub.repository, "sha": commit, "siblings": [{"rfilename": file} for file in files]}
-            return self._answer(200, headers, json.dumps(_tree(files) if kind == "tree" else info).encode())
+            info = {
+                "id": self.hub.repository,
+                "sha": commit,
+                "siblings": [{"rfilename": file} for file in files],
+            }
+            return self._answer(
+                200, headers, json.dumps(_tree(files) if kind == "tree" else info).encode()
+            )
         if name not in files:
             return self._answer(404, {**headers, "X-Error-Code": "EntryNotFound"})
         file = files[name]
         if not file.large or kind == "lfs":
             return self._download(file, {**headers, "ETag": f'"{file.etag}"'})
         headers |= {"X-Linked-Etag": f'"{file.etag}"', "X-Linked-Size": str(len(file.content))}
-        headers["Location"] = f"http://localhost:{self.hub.port}/lfs/{self.hub.repository}/resolve/{commit}/{name}"
+        headers["Location"] = (
+            f"http://localhost:{self.hub.port}/lfs/{self.hub.repository}/resolve/{commit}/{name}"
+        )
         return self._answer(302, headers)
 
     def do_HEAD(self) -> None:
         self.do_GET()
 
     def _download(self, file: ServedFile, headers: dict[str, str]) -> None:
-        fault = self.hub.faults.popleft() if self.hub.faults and file.large and self.command == "GET" else None
+        fault = (
+            self.hub.faults.popleft()
+            if self.hub.faults and file.large and self.command == "GET"
+            else None
+        )
         if fault == "refuse":
             return self._answer(500, {})
         status, content = 200, file.content
         if wanted := re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", "")):
             status, content = 206, content[int(wanted[1]) :]
-            headers["Content-Range"] = f"bytes {wanted[1]}-{len(file.content) - 1}/{len(file.content)}"
-        return self._answer(status, headers, content, len(content) * 3 // 4 if fault == "cut" else None)
+            headers["Content-Range"] = (
+                f"bytes {wanted[1]}-{len(file.content) - 1}/{len(file.content)}"
+            )
+        return self._answer(
+            status, headers, content, len(content) * 3 // 4 if fault == "cut" else None
+        )
 
-    def _answer(self, status: int, headers: dict[str, str], content: bytes = b"", cut: int | None = None) -> None:
+    def _answer(
+        self, status: int, headers: dict[str, str], content: bytes = b"", cut: int | None = None
+    ) -> None:
         self.hub.requests.append(f"{self.command} {urlsplit(self.path).path} {status}")
         self.send_response_only(status)
         for name, value in {**headers, "Content-Length": str(len(content))}.items():
@@ -145,6 +172,10 @@ def _tree(files: dict[str, ServedFile]) -> list[dict[str, Any]]:
     tree: list[dict[str, Any]] = []
     for name, file in files.items():
         entry = {"type": "file", "path": name, "size": len(file.content), "oid": file.etag[:40]}
-        lfs = {"lfs": {"oid": file.etag, "size": entry["size"], "pointerSize": 130}} if file.large else {}
+        lfs = (
+            {"lfs": {"oid": file.etag, "size": entry["size"], "pointerSize": 130}}
+            if file.large
+            else {}
+        )
         tree.append(entry | lfs)
     return tree

@@ -25,7 +25,13 @@ SLICE = {**H200, "name": "NVIDIA H200 MIG 1g.18gb", "multi_processor_count": 16}
 IDLE, POWER_CAP, HEAT = 0x1, 0x4, 0x20
 
 
-FETCHING = (torch.Tensor.cpu, torch.Tensor.item, torch.Tensor.tolist, torch.Tensor.numpy, torch.Tensor.__bool__)
+FETCHING = (
+    torch.Tensor.cpu,
+    torch.Tensor.item,
+    torch.Tensor.tolist,
+    torch.Tensor.numpy,
+    torch.Tensor.__bool__,
+)
 
 
 class OnTheCpu(TorchFunctionMode):
@@ -40,7 +46,9 @@ class OnTheCpu(TorchFunctionMode):
             return func(*args)
         if func in FETCHING or (func is torch.Tensor.to and "cpu" in map(str, args[1:])):
             self._log.append("fetch")
-        return func(*map(here, args), **{name: here(value) for name, value in (kwargs or {}).items()})
+        return func(
+            *map(here, args), **{name: here(value) for name, value in (kwargs or {}).items()}
+        )
 
 
 def here(value: Any) -> Any:
@@ -71,7 +79,9 @@ class Gpu:
         """Return an event that a queue reaches at once."""
         assert enable_timing
         moment = SimpleNamespace()
-        moment.record = lambda: self.log.append("event") or vars(moment).update(at=time.perf_counter())
+        moment.record = lambda: (
+            self.log.append("event") or vars(moment).update(at=time.perf_counter())
+        )
         moment.elapsed_time = lambda other: 1000 * (other.at - moment.at)
         return moment
 

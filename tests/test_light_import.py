@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.baselines import Store
 from harness.records import Drift, Outcome
 from harness.session import Session
+from harness.store.baselines import Store
 
 ROOT = Path(__file__).resolve().parents[1]
 HEAVY = ("torch", "diffusers", "transformers")
@@ -20,7 +20,13 @@ HEAVY = ("torch", "diffusers", "transformers")
 def after(code: str, *arguments: str) -> tuple[set[str], str]:
     """Run `code` in an interpreter of its own; return the modules that it loaded, and what it printed."""
     tail = "\nimport json, sys\nprint('\\nLOADED', json.dumps(sorted(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code + tail, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code + tail, *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     printed, _, loaded = done.stdout.rpartition("LOADED ")
     return set(json.loads(loaded)), printed
@@ -31,7 +37,9 @@ def finished_run(tmp_path: Path) -> Path:
     """A run's results, of one case that drifted."""
     session = Session(Store(tmp_path / "baselines"), tmp_path / "run")
     moved = Drift(0.5, 0.25, 3.0, 2.5, 1, 4, (0, 1, 1, 0), 1.0, 0.5)
-    session.outcomes.append(Outcome("digits[cpu-float32]", "digits", "drifted", "other bits", outputs={"image": moved}))
+    session.outcomes.append(
+        Outcome("digits[cpu-float32]", "digits", "drifted", "other bits", outputs={"image": moved})
+    )
     session.write_results()
     return session.out
 
@@ -40,7 +48,7 @@ def test_listing_scenarios_loads_no_framework():
     """`harness list` reads every scenario, and numpy is not needed either."""
     loaded, printed = after("from harness.cli import main\nassert main(['list', 'scenarios']) == 0")
     assert "ddim-digits[cpu-float32]" in printed
-    assert {"harness.cli", "harness.report.terminal"} <= loaded
+    assert {"harness.commands.main", "harness.report.terminal"} <= loaded
     assert loaded.isdisjoint({*HEAVY, "numpy"})
 
 
@@ -59,12 +67,14 @@ def test_collecting_by_pytest_loads_no_framework():
         "import pytest\nassert pytest.main(['--collect-only', '-q', '-p', 'no:cacheprovider', 'scenarios']) == 0"
     )
     assert "scenarios/ddim-digits.yaml::ddim-digits[cpu-float32]" in printed
-    assert "harness.plugin" in loaded
+    assert "harness.pytest_plugin.plugin" in loaded
     assert loaded.isdisjoint({*HEAVY, "numpy"})
 
 
 def test_the_session_loads_no_framework_until_a_worker_starts():
     """Everything of the judge's half at once: session, store, verdicts and launcher."""
-    loaded, _ = after("import harness\nassert harness.Session and harness.Store and harness.Outcome and harness.Case")
-    assert {"harness.session", "harness.launch.local", "harness.judge.verdict"} <= loaded
+    loaded, _ = after(
+        "import harness\nassert harness.Session and harness.Store and harness.Outcome and harness.Case"
+    )
+    assert {"harness.session", "harness.launch.process", "harness.judge.verdict"} <= loaded
     assert loaded.isdisjoint(HEAVY)

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from harness import cli
-from harness.results import read_results
+from harness.commands import main as cli
+from harness.store.run_folder import read_results
 
 BOTH = "{device: [cpu, cuda]}"
 PROMPT = {"pipeline": "StableDiffusionPipeline", "checkpoint": "{bundled: digits-sd}"}
@@ -44,7 +44,9 @@ def test_a_recorded_case_is_identical_when_it_runs_again(recorded):
     assert "1 case: 1 identical" in done.out
     assert "results and recordings: again" in done.out
     assert verdicts(recorded.root / "again") == {"digits[cpu-float32]": "identical"}
-    assert "# 1 case: 1 identical" in (recorded.root / "again" / "summary.md").read_text(encoding="utf-8")
+    assert "# 1 case: 1 identical" in (recorded.root / "again" / "summary.md").read_text(
+        encoding="utf-8"
+    )
 
 
 def test_recording_says_what_it_wrote_and_leaves_what_there_is(recorded):
@@ -53,7 +55,11 @@ def test_recording_says_what_it_wrote_and_leaves_what_there_is(recorded):
     recorded.scenario("other", seed="1")
     done = recorded.harness("record", "--reason", "a new scenario")
     assert done.code == 0
-    assert re.search(r"^wrote baselines/other/cpu-float32/cpu-\S+\.json and \d+ KiB of tensors$", done.out, re.MULTILINE)
+    assert re.search(
+        r"^wrote baselines/other/cpu-float32/cpu-\S+\.json and \d+ KiB of tensors$",
+        done.out,
+        re.MULTILINE,
+    )
     assert "1 written, 1 had one, 0 could not run here, 0 failed" in done.out
     assert recorded.baseline().read_bytes() == before
     provenance = json.loads(recorded.baseline("other").read_text(encoding="utf-8"))["provenance"]
@@ -82,24 +88,40 @@ def test_a_case_without_a_baseline_fails_and_the_printed_command_records_it(shop
         ({}, {"generator": "numpy"}),
         ({}, {"determinism": "full", "enable": "attention_slicing"}),
         (
-            {**PROMPT, "call": "{prompt: a handwritten one, num_inference_steps: 1, output_type: np}"},
-            {**PROMPT, "call": "{prompt: a handwritten two, num_inference_steps: 1, output_type: np}"},
+            {
+                **PROMPT,
+                "call": "{prompt: a handwritten one, num_inference_steps: 1, output_type: np}",
+            },
+            {
+                **PROMPT,
+                "call": "{prompt: a handwritten two, num_inference_steps: 1, output_type: np}",
+            },
         ),
     ],
     ids=["seed", "steps", "steps_offset", "scheduler", "generator", "enable", "prompt"],
 )
-def test_a_change_of_the_scenario_makes_its_baseline_stale(before: dict[str, str], after: dict[str, str], shop):
+def test_a_change_of_the_scenario_makes_its_baseline_stale(
+    before: dict[str, str], after: dict[str, str], shop
+):
     """It never is a drift: the baseline answers another question."""
     shop.recorded(**before)
     shop.scenario(**after)
     done = shop.harness("run")
     assert done.code == 1
     assert "1 case: 1 stale" in done.out
-    assert paragraph(done.out)["why"].startswith("the baseline belongs to another version of the scenario")
+    assert paragraph(done.out)["why"].startswith(
+        "the baseline belongs to another version of the scenario"
+    )
 
 
 @pytest.mark.parametrize(
-    "change", [{"description": "Other words."}, {"tags": "slow"}, {"timeout": "60"}, {"tolerance": "{cross-class: {l_inf: 1}}"}]
+    "change",
+    [
+        {"description": "Other words."},
+        {"tags": "slow"},
+        {"timeout": "60"},
+        {"tolerance": "{cross-class: {l_inf: 1}}"},
+    ],
 )
 def test_a_change_that_moves_no_number_leaves_the_baseline_good(change: dict[str, str], recorded):
     """Description, tags, time-out and tolerances are not what was recorded."""
@@ -150,7 +172,10 @@ def test_a_control_that_does_not_behave_fails(shop):
     for command in ("run", "record"):
         done = shop.harness(command)
         assert done.code == 1
-        assert paragraph(done.out)["why"] == "expected `distinct-images`: image[0] and image[1] are the same"
+        assert (
+            paragraph(done.out)["why"]
+            == "expected `distinct-images`: image[0] and image[1] are the same"
+        )
     assert not (shop.root / "baselines").exists()
     shop.scenario(call=call, seed="[0, 1]", expect="distinct-images")
     assert shop.harness("record").code == 0
@@ -170,7 +195,10 @@ def test_what_a_recording_run_left_can_be_accepted(recorded):
     recorded.scenario(seed="1", cost="{slower: 9.0}")
     assert recorded.harness("record", "--out", "again").code == 1
     assert recorded.harness("accept", "again", "--reason", "seed 1 shows a nicer digit").code == 0
-    assert len(json.loads(recorded.baseline().read_text(encoding="utf-8"))["cost"]["rounds_seconds"]) == 5
+    assert (
+        len(json.loads(recorded.baseline().read_text(encoding="utf-8"))["cost"]["rounds_seconds"])
+        == 5
+    )
 
 
 def test_accepting_names_the_baselines_that_stay_behind(recorded, monkeypatch):
@@ -194,7 +222,10 @@ def test_accepting_makes_a_stale_case_identical(recorded):
     assert recorded.harness("run", "--out", "changed").code == 1
     done = recorded.harness("accept", "changed", "--reason", "seed 1 shows a nicer digit")
     assert done.code == 0
-    assert re.match(f"wrote {recorded.baseline().relative_to(recorded.root)} and [0-9]+ KiB of tensors \\(stale: ", done.out)
+    assert re.match(
+        f"wrote {recorded.baseline().relative_to(recorded.root)} and [0-9]+ KiB of tensors \\(stale: ",
+        done.out,
+    )
     assert recorded.harness("run").code == 0
     provenance = json.loads(recorded.baseline().read_text(encoding="utf-8"))["provenance"]
     assert provenance["reason"] == "seed 1 shows a nicer digit"
@@ -222,7 +253,9 @@ def test_accepting_refuses_a_run_of_an_older_scenario(recorded):
     recorded.scenario(seed="2")
     done = recorded.harness("accept", "changed", "--reason", "why not")
     assert done.code == 2
-    assert done.err == ("harness: digits[cpu-float32]: the scenario was edited after changed; run it again, then accept that run\n")
+    assert done.err == (
+        "harness: digits[cpu-float32]: the scenario was edited after changed; run it again, then accept that run\n"
+    )
     assert recorded.baseline().read_bytes() == before
 
 
@@ -259,7 +292,9 @@ def test_accepting_what_passes_is_refused(recorded):
     assert "holds nothing to accept" in done.err
 
 
-def test_another_dispatch_of_the_cpu_is_another_class_and_its_noise_differs_first(recorded, monkeypatch: pytest.MonkeyPatch):
+def test_another_dispatch_of_the_cpu_is_another_class_and_its_noise_differs_first(
+    recorded, monkeypatch: pytest.MonkeyPatch
+):
     """The baseline of one class judges the other by its tolerances; without any, nothing but equal bits passes."""
     monkeypatch.setenv("ATEN_CPU_CAPABILITY", "default")
     done = recorded.harness("run", "--out", "strict")
@@ -288,7 +323,10 @@ def test_each_class_may_have_a_baseline_of_its_own(recorded, monkeypatch: pytest
     assert [first] == list(first.parent.glob("*.json"))
     recorded.scenario(tolerance="{cross-class: {rel_l2: 1.0e-5}}")
     assert recorded.harness("record").code == 0
-    assert {json.loads(path.read_text(encoding="utf-8"))["reference"] for path in first.parent.glob("*.json")} == {True, False}
+    assert {
+        json.loads(path.read_text(encoding="utf-8"))["reference"]
+        for path in first.parent.glob("*.json")
+    } == {True, False}
     assert json.loads(first.read_text(encoding="utf-8"))["reference"]
     assert "1 identical" in recorded.harness("run").out
     monkeypatch.delenv("ATEN_CPU_CAPABILITY")
@@ -298,7 +336,9 @@ def test_each_class_may_have_a_baseline_of_its_own(recorded, monkeypatch: pytest
 def test_what_cannot_run_here_is_neither_pass_nor_failure(recorded):
     """Alone it is exit code 3, beside a pass 0, and 3 again if everything was asked for."""
     recorded.scenario(cases=BOTH)
-    codes = [recorded.harness("run", *more).code for more in (["--device", "cuda"], [], ["--strict"])]
+    codes = [
+        recorded.harness("run", *more).code for more in (["--device", "cuda"], [], ["--strict"])
+    ]
     assert codes == [3, 0, 3]
     done = recorded.harness("run")
     assert "not checked:\n  no CUDA device on this machine: digits[cuda-float32]\n" in done.out
@@ -347,7 +387,10 @@ def test_a_damaged_baseline_is_an_error_and_not_a_verdict_on_the_pipeline(damage
     assert "1 case: 1 error" in done.out
     damaged = path if damage == "json" else tensors
     assert paragraph(done.out)["why"].startswith(str(damaged.relative_to(recorded.root)))
-    assert "restore both files from version control, or delete them and record the case again" in done.out
+    assert (
+        "restore both files from version control, or delete them and record the case again"
+        in done.out
+    )
 
 
 @pytest.mark.parametrize(
@@ -383,7 +426,9 @@ def test_a_mistake_in_a_scenario_is_exit_code_2_with_its_line(shop):
     shop.scenario("wrong", seed="one")
     done = shop.harness("run")
     assert done.code == 2
-    assert done.err == ("harness: scenarios/wrong.yaml:5: `seed`\n  expected: a whole number >= 0\n  found:    'one' (a string)\n")
+    assert done.err == (
+        "harness: scenarios/wrong.yaml:5: `seed`\n  expected: a whole number >= 0\n  found:    'one' (a string)\n"
+    )
     assert not (shop.root / "runs").exists()
 
 
@@ -395,7 +440,9 @@ def test_results_of_another_format_are_exit_code_4(shop):
     assert "this harness reads 'harness-results/1'" in done.err
 
 
-def test_a_defect_of_the_harness_is_exit_code_4_with_its_traceback(shop, monkeypatch: pytest.MonkeyPatch):
+def test_a_defect_of_the_harness_is_exit_code_4_with_its_traceback(
+    shop, monkeypatch: pytest.MonkeyPatch
+):
     """It is never mistaken for a finding about the pipeline."""
     shop.scenario()
     monkeypatch.setattr(cli, "cannot_run", lambda case: 1 // 0)
@@ -434,11 +481,15 @@ def test_a_gate_over_a_run_opens_when_everything_required_passes(recorded):
     """Required on a device that the run had not, it stays closed."""
     recorded.harness("run", "--out", "nightly")
     for on, code in (("cpu", 0), ("[cpu, cuda]", 3)):
-        (recorded.root / "policy.yaml").write_text(f"require:\n- {{scenarios: digits, on: {on}}}\n", encoding="utf-8")
+        (recorded.root / "policy.yaml").write_text(
+            f"require:\n- {{scenarios: digits, on: {on}}}\n", encoding="utf-8"
+        )
         assert recorded.harness("gate", "nightly", "--policy", "policy.yaml").code == code
 
 
-def test_the_environment_is_printed_with_its_numerics_class(recorded, monkeypatch: pytest.MonkeyPatch):
+def test_the_environment_is_printed_with_its_numerics_class(
+    recorded, monkeypatch: pytest.MonkeyPatch
+):
     """The class is the one that the baseline was recorded in; nothing stays on the disk."""
     temporary = recorded.root / "temporary"
     temporary.mkdir()
@@ -446,6 +497,10 @@ def test_the_environment_is_printed_with_its_numerics_class(recorded, monkeypatc
     before = sorted(recorded.root.rglob("*"))
     done = recorded.harness("env")
     assert done.code == 0
-    assert done.out.startswith(f"numerics class {recorded.baseline().stem} for cpu-float32, determinism full\n")
-    assert re.search(r"^flags +deterministic_algorithms +\[True, False\] *$", done.out, re.MULTILINE)
+    assert done.out.startswith(
+        f"numerics class {recorded.baseline().stem} for cpu-float32, determinism full\n"
+    )
+    assert re.search(
+        r"^flags +deterministic_algorithms +\[True, False\] *$", done.out, re.MULTILINE
+    )
     assert sorted(recorded.root.rglob("*")) == before

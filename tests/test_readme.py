@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.cli import main
+from harness.commands.main import main
 from harness.judge.gate import hold
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -59,7 +59,10 @@ def test_the_failure_of_the_readme_is_what_a_drift_prints(
     text = (ROOT / "scenarios" / "ddim-digits.yaml").read_text(encoding="utf-8")
     scenario = Path("strict.yaml")
     monkeypatch.chdir(tmp_path)
-    scenario.write_text(re.sub(r"tolerance:\n(  .*\n)+", "", text).replace("device: [cpu, cuda]", "device: cpu"), encoding="utf-8")
+    scenario.write_text(
+        re.sub(r"tolerance:\n(  .*\n)+", "", text).replace("device: [cpu, cuda]", "device: cpu"),
+        encoding="utf-8",
+    )
     assert main(["record", str(scenario), "--out", str(tmp_path / "first")]) == 0
     capsys.readouterr()
     monkeypatch.setenv("ATEN_CPU_CAPABILITY", "default")

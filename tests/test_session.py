@@ -15,13 +15,13 @@ from pathlib import Path
 import builders
 import pytest
 
-from harness.baselines import Store
 from harness.errors import HarnessError, LaunchError, UsageError
-from harness.launch.local import Worker
+from harness.launch.process import Worker
 from harness.records import Outcome, Recording
-from harness.results import RESULTS_FILE, new_run, read_results
-from harness.scenarios import Case, read_all
+from harness.scenario.model import Case, read_all
 from harness.session import Session, well_timed
+from harness.store.baselines import Store
+from harness.store.run_folder import RESULTS_FILE, new_run, read_results
 
 BASICS = "description: One step.\npipeline: DDIMPipeline\ncheckpoint: {bundled: digits-ddpm}\n"
 PATIENCE = "timeout: 60\n"  # a harness that waits for nothing fails its test instead of waiting for an hour
@@ -39,7 +39,11 @@ def scenario(folder: Path, name: str, call: str = "{}", more: str = PATIENCE) ->
 def ran(folder: Path, jobs: int = 1, out: str = "run") -> Session:
     """Run every scenario in `folder` and return the closed session."""
     with Session(Store(folder / "baselines"), folder / out) as session:
-        session.run_all([case for each in read_all([folder / "scenarios"]) for case in each.cases()], jobs, lambda outcome: None)
+        session.run_all(
+            [case for each in read_all([folder / "scenarios"]) for case in each.cases()],
+            jobs,
+            lambda outcome: None,
+        )
     return session
 
 
@@ -50,7 +54,9 @@ def said(session: Session) -> dict[str, tuple[str, str]]:
     def word(match: re.Match[str]) -> str:
         return found.setdefault(match.group(), f"process {'ABC'[len(found)]}")
 
-    return {o.scenario: (o.verdict, re.sub(r"process \d+", word, o.reason)) for o in session.outcomes}
+    return {
+        o.scenario: (o.verdict, re.sub(r"process \d+", word, o.reason)) for o in session.outcomes
+    }
 
 
 def alive(mark: str) -> list[str]:
@@ -79,9 +85,15 @@ def until(true: Callable[[], bool], seconds: float) -> bool:
     ("call", "reason"),
     [
         ("{signal: 11}", "the worker was killed by SIGSEGV, while run 1 of 2"),
-        ("{signal: 9}", "the worker was killed by SIGKILL (often: out of memory), while run 1 of 2"),
+        (
+            "{signal: 9}",
+            "the worker was killed by SIGKILL (often: out of memory), while run 1 of 2",
+        ),
         ("{status: 7}", "the worker ended with status 7, while run 1 of 2"),
-        ("{last_words: CUDA error, signal: 6}", "the worker was killed by SIGABRT, while run 1 of 2; its last words: CUDA error"),
+        (
+            "{last_words: CUDA error, signal: 6}",
+            "the worker was killed by SIGABRT, while run 1 of 2; its last words: CUDA error",
+        ),
     ],
 )
 def test_a_crash_ends_its_case_with_the_cause_and_the_next_case_runs_in_a_new_worker(
@@ -129,7 +141,9 @@ def test_last_words_are_those_of_the_worker_that_died(pretender: Path, tmp_path:
     assert "mine" not in found["b"][1]
 
 
-def test_a_worker_that_does_not_start_is_an_error_of_every_case(pretender: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_worker_that_does_not_start_is_an_error_of_every_case(
+    pretender: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     """Such as an environment without torch."""
     monkeypatch.setenv("PRETENDER_DIES_AT_START", "1")
     scenario(tmp_path, "a")
@@ -138,7 +152,9 @@ def test_a_worker_that_does_not_start_is_an_error_of_every_case(pretender: Path,
     assert said(ran(tmp_path)) == {"a": ("error", reason), "b": ("error", reason)}
 
 
-def test_closing_a_worker_ends_what_it_started(pretender: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_closing_a_worker_ends_what_it_started(
+    pretender: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     """The whole group of processes; a second time does no harm."""
     mark = f"HARNESS_TEST_MARK={tmp_path}"
     monkeypatch.setenv(*mark.split("=", 1))
@@ -166,7 +182,9 @@ def test_a_worker_that_died_between_two_cases_is_noticed(pretender: Path, tmp_pa
 
 
 @pytest.mark.parametrize("starts_in", ["0", "60"])
-def test_an_interrupted_session_leaves_no_worker(starts_in: str, pretender: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_an_interrupted_session_leaves_no_worker(
+    starts_in: str, pretender: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     """Neither one that runs a case nor one that is still starting; the case that was cut short has no outcome."""
     mark = f"HARNESS_TEST_MARK={tmp_path}"
     monkeypatch.setenv(*mark.split("=", 1))
@@ -178,7 +196,9 @@ def test_an_interrupted_session_leaves_no_worker(starts_in: str, pretender: Path
 
     def interrupt() -> None:
         until(lambda: log.exists() and last_words in log.read_text(), 30)
-        time.sleep(0.2)  # by then the session waits for the worker, which sleeps in case b or in its start
+        time.sleep(
+            0.2
+        )  # by then the session waits for the worker, which sleeps in case b or in its start
         signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 
     interrupter = threading.Thread(target=interrupt)
@@ -198,7 +218,12 @@ def test_ctrl_c_leaves_what_had_finished_and_nothing_half_written(tmp_path: Path
     run, environment = tmp_path / "run", dict([*os.environ.items(), mark.split("=", 1)])
     command = [sys.executable, "-m", "harness", "run", "scenarios", "--out", str(run)]
     with subprocess.Popen(
-        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as process:
         try:
             assert until((run / "recordings" / "a" / "cpu-float32").exists, 120)
@@ -213,7 +238,12 @@ def test_ctrl_c_leaves_what_had_finished_and_nothing_half_written(tmp_path: Path
     assert alive(mark) == []
     left = sorted(str(path.relative_to(run)) for path in run.rglob("*") if path.is_file())
     recording = "recordings/a/cpu-float32"
-    assert left == ["logs/worker-0.log", f"{recording}/recording.json", f"{recording}/tensors.safetensors", RESULTS_FILE]
+    assert left == [
+        "logs/worker-0.log",
+        f"{recording}/recording.json",
+        f"{recording}/tensors.safetensors",
+        RESULTS_FILE,
+    ]
     assert [(o.case, o.verdict) for o in read_results(run)[0]] == [("a[cpu-float32]", "missing")]
 
 
@@ -235,9 +265,18 @@ def test_two_jobs_give_the_same_bits_as_one(two_checkpoints: Path):
         session = ran(two_checkpoints, jobs, f"run-{jobs}")
         assert len(session._slots) == jobs
         folders = sorted((session.out / "recordings").glob("*/*"))
-        recordings = {str(folder.relative_to(session.out)): Recording.read(folder) for folder in folders}
-        found.append({name: (each.outputs, each.stages, each.content["noise"]) for name, each in recordings.items()})
-    assert set(found[0]) == {f"recordings/{name}/cpu-float32" for name in ("digits-0", "digits-1", "prompt")}
+        recordings = {
+            str(folder.relative_to(session.out)): Recording.read(folder) for folder in folders
+        }
+        found.append(
+            {
+                name: (each.outputs, each.stages, each.content["noise"])
+                for name, each in recordings.items()
+            }
+        )
+    assert set(found[0]) == {
+        f"recordings/{name}/cpu-float32" for name in ("digits-0", "digits-1", "prompt")
+    }
     assert found[1] == found[0]
 
 
@@ -254,7 +293,11 @@ def test_results_can_be_read_back_as_they_were(two_checkpoints: Path):
     """Outcomes of several verdicts, with their drifts, costs and log, and the environment."""
     scenario(two_checkpoints, "wrong", "{num_inference_steps: 5000}")
     first = ran(two_checkpoints, out="first")
-    (case,) = (case for each in read_all([two_checkpoints / "scenarios" / "prompt.yaml"]) for case in each.cases())
+    (case,) = (
+        case
+        for each in read_all([two_checkpoints / "scenarios" / "prompt.yaml"])
+        for case in each.cases()
+    )
     first.store.write(case, Recording.read(first.folder(case)), "a first one")
     session = ran(two_checkpoints, out="second")
     outcomes, environment = read_results(session.out)
@@ -303,9 +346,12 @@ def test_results_are_replaced_whole(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("text", "error"), [(None, UsageError), ("{", UsageError), ('{"format": "harness-results/0"}', HarnessError)]
+    ("text", "error"),
+    [(None, UsageError), ("{", UsageError), ('{"format": "harness-results/0"}', HarnessError)],
 )
-def test_what_is_no_run_is_refused_with_its_path(text: str | None, error: type[HarnessError], tmp_path: Path):
+def test_what_is_no_run_is_refused_with_its_path(
+    text: str | None, error: type[HarnessError], tmp_path: Path
+):
     """A folder without results, a file cut short, and another format."""
     if text:
         (tmp_path / RESULTS_FILE).write_text(text, encoding="utf-8")
@@ -345,17 +391,25 @@ class Played(Session):
         ([4.0], {}, "unknown", 4.0),
     ],
 )
-def test_a_change_of_cost_is_told_once_more_rounds_confirm_it(tmp_path: Path, seconds, bounds, word, last):
+def test_a_change_of_cost_is_told_once_more_rounds_confirm_it(
+    tmp_path: Path, seconds, bounds, word, last
+):
     """The verdict is that of the first run, whatever comes of the rounds."""
     case, store = builders.case(cost=bounds), Store(tmp_path / "baselines")
     store.write(case, builders.recording(tmp_path / "then", cost=builders.cost(2.0)), "first")
     session = Played(store, tmp_path, seconds)
     outcome = session.run(case)
-    assert (outcome.verdict, outcome.cost["verdict"], outcome.cost["seconds"]) == ("identical", word, last)
+    assert (outcome.verdict, outcome.cost["verdict"], outcome.cost["seconds"]) == (
+        "identical",
+        word,
+        last,
+    )
     assert session.asked == [(None, None), (6, "cpu-float32-timed")][: len(seconds)]
 
 
-@pytest.mark.parametrize(("cost", "rounds"), [({}, None), ({"slower": 2.0}, 6), ({"slower": 2.0, "rounds": 9}, 9)])
+@pytest.mark.parametrize(
+    ("cost", "rounds"), [({}, None), ({"slower": 2.0}, 6), ({"slower": 2.0, "rounds": 9}, 9)]
+)
 def test_what_others_are_held_against_is_timed_well(cost, rounds):
     """Where the scenario bounds cost; never less than it asks for itself."""
     assert well_timed(builders.case(cost=cost)).scenario.cost.get("rounds") == rounds

@@ -32,11 +32,15 @@ DDIMScheduler.step = step
 """
 
 
-def write_wheel(folder: Path, name: str, version: str, source: str = "", requires: str = "") -> Path:
+def write_wheel(
+    folder: Path, name: str, version: str, source: str = "", requires: str = ""
+) -> Path:
     """Write a wheel with one package, of which `source` is `__init__.py`."""
     folder.mkdir(parents=True, exist_ok=True)
     info, path = f"{name}-{version}.dist-info", folder / f"{name}-{version}-py3-none-any.whl"
-    metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n" + (f"Requires-Dist: {requires}\n" if requires else "")
+    metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n" + (
+        f"Requires-Dist: {requires}\n" if requires else ""
+    )
     files = {
         f"{name}/__init__.py": source,
         f"{info}/METADATA": metadata,

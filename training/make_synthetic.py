@@ -29,9 +29,9 @@ from diffusers.pipelines.deprecated.unclip.text_proj import UnCLIPTextProjModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from harness.worker import checkpoints
-from harness.worker.frameworks import Torch
-from harness.worker.tensors import digest_digests
+from harness.worker.observe.tensors import digest_digests
+from harness.worker.pipeline import checkpoints
+from harness.worker.pipeline.torch_ import Torch
 
 SYNTHETIC = Path(__file__).resolve().parent.parent / "harness" / "data" / "synthetic"
 
@@ -39,7 +39,10 @@ SYNTHETIC = Path(__file__).resolve().parent.parent / "harness" / "data" / "synth
 def tokenizer(folder: Path, size: int, length: int) -> CLIPTokenizer:
     """Write a CLIP tokenizer that knows letters; its two special tokens are the last of `size` ids, as in CLIP."""
     letters = [chr(code) for code in range(33, 127)]
-    tokens = {token: index for index, token in enumerate([*letters, *(f"{letter}</w>" for letter in letters)])}
+    tokens = {
+        token: index
+        for index, token in enumerate([*letters, *(f"{letter}</w>" for letter in letters)])
+    }
     tokens |= {"<|startoftext|>": size - 2, "<|endoftext|>": size - 1}
     folder.mkdir(parents=True)
     (folder / "vocab.json").write_text(json.dumps(tokens))
@@ -54,7 +57,11 @@ def ddpm_cifar10(folder: Path) -> dict[str, Any]:
         up_block_types=("UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
         attention_head_dim=None, norm_eps=1e-6, downsample_padding=0, flip_sin_to_cos=False, freq_shift=1,
     )  # fmt: skip
-    return {"_class_name": "DDPMPipeline", "unet": UNet2DModel(**unet), "scheduler": DDPMScheduler(variance_type="fixed_large")}
+    return {
+        "_class_name": "DDPMPipeline",
+        "unet": UNet2DModel(**unet),
+        "scheduler": DDPMScheduler(variance_type="fixed_large"),
+    }
 
 
 def stable_diffusion(folder: Path) -> dict[str, Any]:
@@ -104,24 +111,41 @@ def unclip(folder: Path) -> dict[str, Any]:
     )  # fmt: skip
     return {
         "_class_name": "UnCLIPPipeline",
-        "prior": PriorTransformer(num_attention_heads=2, attention_head_dim=16, embedding_dim=32, num_layers=2, num_embeddings=77),
+        "prior": PriorTransformer(
+            num_attention_heads=2,
+            attention_head_dim=16,
+            embedding_dim=32,
+            num_layers=2,
+            num_embeddings=77,
+        ),
         "decoder": UNet2DConditionModel(**decoder),
         "text_encoder": CLIPTextModelWithProjection(text),
         "tokenizer": tokenizer(folder / "tokenizer", 1000, 77),
-        "text_proj": UnCLIPTextProjModel(clip_embeddings_dim=32, time_embed_dim=128, cross_attention_dim=64),
+        "text_proj": UnCLIPTextProjModel(
+            clip_embeddings_dim=32, time_embed_dim=128, cross_attention_dim=64
+        ),
         "super_res_first": UNet2DModel(**upscaler),
         "super_res_last": UNet2DModel(**upscaler),
         "prior_scheduler": UnCLIPScheduler(
-            prediction_type="sample", num_train_timesteps=1000, variance_type="fixed_small_log", clip_sample_range=5.0
+            prediction_type="sample",
+            num_train_timesteps=1000,
+            variance_type="fixed_small_log",
+            clip_sample_range=5.0,
         ),
-        "decoder_scheduler": UnCLIPScheduler(prediction_type="epsilon", num_train_timesteps=1000, variance_type="learned_range"),
+        "decoder_scheduler": UnCLIPScheduler(
+            prediction_type="epsilon", num_train_timesteps=1000, variance_type="learned_range"
+        ),
         "super_res_scheduler": UnCLIPScheduler(
             prediction_type="epsilon", num_train_timesteps=1000, variance_type="fixed_small_log"
         ),
     }
 
 
-RECIPES = {"ddpm-cifar10-32": ddpm_cifar10, "stable-diffusion-v1-5": stable_diffusion, "unclip-small": unclip}
+RECIPES = {
+    "ddpm-cifar10-32": ddpm_cifar10,
+    "stable-diffusion-v1-5": stable_diffusion,
+    "unclip-small": unclip,
+}
 
 
 def write(name: str) -> None:
@@ -147,9 +171,14 @@ def write(name: str) -> None:
         if (folder / "tokenizer" / "tokenizer.json").is_file():
             extra.unlink(missing_ok=True)
     pipeline = checkpoints.synthesize(
-        folder, checkpoints.named("pipeline", index["_class_name"]), {"default": "float32"}, Torch("cpu")
+        folder,
+        checkpoints.named("pipeline", index["_class_name"]),
+        {"default": "float32"},
+        Torch("cpu"),
     )
-    weights = {name: digest_digests(state) for name, state in checkpoints.digest_states(pipeline).items()}
+    weights = {
+        name: digest_digests(state) for name, state in checkpoints.digest_states(pipeline).items()
+    }
     (folder / "digests.json").write_text(json.dumps(weights, indent=1, sort_keys=True) + "\n")
     print(name, weights)
 

@@ -34,7 +34,13 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 SEED = 0
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-TEMPLATES = ("a handwritten {}", "a handwritten digit {}", "the number {}", "{}", "a {} on black paper")
+TEMPLATES = (
+    "a handwritten {}",
+    "a handwritten digit {}",
+    "the number {}",
+    "{}",
+    "a {} on black paper",
+)
 BUNDLED = Path(__file__).resolve().parent.parent / "harness" / "data" / "bundled"
 
 
@@ -101,7 +107,10 @@ def fit(
             average.update()
         recent.append(loss.item())
         if (step + 1) % 100 == 0:
-            print(f"{name} {step + 1}/{steps} loss {np.mean(recent):.4f} {time.monotonic() - started:.0f} s", flush=True)
+            print(
+                f"{name} {step + 1}/{steps} loss {np.mean(recent):.4f} {time.monotonic() - started:.0f} s",
+                flush=True,
+            )
             recent.clear()
     for average in averages:
         average.write_back()
@@ -125,13 +134,17 @@ def train_ddpm(steps: int) -> None:
         return F.mse_loss(unet(scheduler.add_noise(clean, noise, t), t).sample, noise)
 
     fit("ddpm", [unet], loss_of, count=len(images), steps=steps)
-    DDIMPipeline(unet.eval(), DDIMScheduler.from_config(scheduler.config)).save_pretrained(BUNDLED / "digits-ddpm")
+    DDIMPipeline(unet.eval(), DDIMScheduler.from_config(scheduler.config)).save_pretrained(
+        BUNDLED / "digits-ddpm"
+    )
 
 
 def make_tokenizer(folder: Path) -> CLIPTokenizer:
     """Build CLIP's own tokenizer with a vocabulary of letters and the templates' words, one token each."""
     letters = "abcdefghijklmnopqrstuvwxyz"
-    words = sorted({word for template in TEMPLATES for word in template.replace("{}", "").split()} | set(WORDS))
+    words = sorted(
+        {word for template in TEMPLATES for word in template.replace("{}", "").split()} | set(WORDS)
+    )
     tokens = [*letters, *(f"{letter}</w>" for letter in letters)]
     merges: list[str] = []
     for word in words:
@@ -186,13 +199,21 @@ def train_sd(vae_steps: int, unet_steps: int) -> None:
         block_out_channels=(48, 72), attention_head_dim=4,
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
     )  # fmt: skip
-    print("unet parameters", sum(p.numel() for p in unet.parameters()), "text", sum(p.numel() for p in text_encoder.parameters()))
+    print(
+        "unet parameters",
+        sum(p.numel() for p in unet.parameters()),
+        "text",
+        sum(p.numel() for p in text_encoder.parameters()),
+    )
     scheduler = DDIMScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1,
         clip_sample=False, set_alpha_to_one=False,
     )  # fmt: skip
     prompts = [
-        [tokenizer(template.format(word), padding="max_length", max_length=16).input_ids for template in TEMPLATES]
+        [
+            tokenizer(template.format(word), padding="max_length", max_length=16).input_ids
+            for template in TEMPLATES
+        ]
         for word in WORDS
     ]
     tokens = torch.tensor(prompts)
@@ -201,10 +222,15 @@ def train_sd(vae_steps: int, unet_steps: int) -> None:
     def unet_loss(index: torch.Tensor) -> torch.Tensor:
         clean = latents[index]
         ids = tokens[labels[index], torch.randint(0, len(TEMPLATES), (len(index),))]
-        ids = torch.where(torch.rand(len(index), 1) < 0.1, empty, ids)  # unconditional share, for guidance
+        ids = torch.where(
+            torch.rand(len(index), 1) < 0.1, empty, ids
+        )  # unconditional share, for guidance
         noise, t = torch.randn_like(clean), torch.randint(0, 1000, (len(index),))
         hidden = text_encoder(ids)[0]
-        return F.mse_loss(unet(scheduler.add_noise(clean, noise, t), t, encoder_hidden_states=hidden).sample, noise)
+        return F.mse_loss(
+            unet(scheduler.add_noise(clean, noise, t), t, encoder_hidden_states=hidden).sample,
+            noise,
+        )
 
     fit("sd", [unet, text_encoder], unet_loss, count=len(latents), steps=unet_steps)
     StableDiffusionPipeline(
@@ -217,7 +243,9 @@ def sample_sd(pipe: StableDiffusionPipeline, word: str, seeds: range) -> np.ndar
     """Return one image per seed for a prompt, shape (n, 16, 16), float32 in [0, 1]."""
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     prompt = [f"a handwritten {word}"] * len(seeds)
-    images = pipe(prompt, num_inference_steps=30, guidance_scale=4.0, generator=generators, output_type="np").images
+    images = pipe(
+        prompt, num_inference_steps=30, guidance_scale=4.0, generator=generators, output_type="np"
+    ).images
     return images[..., 0]
 
 
@@ -240,11 +268,16 @@ def check() -> None:
     ddpm = DDIMPipeline.from_pretrained(BUNDLED / "digits-ddpm", use_safetensors=True)
     ddpm.set_progress_bar_config(disable=True)
     grid = ddpm(
-        batch_size=16, generator=[torch.Generator().manual_seed(s) for s in range(16)], num_inference_steps=50, output_type="np"
+        batch_size=16,
+        generator=[torch.Generator().manual_seed(s) for s in range(16)],
+        num_inference_steps=50,
+        output_type="np",
     ).images[..., 0]
     pictures = {
         "digits-sd": np.concatenate(rows),
-        "digits-ddpm": np.concatenate([np.concatenate(list(row), axis=1) for row in grid.reshape(4, 4, 16, 16)]),
+        "digits-ddpm": np.concatenate(
+            [np.concatenate(list(row), axis=1) for row in grid.reshape(4, 4, 16, 16)]
+        ),
     }
     for name, picture in pictures.items():
         image = Image.fromarray((picture * 255).round().astype(np.uint8))
@@ -254,10 +287,19 @@ def check() -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", choices=("ddpm", "sd", "check"))
-    parser.add_argument("--steps", type=int, default=4000, help="training steps of the UNet (default %(default)s)")
-    parser.add_argument("--vae-steps", type=int, default=2000, help="training steps of the VAE (default %(default)s)")
+    parser.add_argument(
+        "--steps", type=int, default=4000, help="training steps of the UNet (default %(default)s)"
+    )
+    parser.add_argument(
+        "--vae-steps",
+        type=int,
+        default=2000,
+        help="training steps of the VAE (default %(default)s)",
+    )
     arguments = parser.parse_args()
     torch.manual_seed(SEED)
     torch.set_num_threads(1)

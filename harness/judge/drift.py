@@ -12,7 +12,9 @@ from harness.records import Drift, Recording
 if TYPE_CHECKING:
     from harness.records import Array
 
-CHUNK = 1 << 16  # elements: large enough that a call of numpy costs little, small enough for the caches
+CHUNK = (
+    1 << 16
+)  # elements: large enough that a call of numpy costs little, small enough for the caches
 
 
 def measure(actual: Array, expected: Array) -> Drift:
@@ -33,7 +35,10 @@ def measure(actual: Array, expected: Array) -> Drift:
     """
     if actual.shape != expected.shape:
         raise ValueError(f"shapes differ: {actual.shape} and {expected.shape}")
-    flat_actual, flat_expected = np.asarray(actual).reshape(-1), np.asarray(expected).reshape(-1)  # slices of a map are slow
+    flat_actual, flat_expected = (
+        np.asarray(actual).reshape(-1),
+        np.asarray(expected).reshape(-1),
+    )  # slices of a map are slow
     worst, worst_at, differing = 0.0, 0, 0
     square_difference = square_expected = abs_actual = abs_expected = 0.0
     room = min(CHUNK, flat_actual.size)
@@ -59,7 +64,13 @@ def measure(actual: Array, expected: Array) -> Drift:
             abs_expected += abs_then
     finite = math.isfinite(abs_actual) and math.isfinite(abs_expected)
     index = tuple(int(i) for i in np.unravel_index(worst_at, actual.shape)) if actual.size else ()
-    relative = math.sqrt(square_difference / square_expected) if square_expected else math.inf if worst else 0.0
+    relative = (
+        math.sqrt(square_difference / square_expected)
+        if square_expected
+        else math.inf
+        if worst
+        else 0.0
+    )
     return Drift(
         l_inf=worst if finite else math.nan,
         rel_l2=relative if finite else math.nan,
@@ -77,7 +88,9 @@ def measure(actual: Array, expected: Array) -> Drift:
 def of_outputs(now: Recording, then: Recording) -> dict[str, Drift]:
     """Return the drift of every output of `then`; both recordings must have the same structure."""
     mine, theirs = now.tensors(), then.tensors()
-    return {name: measure(mine[f"output/{name}"], theirs[f"output/{name}"]) for name in then.outputs}
+    return {
+        name: measure(mine[f"output/{name}"], theirs[f"output/{name}"]) for name in then.outputs
+    }
 
 
 def of_stages(now: Recording, then: Recording) -> dict[str, dict[str, float]]:
@@ -96,5 +109,8 @@ def of_stages(now: Recording, then: Recording) -> dict[str, dict[str, float]]:
             moved = measure(mine[name], theirs[name])
             found[stage] = {"l_inf": moved.l_inf, "rel_l2": moved.rel_l2}
         else:
-            found[stage] = {"l_inf": math.nan, "rel_l2": math.nan}  # no bound admits a stage that is not there
+            found[stage] = {
+                "l_inf": math.nan,
+                "rel_l2": math.nan,
+            }  # no bound admits a stage that is not there
     return found

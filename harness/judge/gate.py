@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.records import Outcome
-from harness.schema import Number, OneOrMore, Record, Text, load
+from harness.scenario.located_yaml import Number, OneOrMore, Record, Text, load
 
 POLICY = Record(
     {
@@ -78,34 +78,62 @@ def hold(policy: Path, outcomes: list[Outcome]) -> list[Requirement]:
             names = sorted({o.scenario for o in outcomes if fnmatchcase(o.scenario, pattern)})
             for on in requirement["on"]:
                 for name in names or [pattern]:
-                    held.append(_one(name, on, requirement, [o for o in outcomes if o.scenario == name]))
+                    held.append(
+                        _one(name, on, requirement, [o for o in outcomes if o.scenario == name])
+                    )
     return held
 
 
 def _one(name: str, on: str, requirement: dict[str, Any], outcomes: list[Outcome]) -> Requirement:
     dtypes = requirement.get("dtype")
-    fitting = [o for o in outcomes if _runs_on(o, on) and (dtypes is None or o.place.split("-", 1)[1] in dtypes)]
+    fitting = [
+        o
+        for o in outcomes
+        if _runs_on(o, on) and (dtypes is None or o.place.split("-", 1)[1] in dtypes)
+    ]
     failing = [o for o in fitting if o.fails]
     slower = [o for o in fitting if "cost" in requirement and o.cost.get("verdict") == "slower"]
     if failing:
-        return Requirement(name, on, "fails", f"{failing[0].case}: {failing[0].verdict}: {failing[0].reason}")
+        return Requirement(
+            name, on, "fails", f"{failing[0].case}: {failing[0].verdict}: {failing[0].reason}"
+        )
     if slower:
-        return Requirement(name, on, "fails", f"{slower[0].case}: slower, {slower[0].cost['ratio']:.2f} times the baseline")
-    unknown = [o for o in fitting if "cost" in requirement and o.passes and o.cost.get("verdict") == "unknown"]
+        return Requirement(
+            name,
+            on,
+            "fails",
+            f"{slower[0].case}: slower, {slower[0].cost['ratio']:.2f} times the baseline",
+        )
+    unknown = [
+        o
+        for o in fitting
+        if "cost" in requirement and o.passes and o.cost.get("verdict") == "unknown"
+    ]
     if unknown:
-        return Requirement(name, on, "unverified", f"{unknown[0].case}: its cost was not compared: {unknown[0].cost['why']}")
+        return Requirement(
+            name,
+            on,
+            "unverified",
+            f"{unknown[0].case}: its cost was not compared: {unknown[0].cost['why']}",
+        )
     for case in sorted({o.case for o in fitting}):
         mine = [o for o in fitting if o.case == case]
         if not any(o.passes for o in mine):
             return Requirement(name, on, "unverified", f"{case}: {mine[0].reason}")
-    unseen = [dtype for dtype in dtypes or [] if not any(o.place.split("-", 1)[1] == dtype for o in fitting)]
+    unseen = [
+        dtype
+        for dtype in dtypes or []
+        if not any(o.place.split("-", 1)[1] == dtype for o in fitting)
+    ]
     if not fitting or unseen:
         missed = f" in {', '.join(unseen)}" if fitting else ""
         return Requirement(name, on, "unverified", f"no run of it{missed} among the results")
     weak = _weak_certificate(fitting, requirement.get("certificate", 0.0))
     if weak:
         return Requirement(name, on, "unverified", weak)
-    return Requirement(name, on, "passes", ", ".join(sorted({o.verdict for o in fitting if o.passes})))
+    return Requirement(
+        name, on, "passes", ", ".join(sorted({o.verdict for o in fitting if o.passes}))
+    )
 
 
 def _weak_certificate(outcomes: list[Outcome], least: float) -> str:
@@ -128,7 +156,9 @@ def _runs_on(outcome: Outcome, on: str) -> bool:
     A case that left no recording does not know its GPU's model; it counts for every model, so that an error blocks.
     """
     device = outcome.place.split("-", 1)[0]
-    return on in (outcome.device_kind, device) or (device == "cuda" and not outcome.device_kind and on != "cpu")
+    return on in (outcome.device_kind, device) or (
+        device == "cuda" and not outcome.device_kind and on != "cpu"
+    )
 
 
 def gate_code(requirements: Iterable[Requirement]) -> int:

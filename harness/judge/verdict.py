@@ -5,11 +5,25 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from harness.bounds import flat
-from harness.judge import changes, divergence, drift, expect, tolerance
+from harness.judge import (
+    checks as tolerance,
+)
+from harness.judge import (
+    drift,
+)
+from harness.judge import (
+    environment_diff as changes,
+)
+from harness.judge import (
+    expectations as expect,
+)
+from harness.judge import (
+    first_difference as divergence,
+)
 from harness.judge.cost import judge_cost
 from harness.records import NO_BOUNDS, Baseline, Check, Drift, Match, Outcome, Recording
-from harness.scenarios import Case, Scenario
+from harness.scenario.model import Case, Scenario
+from harness.scenario.tolerance import flat
 
 
 def unrun(case: Case, verdict: str, reason: str, log: str = "") -> Outcome:
@@ -34,7 +48,11 @@ def wants_anchored(scenario: Scenario, now: Recording, match: Match) -> bool:
 
 
 def judge(
-    case: Case, recording: Recording, match: Match | None, singles: list[Recording], anchored: Recording | None = None
+    case: Case,
+    recording: Recording,
+    match: Match | None,
+    singles: list[Recording],
+    anchored: Recording | None = None,
 ) -> Outcome:
     """Say the verdict on one recording.
 
@@ -61,20 +79,30 @@ def judge(
     }
     infinite = [name for name, output in recording.outputs.items() if not output["finite"]]
     if infinite:
-        return Outcome(verdict="incomparable", reason=f"{', '.join(infinite)} holds NaN or infinity", **common)
+        return Outcome(
+            verdict="incomparable", reason=f"{', '.join(infinite)} holds NaN or infinity", **common
+        )
     if problem:
         return Outcome(verdict="unrepeatable", reason=problem, **common)
     if not scenario.owes_baseline:
         distance = common["repeat_l_inf"]
-        reason = "varies as expected: " + ("in shape" if distance is None else f"L-inf between runs {distance:.3g}")
+        reason = "varies as expected: " + (
+            "in shape" if distance is None else f"L-inf between runs {distance:.3g}"
+        )
         return Outcome(verdict="within", reason=reason, **common)
     published = _published(scenario, case.device, recording)
     if match is None or then is None:
         return _without_baseline(published, scenario.reference or "", common)
-    common["baseline"] = {"class": then.numerics_class["name"], "same_class": match.same_class, "why": match.why}
+    common["baseline"] = {
+        "class": then.numerics_class["name"],
+        "same_class": match.same_class,
+        "why": match.why,
+    }
     if "certificate" in match.baseline.notes:
         common["baseline"]["certificate"] = match.baseline.notes["certificate"]
-    common["changes"] = changes.list_changes(recording.content["environment"], then.content["environment"])
+    common["changes"] = changes.list_changes(
+        recording.content["environment"], then.content["environment"]
+    )
     if stale:
         return Outcome(verdict="stale", reason=stale, **common)
     other = structure(recording, then)
@@ -85,31 +113,50 @@ def judge(
     return _compared(case, recording, match, published, common)
 
 
-def _compared(case: Case, now: Recording, match: Match, published: list[Check], common: dict[str, Any]) -> Outcome:
+def _compared(
+    case: Case, now: Recording, match: Match, published: list[Check], common: dict[str, Any]
+) -> Outcome:
     """Compare outputs of one structure: by digest, then by numbers against the bounds of this kind of comparison."""
     scenario, then = case.scenario, match.baseline.recording
     common["checks"] = (*common["checks"], *published)
     common["first_divergence"] = divergence.first(now, then)
-    same, bounds = same_bits(now, then), "identical" if match.same_class else scenario.tolerance.get("cross-class", "identical")
+    same, bounds = (
+        same_bits(now, then),
+        "identical" if match.same_class else scenario.tolerance.get("cross-class", "identical"),
+    )
     if not same:
         common["outputs"], common["free"] = drift.of_outputs(now, then), drift.of_stages(now, then)
-        held = [check for name, d in common["outputs"].items() for check in tolerance.check(name, d, bounds)]
-        common["checks"] = (*held, *tolerance.check_local(common.get("local", {}), bounds), *common["checks"])
+        held = [
+            check
+            for name, d in common["outputs"].items()
+            for check in tolerance.check(name, d, bounds)
+        ]
+        common["checks"] = (
+            *held,
+            *tolerance.check_local(common.get("local", {}), bounds),
+            *common["checks"],
+        )
     else:
         common["outputs"] = {name: _still(output) for name, output in then.outputs.items()}
     failed = [check for check in common["checks"] if not check.passed]
     if not same and bounds == "identical" and not failed:  # minus zero: other bits, equal numbers
         failed = [Check("bits", math.nan, 0.0)]
     if failed:
-        return Outcome(verdict="drifted", reason=_why_drifted(failed[0], match, scenario, common), **common)
+        return Outcome(
+            verdict="drifted", reason=_why_drifted(failed[0], match, scenario, common), **common
+        )
     if same:
-        return Outcome(verdict="identical", reason=f"same bits as the baseline of {match.why}", **common)
+        return Outcome(
+            verdict="identical", reason=f"same bits as the baseline of {match.why}", **common
+        )
     reason = f"inside the cross-class tolerance of {match.why}; first difference: {common['first_divergence']}"
     return Outcome(verdict="within", reason=reason, **common)
 
 
 def _why_drifted(failed: Check, match: Match, scenario: Scenario, common: dict[str, Any]) -> str:
-    where = f"; first difference: {common['first_divergence']}" if common["first_divergence"] else ""
+    where = (
+        f"; first difference: {common['first_divergence']}" if common["first_divergence"] else ""
+    )
     if "published" in failed.what:
         return f"{failed.what}: off by {failed.value:.3g} (bound {failed.bound:.3g}){where}"
     if match.same_class:
@@ -158,9 +205,13 @@ def _edited(scenario: Scenario, then: Baseline) -> list[str]:
     if "decides" not in then.notes:
         return []
     both = (flat(side) for side in (then.notes["decides"], scenario.decides))
-    before, after = ({key: value for key, value in side.items() if value is not None} for side in both)
+    before, after = (
+        {key: value for key, value in side.items() if value is not None} for side in both
+    )
     keys = [key for key in sorted({*before, *after}) if before.get(key) != after.get(key)]
-    return [f"{'.'.join(key)} {before.get(key, 'unset')} -> {after.get(key, 'unset')}" for key in keys]
+    return [
+        f"{'.'.join(key)} {before.get(key, 'unset')} -> {after.get(key, 'unset')}" for key in keys
+    ]
 
 
 def structure(now: Recording, then: Recording) -> str:

@@ -15,7 +15,9 @@ def text(found: Explanation, changes: Sequence[str] = ()) -> str:
     lines.append(f"  first:    {found.first or 'nothing differs'}")
     for root in found.roots:
         which = "with it" if root == found.roots[0] else "with it and those above"
-        lines += _root(root, which, "what lies between the two sides here" if found.partly else "the drift")
+        lines += _root(
+            root, which, "what lies between the two sides here" if found.partly else "the drift"
+        )
     for knob in found.knobs:
         back = f"{knob.name} {knob.now or 'unset'} -> {knob.then or 'unset'}"
         lines.append(f"  setting:  {back} explains {_share(knob.share)} of the drift")
@@ -31,14 +33,23 @@ def _root(root: Root, which: str, drift: str) -> list[str]:
     lines = [f"  stage:    {root.stage}: the same bits in, others out"]
     if not root.module:
         return lines
-    where = f"own code of {root.stage}" if root.module == OWN_CODE else f"{root.module} ({root.type})"
+    where = (
+        f"own code of {root.stage}" if root.module == OWN_CODE else f"{root.module} ({root.type})"
+    )
     lines.append(f"  module:   {where}{_moved(root.moved)}")
     if root.glue and root.module != OWN_CODE:
-        lines.append("            no module inside it turned the same bits into others: its own code did")
+        lines.append(
+            "            no module inside it turned the same bits into others: its own code did"
+        )
     if root.operator:
         operator = root.operator
-        lines.append(f"  operator: {operator.name} of {', '.join(operator.shapes) or 'no tensor'}{_moved(operator.moved)}")
-        lines.append(f"            called at {operator.source}" + (f"; next comes {operator.next}" if operator.next else ""))
+        lines.append(
+            f"  operator: {operator.name} of {', '.join(operator.shapes) or 'no tensor'}{_moved(operator.moved)}"
+        )
+        lines.append(
+            f"            called at {operator.source}"
+            + (f"; next comes {operator.next}" if operator.next else "")
+        )
     elif root.moved:
         lines.append(
             "  operator: none that both sides have: what it holds (weights, buffers, settings) differs, or its operators do"

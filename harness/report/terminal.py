@@ -13,9 +13,9 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from harness.bounds import flat
 from harness.records import FAIL, PASS, Outcome
-from harness.report import rows
+from harness.report import wording as rows
+from harness.scenario.tolerance import flat
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from harness.study.bisect import Bisection
     from harness.study.calibrate import Calibration
     from harness.study.challenge import Challenge
-    from harness.study.price import Price
+    from harness.study.overhead import Price
 
 PLAIN_WIDTH = 200  # of a pipe or a log file, which have none; a narrow terminal breaks lines, but no cell is folded
 GAP = 2  # blanks between columns
@@ -32,11 +32,20 @@ GAP = 2  # blanks between columns
 def console() -> Console:
     """Return where to print: rich honours NO_COLOR itself."""
     out = Console(highlight=False, soft_wrap=True)
-    return Console(highlight=False, width=max(out.width, PLAIN_WIDTH) if out.is_terminal else PLAIN_WIDTH, soft_wrap=True)
+    return Console(
+        highlight=False,
+        width=max(out.width, PLAIN_WIDTH) if out.is_terminal else PLAIN_WIDTH,
+        soft_wrap=True,
+    )
 
 
 def table(
-    headings: Sequence[str], lines: Sequence[Sequence[str]], *, colour: int | None = None, width: int = 0, spare: Sequence[str] = ()
+    headings: Sequence[str],
+    lines: Sequence[Sequence[str]],
+    *,
+    colour: int | None = None,
+    width: int = 0,
+    spare: Sequence[str] = (),
 ) -> Table:
     """Return a table without boxes; column `colour` holds verdicts. Columns that are empty everywhere are left out.
 
@@ -51,7 +60,12 @@ def table(
     for index in used:
         made.add_column(headings[index], no_wrap=True)
     for line in lines:
-        made.add_row(*(Text(line[index], style=_style(line[index]) if index == colour else "") for index in used))
+        made.add_row(
+            *(
+                Text(line[index], style=_style(line[index]) if index == colour else "")
+                for index in used
+            )
+        )
     return made
 
 
@@ -61,17 +75,33 @@ def print_run(out: Console, outcomes: list[Outcome], run: Path) -> None:
     shown = [outcome for outcome in outcomes if outcome.verdict != "unverified"]
     if shown:
         width = get_terminal_size().columns if out.is_terminal else 0
-        out.print(table(rows.HEADINGS, [rows.row(outcome) for outcome in shown], colour=1, width=width, spare=rows.SPARE))
+        out.print(
+            table(
+                rows.HEADINGS,
+                [rows.row(outcome) for outcome in shown],
+                colour=1,
+                width=width,
+                spare=rows.SPARE,
+            )
+        )
     for outcome in outcomes:
         if outcome.fails:
             out.print()
             out.print(Text(rows.paragraph(outcome, run)))
-    for heading, lines in (("cost:", rows.costs(outcomes)), ("not checked:", rows.not_checked(outcomes))):
+    for heading, lines in (
+        ("cost:", rows.costs(outcomes)),
+        ("not checked:", rows.not_checked(outcomes)),
+    ):
         if lines:
             out.print()
             out.print(Text("\n".join([heading, *(f"  {line}" for line in lines)])))
     out.print()
-    out.print(Text(rows.summary(outcomes), style=_style("drifted" if any(o.fails for o in outcomes) else "identical")))
+    out.print(
+        Text(
+            rows.summary(outcomes),
+            style=_style("drifted" if any(o.fails for o in outcomes) else "identical"),
+        )
+    )
 
 
 def print_calibration(out: Console, found: Calibration, now: dict[str, Any]) -> None:
@@ -80,15 +110,44 @@ def print_calibration(out: Console, found: Calibration, now: dict[str, Any]) -> 
 
     left_out, worst, limits = found.left_out(), found.worst(), compact(found.limits())
     cross = now.get("cross-class")
-    mine = {**flat(cross if isinstance(cross, dict) else {}), **flat({"batch": now.get("batch")} if "batch" in now else {})}
+    mine = {
+        **flat(cross if isinstance(cross, dict) else {}),
+        **flat({"batch": now.get("batch")} if "batch" in now else {}),
+    }
     lines = []
     for key, limit in limits.items():
         shown = worst_of(key, found.noise, limits)[1], *worst_of(key, worst, limits)
-        by = [name for name, figures in found.platforms.items() if shown[2] and figures.get(shown[1]) == shown[2]]
+        by = [
+            name
+            for name, figures in found.platforms.items()
+            if shown[2] and figures.get(shown[1]) == shown[2]
+        ]
         figures = [f"{value:.1e}" for value in (shown[0], shown[2])]
-        lines.append((" of ".join(key), *figures, by[0] if by else "", f"{limit:.1e}", f"{mine[key]:.1e}" if key in mine else ""))
-    out.print(Text(f"{found.case} against {found.on}; {found.seeds} seeds, {found.perturbations} nudges"))
-    out.print(table(("drift", "nudge, median", "worst platform", "which", "bound that follows", "bound now"), lines))
+        lines.append(
+            (
+                " of ".join(key),
+                *figures,
+                by[0] if by else "",
+                f"{limit:.1e}",
+                f"{mine[key]:.1e}" if key in mine else "",
+            )
+        )
+    out.print(
+        Text(f"{found.case} against {found.on}; {found.seeds} seeds, {found.perturbations} nudges")
+    )
+    out.print(
+        table(
+            (
+                "drift",
+                "nudge, median",
+                "worst platform",
+                "which",
+                "bound that follows",
+                "bound now",
+            ),
+            lines,
+        )
+    )
     refused = [name for name, admitted in left_out.items() if not admitted]
     out.print()
     held = f"{len(left_out) - len(refused)} of {len(left_out)}"
@@ -104,7 +163,11 @@ def print_challenge(out: Console, found: Challenge) -> None:
     lines = []
     for trial in sorted(found.trials, key=lambda trial: -trial.effect):
         below = "below the noise" if trial.effect <= found.noise else "MISSED"
-        caught = f"caught x{trial.ratio:.3g} by {trial.checks[0].what}" if trial.cross_class else f"{below} x{trial.ratio:.2g}"
+        caught = (
+            f"caught x{trial.ratio:.3g} by {trial.checks[0].what}"
+            if trial.cross_class
+            else f"{below} x{trial.ratio:.2g}"
+        )
         lines.append((trial.fault, f"{trial.effect:.1e}", "caught", caught, trial.proof[:60]))
     out.print(Text(f"{found.case}; the other class is {found.platform}"))
     out.print(table(("fault", "effect", "same class", "other class", "proof"), lines))
@@ -125,7 +188,17 @@ def print_prices(out: Console, found: list[Price], missed: dict[str, str]) -> No
 def print_bisection(out: Console, found: Bisection) -> None:
     """Print which releases moved a case's output, how far, where first, and what could not be told."""
     headings = ("release", "against", "L-inf", "rel L2", "first difference", "changed beside it")
-    lines = [(c.release, c.against, f"{c.l_inf:.2e}", f"{c.rel_l2:.2e}", c.first, "; ".join(c.beside[:4])) for c in found.changes]
+    lines = [
+        (
+            c.release,
+            c.against,
+            f"{c.l_inf:.2e}",
+            f"{c.rel_l2:.2e}",
+            c.first,
+            "; ".join(c.beside[:4]),
+        )
+        for c in found.changes
+    ]
     span = f"{found.releases[0]} to {found.releases[-1]}"
     tried = f"{len(found.tried)} of {len(found.releases)} releases recorded, {len(found.skipped)} skipped"
     moved = "" if lines else ": not moved"
@@ -142,10 +215,23 @@ def print_bisection(out: Console, found: Bisection) -> None:
 @contextmanager
 def progress(total: int) -> Iterator[tuple[Callable[[str, str], None], Callable[[str], None]]]:
     """Show what is running, on standard error and only on a terminal; yields (doing, done)."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        SpinnerColumn,
+        TextColumn,
+        TimeElapsedColumn,
+    )
 
     err = Console(stderr=True)
-    columns = (SpinnerColumn(), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+    columns = (
+        SpinnerColumn(),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.description}"),
+    )
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
         task = bar.add_task("starting a worker", total=total)
 
@@ -159,4 +245,12 @@ def progress(total: int) -> Iterator[tuple[Callable[[str, str], None], Callable[
 
 
 def _style(verdict: str) -> str:
-    return "green" if verdict in PASS else "red" if verdict in FAIL else "yellow" if verdict == "unverified" else ""
+    return (
+        "green"
+        if verdict in PASS
+        else "red"
+        if verdict in FAIL
+        else "yellow"
+        if verdict == "unverified"
+        else ""
+    )

@@ -9,11 +9,22 @@ from importlib import metadata
 from typing import Any
 
 from harness.errors import NotRecordedError, UsageError
-from harness.judge import changes, divergence, drift, tolerance
+from harness.judge import (
+    checks as tolerance,
+)
+from harness.judge import (
+    drift,
+)
+from harness.judge import (
+    environment_diff as changes,
+)
+from harness.judge import (
+    first_difference as divergence,
+)
 from harness.judge.verdict import same_bits, structure
 from harness.launch.sandbox import BASE, named
 from harness.records import Recording
-from harness.scenarios import Case
+from harness.scenario.model import Case
 from harness.session import Session
 from harness.worker.protocol import RECORDING_FILE
 
@@ -60,7 +71,9 @@ class Bisection:
 class Trials:
     """One case in one release after the other: run when first asked for, then read from the run's folder."""
 
-    def __init__(self, session: Session, case: Case, package: str, companions: Sequence[str], on_step: OnStep) -> None:
+    def __init__(
+        self, session: Session, case: Case, package: str, companions: Sequence[str], on_step: OnStep
+    ) -> None:
         self.case, self.package = case, package
         self.skipped: dict[str, str] = {}
         self.tried: dict[str, Recording] = {}
@@ -73,7 +86,11 @@ class Trials:
             folder = self._session.out / "releases" / release / case.scenario.name / case.place
             try:
                 kept = Recording.read(folder) if (folder / RECORDING_FILE).is_file() else None
-                recording = kept if kept and _is_of(kept, case) else self._session.record(case, folder=folder)
+                recording = (
+                    kept
+                    if kept and _is_of(kept, case)
+                    else self._session.record(case, folder=folder)
+                )
             except NotRecordedError as error:
                 self._skip(release, error.reason)
             else:
@@ -113,9 +130,13 @@ def search(trials: Trials, releases: Sequence[str], until: str = "identical") ->
         now = trials.get(releases[index])
         return None if now is None else _moved(trials.case, now, then, until)
 
-    low, high = bisect(len(releases), moved, lambda low, high: trials.say(_known(package, releases, low, high)))
+    low, high = bisect(
+        len(releases), moved, lambda low, high: trials.say(_known(package, releases, low, high))
+    )
     against = releases[low] if until == "identical" else good
-    change = measure(trials.tried[releases[high]], trials.tried[against], package, releases[high], against)
+    change = measure(
+        trials.tried[releases[high]], trials.tried[against], package, releases[high], against
+    )
     return _summary(trials, releases, [change], releases[low + 1 : high])
 
 
@@ -129,14 +150,20 @@ def walk(trials: Trials, releases: Iterable[str]) -> Bisection:
             continue
         if before and _differ(now, trials.tried[before]):
             found.append(measure(now, trials.tried[before], trials.package, release, before))
-            trials.say(f"{trials.package} {release} moved it: L-inf {found[-1].l_inf:.2e}, first {found[-1].first}")
+            trials.say(
+                f"{trials.package} {release} moved it: L-inf {found[-1].l_inf:.2e}, first {found[-1].first}"
+            )
         before = release
     if len(trials.tried) < 2:
-        raise UsageError(f"{trials.case.id}: fewer than two releases could be recorded; {_reasons(trials.skipped)}")
+        raise UsageError(
+            f"{trials.case.id}: fewer than two releases could be recorded; {_reasons(trials.skipped)}"
+        )
     return _summary(trials, releases, found)
 
 
-def bisect(count: int, moved: Callable[[int], bool | None], on_step: Callable[[int, int], None]) -> tuple[int, int]:
+def bisect(
+    count: int, moved: Callable[[int], bool | None], on_step: Callable[[int, int], None]
+) -> tuple[int, int]:
     """Return (last that has not moved, first that has) of `count` in order, of which the ends are known.
 
     `moved` says None for one that cannot be told; those between the two that are returned stay unknown.
@@ -159,8 +186,14 @@ def measure(now: Recording, then: Recording, package: str, release: str, against
     """Return how far the output moved between two releases, and where first."""
     other, weights = structure(now, then), divergence.other_weights(now, then)
     drifts = {} if other else drift.of_outputs(now, then)
-    worst = max(drifts.values(), key=lambda d: math.inf if math.isnan(d.l_inf) else d.l_inf, default=None)
-    first = f"weights of {', '.join(weights)}" if weights else other or divergence.besides_settings(now, then) or "nothing"
+    worst = max(
+        drifts.values(), key=lambda d: math.inf if math.isnan(d.l_inf) else d.l_inf, default=None
+    )
+    first = (
+        f"weights of {', '.join(weights)}"
+        if weights
+        else other or divergence.besides_settings(now, then) or "nothing"
+    )
     lines = changes.list_changes(now.content["environment"], then.content["environment"])
     settings = divergence.configuration(now, then)
     beside = tuple(line for line in lines if not line.startswith(f"{package} "))
@@ -174,11 +207,15 @@ def _moved(case: Case, now: Recording, then: Recording, until: str) -> bool:
         return _differ(now, then)
     bounds = case.scenario.tolerance.get("cross-class")
     if not isinstance(bounds, dict) or not {"rel_l2", "l_inf"} & set(bounds):
-        raise UsageError(f"{case.scenario.path}: `--until within` needs `rel_l2` or `l_inf` in `tolerance.cross-class`")
+        raise UsageError(
+            f"{case.scenario.path}: `--until within` needs `rel_l2` or `l_inf` in `tolerance.cross-class`"
+        )
     if structure(now, then):
         return True
     drifts = drift.of_outputs(now, then)
-    return not all(check.passed for name, d in drifts.items() for check in tolerance.check(name, d, bounds))
+    return not all(
+        check.passed for name, d in drifts.items() for check in tolerance.check(name, d, bounds)
+    )
 
 
 def _differ(now: Recording, then: Recording) -> bool:
@@ -188,7 +225,9 @@ def _differ(now: Recording, then: Recording) -> bool:
 def _end(trials: Trials, release: str) -> Recording:
     recording = trials.get(release)
     if recording is None:
-        raise UsageError(f"{trials.package} {release} cannot be an end of the search: {trials.skipped[release]}")
+        raise UsageError(
+            f"{trials.package} {release} cannot be an end of the search: {trials.skipped[release]}"
+        )
     return recording
 
 
@@ -207,9 +246,25 @@ def _known(package: str, releases: Sequence[str], low: int, high: int) -> str:
 
 
 def _reasons(skipped: dict[str, str]) -> str:
-    return "; ".join(f"{release}: {reason}" for release, reason in list(skipped.items())[:3]) or "none was skipped"
+    return (
+        "; ".join(f"{release}: {reason}" for release, reason in list(skipped.items())[:3])
+        or "none was skipped"
+    )
 
 
-def _summary(trials: Trials, releases: Sequence[str], found: Sequence[Change] = (), suspects: Sequence[str] = ()) -> Bisection:
+def _summary(
+    trials: Trials,
+    releases: Sequence[str],
+    found: Sequence[Change] = (),
+    suspects: Sequence[str] = (),
+) -> Bisection:
     tried = tuple(release for release in releases if release in trials.tried)
-    return Bisection(trials.case.id, trials.package, tuple(releases), tried, tuple(found), tuple(suspects), dict(trials.skipped))
+    return Bisection(
+        trials.case.id,
+        trials.package,
+        tuple(releases),
+        tried,
+        tuple(found),
+        tuple(suspects),
+        dict(trials.skipped),
+    )

@@ -9,23 +9,32 @@ from datetime import UTC, datetime
 from statistics import median, median_low
 from typing import Any
 
-from harness.bounds import nested
 from harness.errors import NotRecordedError, UsageError
-from harness.judge import drift, expect, tolerance
-from harness.judge.changes import FRAMEWORKS
-from harness.judge.divergence import other_weights
+from harness.judge import checks as tolerance
+from harness.judge import drift
+from harness.judge import expectations as expect
+from harness.judge.environment_diff import FRAMEWORKS
+from harness.judge.first_difference import other_weights
 from harness.judge.verdict import structure
 from harness.records import UNVERIFIED, Baseline, Recording
-from harness.scenarios import Case, Scenario
+from harness.scenario.model import Case, Scenario
+from harness.scenario.tolerance import nested
 from harness.session import Session, alone
 from harness.study.platforms import Platform, held_together
 
 OVER_NOISE = 8.0  # a bound is at least this many times the effect of one unit in the last place,
 OVER_WORST = 2.0  # and at least this many times the worst drift of any platform. Source: docs/measurements.md, Tolerances.
 FAR = 4.0  # times the median of its kind: a stage above that, such as a badly conditioned first step, gets a bound of its own
-LAST_PLACE = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}  # relative to the value
+LAST_PLACE = {
+    "float64": 2.0**-52,
+    "float32": 2.0**-23,
+    "float16": 2.0**-10,
+    "bfloat16": 2.0**-7,
+}  # relative to the value
 
-Figures = dict[tuple[str, ...], float]  # by keys: ("rel_l2",), ("local_rel_l2", "vae.decode#0"), ("batch", "l_inf")
+Figures = dict[
+    tuple[str, ...], float
+]  # by keys: ("rel_l2",), ("local_rel_l2", "vae.decode#0"), ("batch", "l_inf")
 
 
 @dataclass(frozen=True)
@@ -59,7 +68,13 @@ class Calibration:
         """
         worst, found = self.worst(without), {}
         for key in sorted({*self.noise, *worst}):
-            found[key] = _round_up(max(OVER_NOISE * self.noise.get(key, 0.0), OVER_WORST * worst.get(key, 0.0), self._least(key)))
+            found[key] = _round_up(
+                max(
+                    OVER_NOISE * self.noise.get(key, 0.0),
+                    OVER_WORST * worst.get(key, 0.0),
+                    self._least(key),
+                )
+            )
         return {key: bound for key, bound in found.items() if bound > 0}
 
     def _least(self, key: tuple[str, ...]) -> float:
@@ -69,7 +84,10 @@ class Calibration:
 
     def left_out(self) -> dict[str, bool]:
         """Return for each platform whether the bounds derived without it admit it."""
-        return {name: _admits(compact(self.limits(without=name)), figures) for name, figures in self.platforms.items()}
+        return {
+            name: _admits(compact(self.limits(without=name)), figures)
+            for name, figures in self.platforms.items()
+        }
 
     def bounds(self) -> dict[str, Any]:
         """Return the limits as a scenario's `tolerance` holds them: `cross-class`, and `batch` where images were compared."""
@@ -123,32 +141,54 @@ def calibrate(
 
     def run(variant: Case, name: str) -> Recording:
         on_step(name)
-        return session.record(variant, folder=session.out / "recordings" / case.scenario.name / case.place / name)
+        return session.record(
+            variant, folder=session.out / "recordings" / case.scenario.name / case.place / name
+        )
 
     def drifts(variant: Case, base: Recording, name: str) -> Figures:
         free = run(variant, name)
         seen.add(free.numerics_class["hash"])
-        singles = [run(replace(variant, image=image), f"{name}-image{image}") for image in alone(variant.scenario)]
+        singles = [
+            run(replace(variant, image=image), f"{name}-image{image}")
+            for image in alone(variant.scenario)
+        ]
         anchored = run(replace(variant, anchors=base.tensors_path.resolve()), f"{name}-anchored")
         return {**_figures(free, anchored, base), **_batch(variant.scenario, free, singles)}
 
-    seen: set[str] = set()  # numerics classes: the baseline of one that a platform is says nothing more
+    seen: set[str] = (
+        set()
+    )  # numerics classes: the baseline of one that a platform is says nothing more
     replicas = [_reseeded(case, index) for index in range(seeds)]
-    twins = [replace(replica, scenario=replace(replica.scenario, framework="torch")) for replica in replicas]
+    twins = [
+        replace(replica, scenario=replace(replica.scenario, framework="torch"))
+        for replica in replicas
+    ]
     bases = [run(twin, f"base-{index}") for index, twin in enumerate(twins)]
     nudged = [(index, index % seeds) for index in range(perturbations)]
-    nudges = [drifts(replace(twins[seed], perturb=index), bases[seed], f"nudge-{index}") for index, seed in nudged]
+    nudges = [
+        drifts(replace(twins[seed], perturb=index), bases[seed], f"nudge-{index}")
+        for index, seed in nudged
+    ]
 
     def replicated(name: str, platform: Platform) -> Figures:
-        return _worst([drifts(platform.carry(replica), bases[seed], f"{name}-{seed}") for seed, replica in enumerate(replicas)])
+        return _worst(
+            [
+                drifts(platform.carry(replica), bases[seed], f"{name}-{seed}")
+                for seed, replica in enumerate(replicas)
+            ]
+        )
 
     measured, missed = _elsewhere(platforms, replicated)
     others, unfit = _left_by_others(session, case, bases[0], seen)
-    measured.update({b.recording.numerics_class["name"]: drifts(case, b.recording, b.path.stem) for b in others})
+    measured.update(
+        {b.recording.numerics_class["name"]: drifts(case, b.recording, b.path.stem) for b in others}
+    )
     noise = {key: median(figures[key] for figures in nudges) for key in nudges[0]} if nudges else {}
     _check_finite(case, {"nudges": noise, **measured})
     here, missed, last = bases[0].numerics_class["name"], missed | unfit, LAST_PLACE[case.dtype]
-    return Calibration(case.id, here, seeds, perturbations, noise, measured, last, _quantum(bases[0]), missed)
+    return Calibration(
+        case.id, here, seeds, perturbations, noise, measured, last, _quantum(bases[0]), missed
+    )
 
 
 def _elsewhere(
@@ -164,14 +204,18 @@ def _elsewhere(
         try:
             measured[name] = measure(name, platform)
         except NotRecordedError as error:
-            if error.verdict != UNVERIFIED and not platform.attention:  # a backend may have no kernel for a GPU or a dtype
+            if (
+                error.verdict != UNVERIFIED and not platform.attention
+            ):  # a backend may have no kernel for a GPU or a dtype
                 raise
             missed[name] = error.reason
             absent += [platform.device] if error.verdict == UNVERIFIED else []
     return measured, missed
 
 
-def _left_by_others(session: Session, case: Case, base: Recording, seen: set[str]) -> tuple[list[Baseline], dict[str, str]]:
+def _left_by_others(
+    session: Session, case: Case, base: Recording, seen: set[str]
+) -> tuple[list[Baseline], dict[str, str]]:
     """Return the baselines of other machines that say something new of a case, and why some do not; of classes not yet `seen`."""
     fit, unfit = [], {}
     for baseline in session.store.of_other_classes(case, base.numerics_class, held_together(case)):
@@ -179,7 +223,9 @@ def _left_by_others(session: Session, case: Case, base: Recording, seen: set[str
         if other["hash"] not in seen and _is_comparable(baseline.recording, base):
             fit.append(baseline)
         elif other["hash"] not in seen:
-            unfit[other["name"]] = "its baseline is of other weights, another structure or other releases"
+            unfit[other["name"]] = (
+                "its baseline is of other weights, another structure or other releases"
+            )
     return fit, unfit
 
 
@@ -187,7 +233,11 @@ def _is_comparable(baseline: Recording, base: Recording) -> bool:
     """Whether the same code computed the same thing; `+cpu` and `+cu130` are two builds of one release of torch."""
     installed = [side.content["environment"]["versions"] for side in (baseline, base)]
     versions = [[str(one.get(name)).partition("+")[0] for name in FRAMEWORKS] for one in installed]
-    return not other_weights(base, baseline) and not structure(base, baseline) and versions[0] == versions[1]
+    return (
+        not other_weights(base, baseline)
+        and not structure(base, baseline)
+        and versions[0] == versions[1]
+    )
 
 
 def _check_finite(case: Case, measured: Mapping[str, Figures]) -> None:
@@ -195,7 +245,9 @@ def _check_finite(case: Case, measured: Mapping[str, Figures]) -> None:
         for key, value in figures.items():
             if not math.isfinite(value):
                 what = " of ".join(key)
-                raise UsageError(f"{case.id}, {platform}: {what} is {value}, of which no bound follows; bound it by hand")
+                raise UsageError(
+                    f"{case.id}, {platform}: {what} is {value}, of which no bound follows; bound it by hand"
+                )
 
 
 def _reseeded(case: Case, index: int) -> Case:
@@ -206,7 +258,10 @@ def _reseeded(case: Case, index: int) -> Case:
 def _figures(free: Recording, anchored: Recording, base: Recording) -> Figures:
     """Return the worst output's free drift, and the local drift of each stage."""
     outputs = drift.of_outputs(free, base).values()
-    found: Figures = {("rel_l2",): max(d.rel_l2 for d in outputs), ("l_inf",): max(d.l_inf for d in outputs)}
+    found: Figures = {
+        ("rel_l2",): max(d.rel_l2 for d in outputs),
+        ("l_inf",): max(d.l_inf for d in outputs),
+    }
     for stage, moved in drift.of_stages(anchored, base).items():
         key = ("local_rel_l2", tolerance.stage_of(stage))
         found[key] = max(found.get(key, 0.0), moved["rel_l2"], key=_nan_first)
@@ -223,9 +278,14 @@ def _batch(scenario: Scenario, batch: Recording, singles: list[Recording]) -> Fi
         return {}
     open_wide = {**scenario.tolerance, "batch": {"rel_l2": math.inf, "l_inf": math.inf}}
     compared = tuple(e for e in scenario.expect if e in ("batch-equals-single", "identical-images"))
-    checks = expect.broken(replace(scenario, tolerance=open_wide, expect=compared), batch, singles)[1]
+    checks = expect.broken(replace(scenario, tolerance=open_wide, expect=compared), batch, singles)[
+        1
+    ]
     metrics = ("rel_l2", "l_inf")
-    return {("batch", m): max((c.value for c in checks if c.what.endswith(m)), default=0.0) for m in metrics}
+    return {
+        ("batch", m): max((c.value for c in checks if c.what.endswith(m)), default=0.0)
+        for m in metrics
+    }
 
 
 def compact(limits: Figures) -> Figures:
@@ -242,9 +302,15 @@ def compact(limits: Figures) -> Figures:
     return found
 
 
-def worst_of(key: tuple[str, ...], figures: Figures, bounds: Figures) -> tuple[tuple[str, ...], float]:
+def worst_of(
+    key: tuple[str, ...], figures: Figures, bounds: Figures
+) -> tuple[tuple[str, ...], float]:
     """Return the largest figure that the bound at `key` covers, with the figure's own key."""
-    covered = {k: v for k, v in figures.items() if k == key or (k not in bounds and (k[0], *map(tolerance.kind_of, k[1:])) == key)}
+    covered = {
+        k: v
+        for k, v in figures.items()
+        if k == key or (k not in bounds and (k[0], *map(tolerance.kind_of, k[1:])) == key)
+    }
     return max(covered.items(), key=lambda item: item[1], default=(key, 0.0))
 
 
@@ -259,7 +325,10 @@ def _summary(figures: Figures) -> Figures:
 
 
 def _worst(many: list[Figures]) -> Figures:
-    return {key: max(figures.get(key, 0.0) for figures in many) for key in sorted({key for figures in many for key in figures})}
+    return {
+        key: max(figures.get(key, 0.0) for figures in many)
+        for key in sorted({key for figures in many for key in figures})
+    }
 
 
 def _admits(bounds: Figures, figures: Figures) -> bool:

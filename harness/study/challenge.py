@@ -9,13 +9,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from harness.errors import NotRecordedError, UsageError
-from harness.judge import drift, tolerance
+from harness.judge import checks as tolerance
+from harness.judge import drift
 from harness.judge.verdict import structure
 from harness.records import Check, Recording
-from harness.scenarios import Case
+from harness.scenario.model import Case
 from harness.session import Session
-from harness.study import peers
-from harness.study.faults import Fault, catalogue
+from harness.study import other_methods as peers
+from harness.study.fault_catalogue import Fault, catalogue
 from harness.study.platforms import Platform
 
 
@@ -75,7 +76,13 @@ class Challenge:
             }
             for t in self.trials
         ]
-        return {"case": self.case, "platform": self.platform, "noise": self.noise, "trials": trials, "idle": self.without_effect}
+        return {
+            "case": self.case,
+            "platform": self.platform,
+            "noise": self.noise,
+            "trials": trials,
+            "idle": self.without_effect,
+        }
 
     def certificate(self) -> dict[str, Any]:
         """Return what a baseline keeps."""
@@ -90,7 +97,13 @@ class Challenge:
         }
 
 
-def challenge(session: Session, case: Case, platform: tuple[str, Platform], *, on_step: Callable[[str, int], None]) -> Challenge:
+def challenge(
+    session: Session,
+    case: Case,
+    platform: tuple[str, Platform],
+    *,
+    on_step: Callable[[str, int], None],
+) -> Challenge:
     """Plant every fault of the catalogue into `case` and hold what comes out against the scenario's cross-class bounds.
 
     Each fault runs on this platform, where it must change bits, and on another one free and anchored, where it must
@@ -108,7 +121,9 @@ def challenge(session: Session, case: Case, platform: tuple[str, Platform], *, o
     scenario = case.scenario
     bounds = scenario.tolerance.get("cross-class")
     if not scenario.owes_baseline or not isinstance(bounds, dict):
-        raise UsageError(f"{case.id} sets no `tolerance.cross-class` to challenge; `harness calibrate` derives one")
+        raise UsageError(
+            f"{case.id} sets no `tolerance.cross-class` to challenge; `harness calibrate` derives one"
+        )
     faults = catalogue("decoder" if scenario.pipeline.startswith("UnCLIP") else "unet")
     folder = session.out / "recordings" / scenario.name / case.place
     base = session.record(case, folder=folder / "base")
@@ -129,12 +144,16 @@ def challenge(session: Session, case: Case, platform: tuple[str, Platform], *, o
         anchored = replace(elsewhere, anchors=base.tensors_path.resolve())
         local = session.record(anchored, folder=folder / f"{_slug(name)}-{platform[0]}-anchored")
         checks, unseen = _checks(free, local, base, bounds), _unseen(now, base)
-        trials.append(Trial(name, _proof(carrier, now), _effect(now, base), checks, _slug(name), unseen))
+        trials.append(
+            Trial(name, _proof(carrier, now), _effect(now, base), checks, _slug(name), unseen)
+        )
     noise = scenario.tolerance.get("evidence", {}).get("noise", {}).get("rel_l2", 0.0)
     return Challenge(case.id, platform[0], noise, tuple(trials), idle)
 
 
-def _run_here(session: Session, case: Case, fault: Fault, base: Recording, folder: Any) -> tuple[Case, Recording] | str:
+def _run_here(
+    session: Session, case: Case, fault: Fault, base: Recording, folder: Any
+) -> tuple[Case, Recording] | str:
     """Return the case that carries the fault and its recording, or why the fault has no effect."""
     carrier = fault.apply(case)
     if carrier is None:
@@ -143,7 +162,9 @@ def _run_here(session: Session, case: Case, fault: Fault, base: Recording, folde
         now = session.record(carrier, folder=folder)
     except NotRecordedError as error:
         return error.reason
-    if all(now.outputs[name]["digest"] == output["digest"] for name, output in base.outputs.items()):
+    if all(
+        now.outputs[name]["digest"] == output["digest"] for name, output in base.outputs.items()
+    ):
         return "changes no bit of any output"
     return carrier, now
 
@@ -154,7 +175,8 @@ def _slug(name: str) -> str:
 
 def _proof(carrier: Case, now: Recording) -> str:
     return str(
-        now.content["fault"] or f"call {carrier.scenario.call}, seeds {carrier.scenario.seeds}, {carrier.scenario.generator}"
+        now.content["fault"]
+        or f"call {carrier.scenario.call}, seeds {carrier.scenario.seeds}, {carrier.scenario.generator}"
     )
 
 
@@ -166,18 +188,33 @@ def _effect(now: Recording, base: Recording) -> float:
 
 def _unseen(now: Recording, base: Recording) -> tuple[str, ...]:
     name, mine, theirs = "output/image", now.tensors(), base.tensors()
-    return tuple(peers.unseen_by(mine[name], theirs[name])) if name in theirs and theirs[name].ndim == 4 else ()
+    return (
+        tuple(peers.unseen_by(mine[name], theirs[name]))
+        if name in theirs and theirs[name].ndim == 4
+        else ()
+    )
 
 
-def _checks(free: Recording, anchored: Recording, base: Recording, bounds: dict[str, Any]) -> tuple[Check, ...]:
+def _checks(
+    free: Recording, anchored: Recording, base: Recording, bounds: dict[str, Any]
+) -> tuple[Check, ...]:
     other = structure(free, base)
     if other:
         return (Check(other, math.inf, 0.0),)
-    held = [check for name, moved in drift.of_outputs(free, base).items() for check in tolerance.check(name, moved, bounds)]
+    held = [
+        check
+        for name, moved in drift.of_outputs(free, base).items()
+        for check in tolerance.check(name, moved, bounds)
+    ]
     held += tolerance.check_local(drift.of_stages(anchored, base), bounds)
     if len(free.stages) != len(base.stages):
         held.append(Check("count of stages", float(len(free.stages)), float(len(base.stages))))
-    return tuple(sorted(held, key=lambda check: -_worst(check.value / check.bound if check.bound else check.value)))
+    return tuple(
+        sorted(
+            held,
+            key=lambda check: -_worst(check.value / check.bound if check.bound else check.value),
+        )
+    )
 
 
 def _worst(number: float) -> float:

@@ -13,11 +13,22 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import NotRecordedError
-from harness.judge import divergence, drift, inside, tolerance
+from harness.judge import (
+    checks as tolerance,
+)
+from harness.judge import (
+    drift,
+)
+from harness.judge import (
+    first_difference as divergence,
+)
+from harness.judge import (
+    module_diff as inside,
+)
 from harness.records import Drift, Recording
-from harness.scenarios import Case
+from harness.scenario.model import Case
 from harness.session import Session
-from harness.study.settings import Knob, candidates, distance, share_of
+from harness.study.revert import Knob, candidates, distance, share_of
 from harness.worker.protocol import OWN_CODE
 
 
@@ -82,9 +93,20 @@ class Inquiry:
     """
 
     def __init__(
-        self, session: Session, now: Case, then: Case, folder: Path, on_step: Callable[[str], None] = lambda _: None
+        self,
+        session: Session,
+        now: Case,
+        then: Case,
+        folder: Path,
+        on_step: Callable[[str], None] = lambda _: None,
     ) -> None:
-        self._session, self._now, self._then, self._folder, self._on_step = session, now, then, folder, on_step
+        self._session, self._now, self._then, self._folder, self._on_step = (
+            session,
+            now,
+            then,
+            folder,
+            on_step,
+        )
         self._found: list[str] = []  # modules that are roots, as `unet/conv_in`
         self._anchors: Path | None = None  # holds what they gave on the other side
         self.notes: list[str] = []
@@ -96,11 +118,15 @@ class Inquiry:
             return []
         mine, theirs = (side.inside("modules").get(stage, []) for side in (now, then))
         if _has_modules(stage) and not (mine and theirs):
-            self.notes.append(f"which module of {stage} it was cannot be told: the recordings keep no digests of this call")
+            self.notes.append(
+                f"which module of {stage} it was cannot be told: the recordings keep no digests of this call"
+            )
             return [Root(stage, "", "", glue=False)]
         return [self._root(stage, mine, theirs)]
 
-    def roots(self, now: Recording, then: Recording, limit: int, *, operators: bool = True) -> list[Root]:
+    def roots(
+        self, now: Recording, then: Recording, limit: int, *, operators: bool = True
+    ) -> list[Root]:
         """Return the roots in the order of the run, at most `limit`.
 
         Args:
@@ -118,7 +144,9 @@ class Inquiry:
             root = self._module(stage, now, then)
             module = f"{tolerance.kind_of(stage)}/{root.module.rsplit('#', 1)[0]}"
             if module in self._found:
-                self.notes.append(f"{stage}, {root.module}: differs again although it was given the other side's result")
+                self.notes.append(
+                    f"{stage}, {root.module}: differs again although it was given the other side's result"
+                )
                 break
             if operators or len(roots) + 1 < limit:
                 root = self._inside(root, module, operators=operators)
@@ -132,7 +160,11 @@ class Inquiry:
         mine, theirs = now.inside("modules").get(stage), then.inside("modules").get(stage)
         if (mine is None or theirs is None) and _has_modules(stage):
             detail = {"stage": stage}
-            mine = self._again("now", self._now, {**detail, "feed": self._found}, "modules").inside("modules").get(stage)
+            mine = (
+                self._again("now", self._now, {**detail, "feed": self._found}, "modules")
+                .inside("modules")
+                .get(stage)
+            )
             theirs = self._again("then", self._then, detail, "modules").inside("modules").get(stage)
         return self._root(stage, mine or [], theirs or [])
 
@@ -147,24 +179,48 @@ class Inquiry:
 
     def _inside(self, root: Root, module: str, *, operators: bool) -> Root:
         """Run this side up to the root and the other to its end: how far it moved, and which of its operators moved it."""
-        detail: dict[str, Any] = {"stage": root.stage, **({"operators": root.module} if operators else {})}
-        now = self._again("now", self._now, {**detail, "keep": [module], "feed": self._found}, "inside")
+        detail: dict[str, Any] = {
+            "stage": root.stage,
+            **({"operators": root.module} if operators else {}),
+        }
+        now = self._again(
+            "now", self._now, {**detail, "keep": [module], "feed": self._found}, "inside"
+        )
         self._found = [*self._found, module]
-        then = self._again("then", self._then, {**detail, "keep": self._found, "to_end": True}, f"inside-{len(self._found)}")
+        then = self._again(
+            "then",
+            self._then,
+            {**detail, "keep": self._found, "to_end": True},
+            f"inside-{len(self._found)}",
+        )
         self._anchors = then.tensors_path.resolve()
         mine, theirs = now.tensors(), then.tensors()
         own = f"module/{root.stage}/{root.module}/"
-        names = [n for n in theirs if n.startswith(own) and n in mine and mine[n].shape == theirs[n].shape]
-        moved = max((drift.measure(mine[n], theirs[n]) for n in names), key=lambda d: d.l_inf, default=None)
-        alike = str if self._now.scenario.framework == self._then.scenario.framework else inside.plain
-        aligned = inside.align(now.content["operators"], then.content["operators"], "operator", alike)
+        names = [
+            n
+            for n in theirs
+            if n.startswith(own) and n in mine and mine[n].shape == theirs[n].shape
+        ]
+        moved = max(
+            (drift.measure(mine[n], theirs[n]) for n in names), key=lambda d: d.l_inf, default=None
+        )
+        alike = (
+            str if self._now.scenario.framework == self._then.scenario.framework else inside.plain
+        )
+        aligned = inside.align(
+            now.content["operators"], then.content["operators"], "operator", alike
+        )
         if aligned.only_now or aligned.only_then:
-            self.notes.append(f"{root.stage}, {root.module}, has other operators than it had: {_in_place(aligned)}")
+            self.notes.append(
+                f"{root.stage}, {root.module}, has other operators than it had: {_in_place(aligned)}"
+            )
         return replace(root, moved=moved, operator=_operator(aligned, now, then))
 
     def _again(self, side: str, case: Case, detail: dict[str, Any], name: str) -> Recording:
         self._on_step(f"{name}, {side}")
-        carrier = replace(case, detail=detail, anchors=self._anchors if detail.get("feed") else None)
+        carrier = replace(
+            case, detail=detail, anchors=self._anchors if detail.get("feed") else None
+        )
         slot = self._session.slot(0 if side == "now" else 1)
         return self._session.record(carrier, slot, self._folder / f"{side}-{name}")
 
@@ -174,7 +230,9 @@ def _has_modules(stage: str) -> bool:
 
 
 def _in_place(aligned: inside.Aligned) -> str:
-    return " in place of ".join(", ".join(side[:3]) or "nothing" for side in (aligned.only_now, aligned.only_then))
+    return " in place of ".join(
+        ", ".join(side[:3]) or "nothing" for side in (aligned.only_now, aligned.only_then)
+    )
 
 
 def _operator(aligned: inside.Aligned, now: Recording, then: Recording) -> Operator | None:
@@ -184,8 +242,15 @@ def _operator(aligned: inside.Aligned, now: Recording, then: Recording) -> Opera
     mine, theirs = aligned.pairs[index]
     place, other = now.content["operators"].index(mine), then.content["operators"].index(theirs)
     values, expected = now.tensors(), then.tensors()
-    pairs = [(values.get(f"operator/{place}/{key}"), expected.get(f"operator/{other}/{key}")) for key in mine["outputs"]]
-    drifts = [drift.measure(a, b) for a, b in pairs if a is not None and b is not None and a.shape == b.shape]
+    pairs = [
+        (values.get(f"operator/{place}/{key}"), expected.get(f"operator/{other}/{key}"))
+        for key in mine["outputs"]
+    ]
+    drifts = [
+        drift.measure(a, b)
+        for a, b in pairs
+        if a is not None and b is not None and a.shape == b.shape
+    ]
     moved = max(drifts, key=lambda d: d.l_inf, default=None)
     following = aligned.pairs[index + 1][0]["operator"] if index + 1 < len(aligned.pairs) else ""
     return Operator(mine["operator"], mine["shapes"], mine["source"], moved, following)
@@ -216,7 +281,11 @@ def explain(
     if first is None or not distance(now, then):
         return Explanation(case.id, first or "", notes=["no bit of any output differs"])
     if divergence.other_weights(now, then):
-        return Explanation(case.id, first, notes=["with other weights nothing after them can be held against the baseline"])
+        return Explanation(
+            case.id,
+            first,
+            notes=["with other weights nothing after them can be held against the baseline"],
+        )
     as_now, as_then, single = candidates(case, now, then, packages=packages)
     folder = session.out / "explain" / case.scenario.name / case.place
 
@@ -238,7 +307,9 @@ def explain(
     before = attempt(as_then, "then", "the baseline's side does not run here")
     far = distance(again, then)
     if distance(again, now):
-        inquiry.notes.append("the run cannot be repeated here: its case gives other bits now than it gave then")
+        inquiry.notes.append(
+            "the run cannot be repeated here: its case gives other bits now than it gave then"
+        )
     knobs = []
     for knob, carrier in single if far else ():
         back = attempt(carrier, f"back-{knob.name}", f"{knob.name} {knob.then} alone")
@@ -247,10 +318,23 @@ def explain(
     left = distance(before, then) if before else math.inf
     if left:
         part = f": {100 * share_of(left, far):.0f} % of the drift is between now and the case by its settings here"
-        inquiry.notes.append(f"the baseline cannot be repeated here by its settings{part if before else ''}")
-    roots = inquiry.roots(again, before, limit) if before and distance(again, before) else inquiry.recorded_root(now, then)
+        inquiry.notes.append(
+            f"the baseline cannot be repeated here by its settings{part if before else ''}"
+        )
+    roots = (
+        inquiry.roots(again, before, limit)
+        if before and distance(again, before)
+        else inquiry.recorded_root(now, then)
+    )
     notes = list(dict.fromkeys([*inquiry.notes, *_unfinished(roots, limit)]))
-    return Explanation(case.id, first, roots, sorted(knobs, key=lambda knob: -knob.share), notes=notes, partly=bool(left))
+    return Explanation(
+        case.id,
+        first,
+        roots,
+        sorted(knobs, key=lambda knob: -knob.share),
+        notes=notes,
+        partly=bool(left),
+    )
 
 
 def _unfinished(roots: list[Root], limit: int) -> list[str]:

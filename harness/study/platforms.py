@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from harness.launch.local import PORTABLE
-from harness.scenarios import Case
+from harness.launch.process import PORTABLE
+from harness.scenario.model import Case
 
 ATEN_AVX2, ATEN_DEFAULT = {"ATEN_CPU_CAPABILITY": "avx2"}, {"ATEN_CPU_CAPABILITY": "default"}
 ONEDNN_AVX2, ONEDNN_SSE41 = {"ONEDNN_MAX_CPU_ISA": "AVX2"}, {"ONEDNN_MAX_CPU_ISA": "SSE41"}
@@ -25,7 +25,9 @@ class Platform:
         """Return `case` as it runs on this platform."""
         knobs = tuple(sorted({**dict(case.knobs), **self.variables}.items()))
         enable = tuple(dict.fromkeys((*case.scenario.enable, *self.enable)))
-        scenario = replace(case.scenario, enable=enable, attention=self.attention or case.scenario.attention)
+        scenario = replace(
+            case.scenario, enable=enable, attention=self.attention or case.scenario.attention
+        )
         return replace(case, scenario=scenario, knobs=knobs, device=self.device or case.device)
 
 
@@ -63,7 +65,11 @@ MINDSPORE = {
 def held_together(case: Case) -> tuple[str, ...]:
     """Return the devices whose cases of this dtype are held against one another: by the `reference`, on the same noise."""
     scenario, reference = case.scenario, (case.scenario.reference or "").partition("-")
-    if scenario.generator == "device" or reference[0] not in scenario.devices or reference[2] != case.dtype:
+    if (
+        scenario.generator == "device"
+        or reference[0] not in scenario.devices
+        or reference[2] != case.dtype
+    ):
         return (case.device,)
     return scenario.devices if reference[0] == case.device else (case.device, reference[0])
 

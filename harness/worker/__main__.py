@@ -31,9 +31,15 @@ def _answer(recorder: Any, events: protocol.Events, request: Dict[str, Any]) -> 
         events.send(protocol.UNVERIFIED, reason=str(error))
     except protocol.CaseError as error:
         events.send(protocol.FAILED, reason=str(error), traceback="")
-    except Exception as error:  # a stranger's pipeline may raise anything; Ctrl-C and exit still end the worker
+    except (
+        Exception
+    ) as error:  # a stranger's pipeline may raise anything; Ctrl-C and exit still end the worker
         text = str(error).strip() or "no message"
-        events.send(protocol.FAILED, reason=f"{type(error).__name__}: {text}", traceback=traceback.format_exc())
+        events.send(
+            protocol.FAILED,
+            reason=f"{type(error).__name__}: {text}",
+            traceback=traceback.format_exc(),
+        )
 
 
 def main() -> None:

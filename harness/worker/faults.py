@@ -8,11 +8,13 @@ from typing import Any, Callable, Dict, Iterator, List, Tuple, Type
 
 import torch
 
-from . import noise
+from .conditions import noise
 from .protocol import CaseError
 
 Undo = Callable[[], Any]
-Planter = Callable[[Any, Dict[str, Any]], Tuple[str, List[Undo]]]  # (pipeline, fault) -> (proof, how to take it out)
+Planter = Callable[
+    [Any, Dict[str, Any]], Tuple[str, List[Undo]]
+]  # (pipeline, fault) -> (proof, how to take it out)
 
 
 @contextmanager
@@ -35,7 +37,9 @@ def planted(pipeline: Any, fault: Dict[str, Any]) -> Iterator[str]:
         yield proof
 
 
-def _modules(pipeline: Any, component: str, kinds: Tuple[Type[torch.nn.Module], ...]) -> List[Tuple[str, torch.nn.Module]]:
+def _modules(
+    pipeline: Any, component: str, kinds: Tuple[Type[torch.nn.Module], ...]
+) -> List[Tuple[str, torch.nn.Module]]:
     part = pipeline.components.get(component)
     if not isinstance(part, torch.nn.Module):
         return []
@@ -65,7 +69,9 @@ def _round_mantissa(tensor: torch.Tensor, bits: int) -> torch.Tensor:
     return ((whole + (1 << (drop - 1))) >> drop << drop).view(torch.float32).to(tensor.dtype)
 
 
-def _rewrite(modules: List[Tuple[str, torch.nn.Module]], change: Callable[[torch.Tensor], torch.Tensor]) -> Tuple[str, List[Undo]]:
+def _rewrite(
+    modules: List[Tuple[str, torch.nn.Module]], change: Callable[[torch.Tensor], torch.Tensor]
+) -> Tuple[str, List[Undo]]:
     """Overwrite the modules' weights by `change` of them; the proof counts the elements that differ."""
     changed = 0
     names: List[str] = []
@@ -123,7 +129,10 @@ def _outputs(pipeline: Any, fault: Dict[str, Any]) -> Tuple[str, List[Undo]]:
     """Change what modules return: rounded to another type, or without their residual."""
     found = _chosen(pipeline, fault)
     dtype = getattr(torch, fault["dtype"])
-    hooks = [module.register_forward_hook(lambda _m, _i, out: out.to(dtype).to(out.dtype)) for _, module in found]
+    hooks = [
+        module.register_forward_hook(lambda _m, _i, out: out.to(dtype).to(out.dtype))
+        for _, module in found
+    ]
     where = found[0][0] if len(found) == 1 else f"{len(found)} modules"
     return (f"results of {where}" if found else ""), [hook.remove for hook in hooks]
 
@@ -162,7 +171,9 @@ def _residual(pipeline: Any, fault: Dict[str, Any]) -> Tuple[str, List[Undo]]:
     if not blocks:
         return "", []
     name, block = blocks[int(fault["at"] * len(blocks))]
-    hook = block.register_forward_hook(lambda _m, inputs, out: out - inputs[0] if out.shape == inputs[0].shape else out)
+    hook = block.register_forward_hook(
+        lambda _m, inputs, out: out - inputs[0] if out.shape == inputs[0].shape else out
+    )
     return f"residual of {name}", [hook.remove]
 
 
@@ -177,7 +188,9 @@ def _timestep(pipeline: Any, fault: Dict[str, Any]) -> Tuple[str, List[Undo]]:
         return own(sample, timestep + fault["by"], *args, **kwargs)
 
     part.forward = forward
-    return f"timestep of {fault['component']} moved by {fault['by']}", [lambda: delattr(part, "forward")]
+    return f"timestep of {fault['component']} moved by {fault['by']}", [
+        lambda: delattr(part, "forward")
+    ]
 
 
 def _configuration(pipeline: Any, fault: Dict[str, Any]) -> Tuple[str, List[Undo]]:
@@ -191,7 +204,9 @@ def _configuration(pipeline: Any, fault: Dict[str, Any]) -> Tuple[str, List[Undo
     if after == before:
         return "", []
     part.register_to_config(**{name: after})
-    return f"{fault['component']}.{name} {before} -> {after}", [lambda: part.register_to_config(**{name: before})]
+    return f"{fault['component']}.{name} {before} -> {after}", [
+        lambda: part.register_to_config(**{name: before})
+    ]
 
 
 def _attention(pipeline: Any, fault: Dict[str, Any]) -> Tuple[str, List[Undo]]:

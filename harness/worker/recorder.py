@@ -14,12 +14,14 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 import safetensors.torch
 import torch
 
-from . import checkpoints, cost, determinism, noise, numerics, protocol
-from .capture import Capture, Tensors, digests_of, repeat_of, summary
+from . import protocol
+from .conditions import cost, determinism, noise, numerics
 from .faults import planted
-from .frameworks import Torch
-from .modules import NO_STAGE, Detail, Enough, Tracer
-from .pipeline import Pipeline
+from .observe.capture import Capture, Tensors, digests_of, repeat_of, summary
+from .observe.modules import NO_STAGE, Detail, Enough, Tracer
+from .pipeline import checkpoints
+from .pipeline.call import Pipeline
+from .pipeline.torch_ import Torch
 
 
 class Watched(NamedTuple):
@@ -47,7 +49,9 @@ class Recorder:
         with determinism.settings(mode):
             return self._environment(here, device, [dtype], mode)
 
-    def record(self, case: Dict[str, Any], folder: Path, known: Optional[Dict[str, Dict[str, str]]] = None) -> None:
+    def record(
+        self, case: Dict[str, Any], folder: Path, known: Optional[Dict[str, Dict[str, str]]] = None
+    ) -> None:
         """Run `case` and write its recording to `folder`.
 
         The first run is watched. Where it gives the bits that are known of this numerics class, it has repeated what an earlier
@@ -65,18 +69,24 @@ class Recorder:
         """
         framework = _framework(case["framework"], case["device"])
         if case["anchors"] and not framework.feeds:
-            raise protocol.CannotRunHere(f"anchored runs: what is fed on {case['device']} does not reach the next stage")
+            raise protocol.CannotRunHere(
+                f"anchored runs: what is fed on {case['device']} does not reach the next stage"
+            )
         proof = None
         dtypes = {"default": case["dtype"], **case["dtypes"]}
         own = determinism.chosen(case["attention"], tf32="tf32" in case["enable"])
         with determinism.settings(case["determinism"], own), ExitStack() as faults:
-            here = self._environment(framework, case["device"], list(dict.fromkeys(dtypes.values())), case["determinism"])
+            here = self._environment(
+                framework, case["device"], list(dict.fromkeys(dtypes.values())), case["determinism"]
+            )
             checkpoint = self._checkpoint(case, dtypes, framework)
             pipeline = Pipeline(case, checkpoint, framework)
             try:
                 if case.get("fault"):
                     proof = faults.enter_context(planted(pipeline.pipeline, case["fault"]))
-                seen, runs, figures = self._runs(case, pipeline, (known or {}).get(here["class"]["name"]))
+                seen, runs, figures = self._runs(
+                    case, pipeline, (known or {}).get(here["class"]["name"])
+                )
             finally:
                 pipeline.close()
         content = {
@@ -99,7 +109,9 @@ class Recorder:
         }
         kept = {f"output/{name}": tensor for name, tensor in seen.outputs.items()}
         kept.update({**seen.capture.tensors(), **seen.tracer.kept})
-        _write(folder, content, kept, {"modules": seen.tracer.modules(), "weights": checkpoint.tensors})
+        _write(
+            folder, content, kept, {"modules": seen.tracer.modules(), "weights": checkpoint.tensors}
+        )
 
     def _runs(
         self, case: Dict[str, Any], pipeline: Pipeline, expected: Optional[Dict[str, str]]
@@ -130,7 +142,9 @@ class Recorder:
         tensors = safetensors.torch.load_file(case["anchors"]) if case["anchors"] else {}
         tracer = Tracer(wanted, tensors, pipeline.framework.operators)
         last = None if wanted.to_end else wanted.stage
-        capture = Capture(pipeline, {} if wanted.feed else tensors, case["perturb"], last, case["keep_every"])
+        capture = Capture(
+            pipeline, {} if wanted.feed else tensors, case["perturb"], last, case["keep_every"]
+        )
 
         def on_stage(name: str, inputs: Dict[str, Any], result: Any) -> Any:
             return capture.on_stage(name, inputs, tracer.end(name, result))
@@ -144,7 +158,9 @@ class Recorder:
             outputs = self._seeded(case, lambda: pipeline.run(on_stage, on_draw, tracer.around))
         return Watched(outputs, capture, tracer, meter)
 
-    def _timed(self, case: Dict[str, Any], pipeline: Pipeline, count: int) -> Tuple[List[cost.Meter], List[Tensors]]:
+    def _timed(
+        self, case: Dict[str, Any], pipeline: Pipeline, count: int
+    ) -> Tuple[List[cost.Meter], List[Tensors]]:
         """Run without capture, measured as a whole and step by step."""
         meters, runs = [], []
         for index in range(count):
@@ -161,23 +177,31 @@ class Recorder:
             determinism.seed_global_streams(case["seeds"][0])
         return run()
 
-    def _checkpoint(self, case: Dict[str, Any], dtypes: Dict[str, str], framework: Torch) -> checkpoints.Checkpoint:
+    def _checkpoint(
+        self, case: Dict[str, Any], dtypes: Dict[str, str], framework: Torch
+    ) -> checkpoints.Checkpoint:
         decides = [case[part] for part in ("checkpoint", "pipeline", "enable", "attention")]
         key = json.dumps([*decides, dtypes], sort_keys=True)
         if self._loaded is None or key != self._loaded_key:
             self._loaded = self._loaded_key = None  # frees the last one before the next is loaded
             self._progress(case, "loading the checkpoint")
             started = time.perf_counter()
-            self._loaded = checkpoints.load(case["checkpoint"], case["pipeline"], dtypes, framework, case["enable"])
+            self._loaded = checkpoints.load(
+                case["checkpoint"], case["pipeline"], dtypes, framework, case["enable"]
+            )
             self._load_seconds = time.perf_counter() - started
             self._loaded_key = key
         return self._loaded
 
-    def _environment(self, framework: Torch, device: str, dtypes: List[str], mode: str) -> Dict[str, Any]:
+    def _environment(
+        self, framework: Torch, device: str, dtypes: List[str], mode: str
+    ) -> Dict[str, Any]:
         framework.settle(mode)
         key = f"{device} {dtypes} {mode} {determinism.effective()}"
         if key not in self._classes:
-            self._classes[key] = numerics.of_all({dtype: framework.numerics_class(dtype) for dtype in dtypes})
+            self._classes[key] = numerics.of_all(
+                {dtype: framework.numerics_class(dtype) for dtype in dtypes}
+            )
         unobserved = [] if noise.door(framework.door) else ["noise"]
         return {**framework.describe(), "class": self._classes[key], "unobserved": unobserved}
 
@@ -188,7 +212,9 @@ class Recorder:
 def _write(folder: Path, content: Dict[str, Any], kept: Tensors, inside: Dict[str, Any]) -> None:
     """Write a recording whole: `content` as JSON, the kept tensors with what is `inside` stages in their header."""
     header = {"format": "pt", **{name: json.dumps(value) for name, value in inside.items()}}
-    packed = safetensors.torch.save({name: t.contiguous().clone() for name, t in kept.items()}, header)
+    packed = safetensors.torch.save(
+        {name: t.contiguous().clone() for name, t in kept.items()}, header
+    )
     text = protocol.dumps(content).encode()
     protocol.write_folder(folder, {protocol.TENSORS_FILE: packed, protocol.RECORDING_FILE: text})
 
@@ -197,6 +223,8 @@ def _framework(name: str, device: str) -> Torch:
     """Return the framework `torch` or `mindspore` on a device; raises CannotRunHere where there is no such device."""
     if name == "torch":
         return Torch(device)
-    from .mindspore_ import MindSpore  # imports MindSpore, which only its own environment has
+    from .pipeline.mindspore_ import (
+        MindSpore,
+    )  # imports MindSpore, which only its own environment has
 
     return MindSpore(device)

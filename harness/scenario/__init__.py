@@ -1,0 +1,1 @@
+"""YAML files become scenarios and cases, with every mistake placed on its line."""

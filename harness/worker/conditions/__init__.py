@@ -1,0 +1,1 @@
+"""The conditions of a run: determinism, noise, environment, numerics class and cost."""

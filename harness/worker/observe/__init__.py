@@ -1,0 +1,1 @@
+"""Observing a run: stages, modules, tensors and their digests."""

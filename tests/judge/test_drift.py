@@ -1,0 +1,267 @@
+"""Drift: measured over every element, in float64, in constant memory; NaN and infinity never pass."""
+
+from __future__ import annotations
+
+import math
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from harness.judge.checks import check
+from harness.judge.drift import CHUNK, measure
+from harness.records import Check, Drift
+
+
+def spread(size: int, seed: int = 0, dtype: str = "float32") -> np.ndarray:
+    """Return `size` numbers around zero."""
+    return np.random.default_rng(seed).standard_normal(size).astype(dtype)
+
+
+@pytest.mark.parametrize("shape", [(7,), (CHUNK,), (CHUNK + 1,), (3, 50, 1000)], ids=str)
+@pytest.mark.parametrize("dtype", ["float32", "float16", "float64"])
+def test_drift_is_what_numpy_says_in_float64(shape, dtype):
+    """Chunks change nothing: the plain formulas over the whole arrays give the same numbers."""
+    size = math.prod(shape)
+    actual, expected = spread(size, 1, dtype).reshape(shape), spread(size, 2, dtype).reshape(shape)
+    now, then = actual.astype(np.float64), expected.astype(np.float64)
+    gap = np.abs(now - then)
+    where = tuple(int(i) for i in np.unravel_index(gap.argmax(), shape))
+    assert measure(actual, expected) == Drift(
+        l_inf=gap.max(),
+        rel_l2=pytest.approx(np.linalg.norm(now - then) / np.linalg.norm(then), rel=1e-12),
+        abs_sum=pytest.approx(np.abs(now).sum(), rel=1e-12),
+        abs_sum_expected=pytest.approx(np.abs(then).sum(), rel=1e-12),
+        differing=int(np.count_nonzero(gap)),
+        size=size,
+        worst_index=where,
+        worst_actual=float(actual[where]),
+        worst_expected=float(expected[where]),
+        finite=True,
+    )
+
+
+def naive(actual: np.ndarray, expected: np.ndarray) -> dict[str, object]:
+    """Return the drift of finite arrays by the plain formulas over whole arrays in float64."""
+    now, then = actual.astype(np.float64), expected.astype(np.float64)
+    gap = np.abs(now - then)
+    return {
+        "l_inf": gap.max(),
+        "rel_l2": pytest.approx(np.linalg.norm(gap) / np.linalg.norm(then), rel=1e-12),
+        "abs_sum": pytest.approx(np.abs(now).sum(), rel=1e-12),
+        "abs_sum_expected": pytest.approx(np.abs(then).sum(), rel=1e-12),
+        "differing": int(np.count_nonzero(gap)),
+        "worst_index": tuple(int(i) for i in np.unravel_index(gap.argmax(), gap.shape)),
+    }
+
+
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("dtype", ["float32", "float16", "float64", "uint8", "int64", "bool"])
+def test_any_arrays_drift_as_the_plain_formulas_say(dtype, seed, monkeypatch: pytest.MonkeyPatch):
+    """Random sizes, scales and shares of elements that differ, over chunks of which many are equal."""
+    monkeypatch.setattr("harness.judge.drift.CHUNK", 64)
+    rng = np.random.default_rng(seed)
+    shape, scale = tuple(rng.integers(1, 24, rng.integers(1, 4))), 10.0 ** rng.integers(-3, 3)
+    expected = np.abs(rng.standard_normal(shape) * scale + 1).astype(dtype)
+    moves = rng.random(shape) < rng.choice([0.0, 0.002, 0.3, 1.0])
+    moved = np.where(moves, rng.standard_normal(shape) * scale, expected.astype(np.float64))
+    actual = (np.abs(moved) % 256 if dtype == "uint8" else moved).astype(dtype)
+    drift, reference = measure(actual, expected), naive(actual, expected)
+    assert {name: getattr(drift, name) for name in reference} == reference
+    assert (drift.finite, drift.worst_actual) == (True, float(actual[drift.worst_index]))
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_value_that_is_not_finite_is_never_overlooked(seed, monkeypatch: pytest.MonkeyPatch):
+    """One of a few thousand elements, on one side or both, wherever it stands."""
+    monkeypatch.setattr("harness.judge.drift.CHUNK", 64)
+    rng = np.random.default_rng(seed)
+    expected = spread(3000, seed)
+    actual = expected + np.float32(1e-3)
+    sides = [(actual,), (expected,), (actual, expected)][seed % 3]
+    for side in sides:
+        side[rng.integers(side.size)] = rng.choice([np.nan, np.inf, -np.inf])
+    drift = measure(actual, expected)
+    assert (drift.finite, math.isnan(drift.l_inf), math.isnan(drift.rel_l2), drift.differing) == (
+        False,
+        True,
+        True,
+        3000,
+    )
+
+
+@pytest.mark.parametrize(
+    ("dtype", "low", "high", "l_inf"),
+    [
+        ("uint8", 0, 255, 255.0),
+        ("int8", -128, 127, 255.0),
+        ("int16", -32768, 32767, 65535.0),
+        ("bool", False, True, 1.0),
+        ("float16", -65504.0, 65504.0, 131008.0),
+        ("float32", -3e38, 3e38, float(np.float32(3e38)) * 2),
+    ],
+)
+def test_a_difference_neither_wraps_nor_overflows(dtype, low, high, l_inf):
+    """The whole range of a dtype apart is the whole range, in both directions."""
+    a, b = np.array([low], dtype), np.array([high], dtype)
+    assert (measure(a, b).l_inf, measure(b, a).l_inf) == (l_inf, l_inf)
+
+
+@pytest.mark.parametrize(
+    "at", [0, 5, CHUNK - 1, CHUNK, 2 * CHUNK + 1, 2 * CHUNK + 16], ids=lambda at: f"element {at}"
+)
+def test_one_element_off_is_found_wherever_it_is(at):
+    """In the first chunk, at its borders, in a later one and in the last, partial one: index and both values are named."""
+    expected = spread(2 * CHUNK + 17).reshape(-1, 1)
+    actual = expected.copy()
+    actual[at] = 100.0
+    drift = measure(actual, expected)
+    assert (drift.differing, drift.worst_index, drift.worst_actual, drift.worst_expected) == (
+        1,
+        (at, 0),
+        100.0,
+        float(expected[at, 0]),
+    )
+    assert drift.l_inf == 100.0 - float(expected[at, 0])
+
+
+def test_every_differing_element_counts_once():
+    """The count is over all chunks."""
+    expected = spread(3 * CHUNK)
+    actual = expected.copy()
+    actual[::1000] += 1.0
+    assert measure(actual, expected).differing == len(expected[::1000])
+
+
+def test_the_first_of_equally_bad_elements_is_named():
+    """Reports of one drift do not change from run to run."""
+    expected = np.zeros(CHUNK + 10, np.float32)
+    actual = expected.copy()
+    actual[[9, CHUNK + 3]] = [-2.0, 2.0]
+    assert measure(actual, expected).worst_index == (9,)
+
+
+@pytest.mark.parametrize(
+    ("actual", "expected"),
+    [
+        ([math.nan, 1.0], [0.0, 1.0]),
+        ([0.0, 1.0], [math.nan, 1.0]),
+        ([math.nan, 1.0], [math.nan, 1.0]),
+        ([math.inf, 1.0], [0.0, 1.0]),
+        ([0.0, 1.0], [0.0, -math.inf]),
+    ],
+    ids=["nan", "nan-expected", "nan-both", "inf", "inf-expected"],
+)
+@pytest.mark.parametrize("before", [0, CHUNK + 3])
+def test_nan_and_infinity_pass_no_bound(actual, expected, before):
+    """Neither side may hold them, in any chunk, however loose the bound is."""
+    pad = [0.5] * before
+    drift = measure(np.array(pad + actual, np.float32), np.array(pad + expected, np.float32))
+    assert not drift.finite
+    assert math.isnan(drift.l_inf)
+    assert math.isnan(drift.rel_l2)
+    held = check("image", drift, {"l_inf": math.inf, "rel_l2": math.inf}) + check(
+        "image", drift, "identical"
+    )
+    assert [one.passed for one in held] == [False, False, False]
+
+
+def test_the_same_infinity_on_both_sides_is_measured_without_a_warning():
+    """Infinity minus infinity is a NaN like any other, not a warning that a strict test run turns into an error."""
+    both = np.array([math.inf, 1.0], np.float32)
+    assert not measure(both, both).finite
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 3), (2, 0, 2)], ids=str)
+def test_empty_arrays_do_not_drift(shape):
+    """No element differs, and none is named."""
+    assert measure(np.zeros(shape), np.zeros(shape)) == Drift(
+        0.0, 0.0, 0.0, 0.0, 0, 0, (), 0.0, 0.0
+    )
+
+
+def test_a_number_without_dimensions_is_measured():
+    """A 0-d array has one element, at the empty index."""
+    assert measure(np.array(3.0), np.array(2.0)) == Drift(1.0, 0.5, 3.0, 2.0, 1, 1, (), 3.0, 2.0)
+
+
+def test_arrays_of_other_shapes_are_refused():
+    """Broadcasting would hide a lost image."""
+    with pytest.raises(ValueError, match=r"shapes differ: \(1, 4\) and \(4,\)"):
+        measure(np.zeros((1, 4)), np.zeros(4))
+
+
+def test_views_and_foreign_layouts_are_measured_in_row_major_order():
+    """A transposed or strided array is compared place by place."""
+    expected = np.arange(12.0).reshape(3, 4)
+    actual = np.asfortranarray(expected)
+    actual[1, 2] += 1
+    drift = measure(actual, expected)
+    assert (drift.l_inf, drift.differing, drift.worst_index) == (1.0, 1, (1, 2))
+    assert measure(expected[::-1, ::2], expected[::-1, ::2].copy()).differing == 0
+
+
+def test_sums_are_accumulated_in_float64():
+    """A float32 sum of a million tenths would be off by far more."""
+    tenths = np.full(1 << 20, 0.1, np.float32)
+    assert measure(tenths, tenths).abs_sum == pytest.approx(
+        float(np.float32(0.1)) * (1 << 20), rel=1e-14
+    )
+
+
+@pytest.mark.parametrize(("actual", "relative"), [([0.0, 0.0], 0.0), ([0.0, 1e-30], math.inf)])
+def test_a_baseline_of_zeros_admits_only_zeros(actual, relative):
+    """Relative drift has no measure there: any difference is infinite."""
+    assert measure(np.array(actual), np.zeros(2)).rel_l2 == relative
+
+
+def test_a_drift_of_the_smallest_float64_numbers_is_not_lost():
+    """Squares of numbers under 1e-162 are zero; a relative bound must not pass for that."""
+    assert measure(np.array([1e-200, 1e-200]), np.array([2e-200, 1e-200])).rel_l2 > 0
+
+
+@pytest.mark.parametrize(
+    ("value", "bound", "passed"),
+    [
+        (0.5, 0.5, True),
+        (math.nextafter(0.5, 1), 0.5, False),
+        (0.0, 0.0, True),
+        (5e-324, 0.0, False),
+        (math.nan, math.inf, False),
+        (math.inf, math.inf, True),
+    ],
+)
+def test_a_number_exactly_at_its_bound_passes_and_nothing_above(value, bound, passed):
+    """The printed bound is the one that holds."""
+    assert Check("image l_inf", value, bound).passed is passed
+
+
+def test_a_bound_is_checked_per_metric_that_it_names():
+    """No bound is invented for a metric that the scenario leaves out; without bounds no difference is admitted."""
+    drift = measure(np.array([1.5, 2.0]), np.array([1.0, 2.0]))
+    assert check("image", drift, {"l_inf": 0.5}) == [Check("image l_inf", 0.5, 0.5)]
+    assert check("image", drift, {"l_inf": 0.5, "rel_l2": 1e-3}) == [
+        Check("image rel_l2", drift.rel_l2, 1e-3),
+        Check("image l_inf", 0.5, 0.5),
+    ]
+    assert (
+        check("image", drift, "identical")
+        == check("image", drift, None)
+        == [Check("image l_inf", 0.5, 0.0)]
+    )
+
+
+def test_memory_stays_flat_whatever_the_size(tmp_path):
+    """Two files of 64 MiB, mapped from disk, are compared in a few buffers."""
+    paths = [tmp_path / "now", tmp_path / "then"]
+    for path in paths:
+        with path.open("wb") as file:
+            file.truncate(64 << 20)  # zeros that take no room on disk
+    now, then = (np.memmap(path, np.float64, "r+") for path in paths)
+    now[-1] = 1.0
+    tracemalloc.start()
+    drift = measure(now, then)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (drift.differing, drift.worst_index) == (1, (now.size - 1,))
+    assert peak < 4 << 20

@@ -1,0 +1,282 @@
+"""The pytest face: items, verdicts, options, reports, and the life of a baseline from missing to accepted."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import xml.etree.ElementTree as ET  # the file is pytest's own
+from pathlib import Path
+
+import pytest
+from inner import Run, path_of_pytester  # noqa: F401 (the second is a fixture)
+
+from harness.report import wording as rows
+from harness.store.run_folder import read_results
+
+BOTH = "{device: [cpu, cuda]}"
+
+
+@pytest.fixture
+def run(shop, pytester: pytest.Pytester) -> Run:
+    """Run pytest in this process, without traces between runs."""
+
+    without = (
+        "cacheprovider",
+        "benchmark",
+        "unraisableexception",
+    )  # the last collects the garbage of all of torch, five times
+
+    def run(*arguments: str) -> pytest.RunResult:
+        return pytester.runpytest_inprocess(*(f"-pno:{plugin}" for plugin in without), *arguments)
+
+    return run
+
+
+def collected(result: pytest.RunResult) -> list[str]:
+    """Return the ids that `--collect-only -q` printed."""
+    return [line for line in result.outlines if "::" in line]
+
+
+def test_every_case_is_an_item_with_its_file_and_its_id(run: Run, shop):
+    """One per device and dtype, whether it can run here or not."""
+    shop.scenario("x", cases=BOTH)
+    shop.scenario("y", folder="scenarios/deeper")
+    assert collected(run("--collect-only", "-q")) == [
+        "scenarios/deeper/y.yaml::y[cpu-float32]",
+        "scenarios/x.yaml::x[cpu-float32]",
+        "scenarios/x.yaml::x[cuda-float32]",
+    ]
+    assert collected(run("--collect-only", "-q", "scenarios/x.yaml::x[cuda-float32]")) == [
+        "scenarios/x.yaml::x[cuda-float32]"
+    ]
+
+
+def test_items_are_chosen_by_id_and_by_tag(run: Run, shop):
+    """`-k` knows a scenario's tags."""
+    shop.scenario("x", tags="[slow]")
+    shop.scenario("y")
+    assert collected(run("--collect-only", "-q", "-k", "slow")) == [
+        "scenarios/x.yaml::x[cpu-float32]"
+    ]
+    assert collected(run("--collect-only", "-q", "-k", "y and not slow")) == [
+        "scenarios/y.yaml::y[cpu-float32]"
+    ]
+
+
+def test_other_yaml_is_left_alone_unless_it_is_named(run: Run, shop):
+    """A project's own YAML is no scenario; a file on the command line is meant."""
+    shop.scenario("x")
+    shop.scenario("elsewhere", folder="tests")
+    (shop.root / "compose.yaml").write_text("services: {}\n", encoding="utf-8")
+    assert collected(run("--collect-only", "-q")) == ["scenarios/x.yaml::x[cpu-float32]"]
+    assert collected(run("--collect-only", "-q", "tests")) == []
+    named = run("--collect-only", "-q", "tests/elsewhere.yaml")
+    assert collected(named) == ["tests/elsewhere.yaml::elsewhere[cpu-float32]"]
+
+
+def test_a_mistake_in_a_scenario_is_a_collection_error_with_its_line(run: Run, shop):
+    """What the command line prints, without a traceback of the harness."""
+    path = shop.scenario("x", seed="one")
+    result = run()
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(
+        [
+            "*ERROR collecting scenarios/x.yaml*",
+            f"{path}:5: `seed`",
+            "  expected: a whole number >= 0",
+            "  found: *'one' (a string)",
+        ]
+    )
+    assert "Traceback" not in result.stdout.str()
+
+
+def test_cases_that_share_a_checkpoint_follow_each_other(run: Run, shop):
+    """So that it loads once; other tests keep their places."""
+    for name, checkpoint in (("a", "digits-ddpm"), ("b", "digits-sd"), ("c", "digits-ddpm")):
+        shop.scenario(name, checkpoint=f"{{bundled: {checkpoint}}}")
+    (shop.root / "test_own.py").write_text("def test_own(): pass\n", encoding="utf-8")
+    order = [line.rpartition("::")[2] for line in collected(run("--collect-only", "-q"))]
+    assert order == ["a[cpu-float32]", "c[cpu-float32]", "b[cpu-float32]", "test_own"]
+
+
+def test_the_header_names_what_is_measured(run: Run, shop):
+    """Versions and the store, before anything runs."""
+    shop.scenario("x")
+    run("--collect-only").stdout.fnmatch_lines(
+        ["harness: torch *, diffusers *; baselines: baselines"]
+    )
+
+
+def test_a_baseline_lives_from_missing_to_accepted(run: Run, shop):
+    """Missing fails, recorded passes, a change fails, accepted passes."""
+    shop.scenario("x")
+    run().assert_outcomes(failed=1)
+    assert shop.harness("record").code == 0
+    run().assert_outcomes(passed=1)
+    shop.scenario("x", seed="1")
+    run("--harness-out", "changed").assert_outcomes(failed=1)
+    assert shop.harness("accept", "changed", "--reason", "seed 1 it is").code == 0
+    run().assert_outcomes(passed=1)
+
+
+def test_a_failure_prints_what_the_command_line_prints(run: Run, shop):
+    """The paragraph of the verdict, word for word, and no traceback."""
+    shop.recorded("x")
+    shop.scenario("x", seed="1")
+    result = run("--harness-out", "out")
+    result.assert_outcomes(failed=1)
+    (outcome,) = read_results(shop.root / "out")[0]
+    assert f"\n{rows.paragraph(outcome, Path('out'))}\n" in result.stdout.str()
+    assert outcome.verdict == "stale"
+    assert "Traceback" not in result.stdout.str()
+    assert "CaseFailedError" not in result.stdout.str()
+    result.stdout.fnmatch_lines(
+        ["1 case: 1 stale", "results and recordings: out", "FAILED scenarios/x.yaml::x*"]
+    )
+
+
+def test_a_case_that_cannot_run_here_is_skipped_with_the_reason(run: Run, shop):
+    """What is not tested says why."""
+    shop.recorded("x", cases=BOTH)
+    result = run("-rs")
+    result.assert_outcomes(passed=1, skipped=1)
+    result.stdout.fnmatch_lines(
+        ["2 cases: 1 identical, 1 unverified", "SKIPPED *: no CUDA device on this machine"]
+    )
+
+
+def test_in_strict_mode_a_case_that_cannot_run_here_fails(run: Run, shop):
+    """For a machine that must be able to."""
+    shop.recorded("x", cases=BOTH)
+    result = run("--harness-strict")
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(
+        ["unverified: x[[]cuda-float32]", "  why: *no CUDA device on this machine"]
+    )
+
+
+def test_every_option_has_a_key_in_the_ini_file(run: Run, shop):
+    """Scenarios, baselines, output and strictness of a project that keeps them elsewhere."""
+    shop.recorded("x", folder="reproducibility", cases=BOTH)
+    (shop.root / "baselines").rename(shop.root / "accepted")
+    shop.scenario("ignored")
+    ini = "[pytest]\nharness_scenarios = reproducibility\nharness_baselines = accepted\nharness_out = out\nharness_strict = true\n"
+    (shop.root / "pytest.ini").write_text(ini, encoding="utf-8")
+    result = run("-v")
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(
+        ["harness: *; baselines: *accepted", "reproducibility/x.yaml::x[[]cpu-float32] PASSED*"]
+    )
+    assert "ignored" not in result.stdout.str()
+    verdicts = {outcome.case: outcome.verdict for outcome in read_results(shop.root / "out")[0]}
+    assert verdicts == {"x[cpu-float32]": "identical", "x[cuda-float32]": "unverified"}
+
+
+def test_an_option_outweighs_the_key_in_the_ini_file(run: Run, shop):
+    """As pytest users expect."""
+    shop.recorded("x")
+    (shop.root / "pytest.ini").write_text(
+        "[pytest]\nharness_baselines = nowhere\nharness_out = out\n", encoding="utf-8"
+    )
+    run("--harness-baselines", "baselines", "--harness-out", "other").assert_outcomes(passed=1)
+    assert (shop.root / "other" / "results.json").is_file()
+    assert not (shop.root / "out").exists()
+
+
+def test_keys_of_the_ini_file_count_from_its_folder(
+    run: Run, shop, monkeypatch: pytest.MonkeyPatch
+):
+    """pytest may be started anywhere below: the same cases find the same baselines."""
+    shop.recorded("x")
+    (shop.root / "pytest.ini").write_text("[pytest]\nharness_out = out\n", encoding="utf-8")
+    monkeypatch.chdir(shop.root / "scenarios")
+    run("x.yaml").assert_outcomes(passed=1)
+    assert (shop.root / "out" / "results.json").is_file()
+
+
+def test_two_scenarios_of_one_name_are_refused(run: Run, shop):
+    """They would share a baseline and a recording; the command line refuses them too."""
+    shop.scenario("x")
+    shop.scenario("x", folder="scenarios/deeper", seed="1")
+    result = run("--collect-only")
+    assert result.ret != 0
+    assert "`x` is also" in result.stdout.str() + result.stderr.str()
+
+
+def test_junit_holds_verdict_drift_and_cost(run: Run, shop):
+    """For a CI that draws trends."""
+    shop.recorded("x")
+    run("--junitxml", "junit.xml").assert_outcomes(passed=1)
+    (case,) = ET.parse(shop.root / "junit.xml").iter("testcase")  # noqa: S314 (written by the line above)
+    assert (case.get("classname"), case.get("name")) == ("scenarios.x.yaml", "x[cpu-float32]")
+    found = {each.get("name"): each.get("value") for each in case.iter("property")}
+    assert (found["verdict"], found["image.l_inf"], found["image.rel_l2"]) == (
+        "identical",
+        "0.0",
+        "0.0",
+    )
+    assert float(found["seconds"]) > 0
+    assert int(found["peak_bytes"]) > 1_000_000
+
+
+def test_an_exception_that_is_no_verdict_keeps_its_traceback(
+    run: Run, shop, monkeypatch: pytest.MonkeyPatch
+):
+    """A defect of the harness is not dressed up as a finding."""
+    shop.scenario("x")
+    monkeypatch.setattr("harness.session.judge", lambda *arguments: 1 // 0)
+    result = run()
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*ZeroDivisionError*"])
+
+
+def test_without_scenarios_the_plugin_is_silent(run: Run, shop):
+    """It is loaded wherever the harness is installed, and must not disturb anybody."""
+    (shop.root / "test_own.py").write_text("def test_own(): pass\n", encoding="utf-8")
+    result = run()
+    result.assert_outcomes(passed=1)
+    assert "results and recordings" not in result.stdout.str()
+    assert not (shop.root / "runs").exists()
+
+
+def test_processes_of_xdist_judge_the_same_and_leave_one_run(shop, script: Path):
+    """Two cases on two processes, by workers that replay a recording: both pass, in one folder with one `results.json`."""
+    shop.recorded("x")
+    shop.recorded("y")
+    shop.harness("run", "scenarios/x.yaml", "--out", "first")
+    (shop.root / "conftest.py").write_text(
+        f"import os, sys\nif 'PYTEST_XDIST_WORKER' in os.environ:\n    sys.executable = {str(script)!r}\n",
+        encoding="utf-8",
+    )
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")
+    }
+    environment["PRETENDER_RECORDS"] = str(shop.root / "first" / "recordings" / "x" / "cpu-float32")
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-n",
+        "2",
+        "-v",
+        "-p",
+        "no:cacheprovider",
+        "--harness-out",
+        "out",
+    ]
+    done = subprocess.run(
+        command, cwd=shop.root, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 passed" in done.stdout
+    assert "2 cases: 2 identical\nresults and recordings: out" in done.stdout
+    assert sorted(path.name for path in (shop.root / "out").iterdir()) == [
+        "logs",
+        "recordings",
+        "results.json",
+    ]
+    assert [(o.case, o.verdict) for o in read_results(Path("out"))[0]] == [
+        ("x[cpu-float32]", "identical"),
+        ("y[cpu-float32]", "identical"),
+    ]

@@ -1,0 +1,396 @@
+"""Scenario files: every mistake is refused by its whole text, and a good file becomes the right cases."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import builders
+import jsonschema
+import pytest
+import yaml
+
+from harness.errors import ScenarioError, UsageError
+from harness.scenario import fields as shape
+from harness.scenario import model as scenarios
+from harness.scenario.model import Case
+
+TESTS = Path(__file__).parent
+ROOT = TESTS.parents[1]
+BAD = sorted((TESTS / "bad").glob("*.yaml"))
+GOOD = sorted((ROOT / "scenarios").glob("*.yaml"))
+
+MINIMAL = """\
+description: A digit.
+pipeline: DDIMPipeline
+checkpoint: {bundled: digits-ddpm}
+call: {num_inference_steps: 2}
+"""
+
+
+class Yaml12(yaml.SafeLoader):
+    """YAML as editors read it: `on`, a key of `published`, is text, where YAML 1.1 sees `true`."""
+
+
+Yaml12.yaml_implicit_resolvers = {
+    first: [
+        (tag, pattern)
+        for tag, pattern in resolvers
+        if first not in "yYnNoO" or not tag.endswith(":bool")
+    ]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def as_editors_read(path: Path) -> Any:
+    """Return the content of a YAML file."""
+    return yaml.load(path.read_text(encoding="utf-8"), Loader=Yaml12)  # noqa: S506 (a SafeLoader)
+
+
+def written(folder: Path, more: str = "", name: str = "digits") -> Path:
+    """Write the minimal scenario and `more`."""
+    path = folder / f"{name}.yaml"
+    path.write_text(MINIMAL + more, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("path", BAD, ids=lambda path: path.stem)
+def test_a_mistake_is_refused_with_file_line_expected_and_found(path):
+    """The whole text of the error is the one in the `.txt` file beside the YAML."""
+    with pytest.raises(ScenarioError) as caught:
+        scenarios.read(path)
+    assert str(caught.value).replace(str(path), "{path}") + "\n" == path.with_suffix(
+        ".txt"
+    ).read_text(encoding="utf-8")
+
+
+def test_every_mistake_has_its_text_and_every_text_its_mistake():
+    """A YAML file without a text would not be tested; a text without a YAML file tests nothing."""
+    texts = sorted((TESTS / "bad").glob("*.txt"))
+    assert [path.stem for path in texts] == [path.stem for path in BAD]
+    assert len(BAD) >= 40
+
+
+@pytest.mark.parametrize(
+    ("more", "line"),
+    [
+        ("tags:\n  - 2024-13-45\n", 6),  # YAML sees a date, and Python knows no such month
+        ("seed: !!int seven\n", 5),
+        ("timeout: !seconds 3\n", 5),
+        ("scheduler:\n  class: [DDIMScheduler]\n", 6),
+        (f"timeout: 1{'0' * 400}\n", 5),
+    ],
+    ids=[
+        "impossible-date",
+        "wrong-tag",
+        "unknown-tag",
+        "list-for-a-class",
+        "number-beyond-float64",
+    ],
+)
+def test_a_value_that_cannot_be_made_is_a_mistake_on_its_line(tmp_path, more, line):
+    """What YAML or Python cannot turn into a value is the file's mistake, never a defect of the harness."""
+    with pytest.raises(ScenarioError) as caught:
+        scenarios.read(written(tmp_path, more))
+    assert caught.value.line == line
+
+
+def test_a_number_without_its_dot_is_refused_inside_call_too(tmp_path):
+    """`1e-4` is text in YAML 1.1; a pipeline must not get it as such."""
+    path = tmp_path / "digits.yaml"
+    path.write_text(MINIMAL.replace("num_inference_steps: 2", "eta: 1e-4"), encoding="utf-8")
+    with pytest.raises(ScenarioError) as caught:
+        scenarios.read(path)
+    assert (caught.value.line, caught.value.hint) == (
+        4,
+        "YAML 1.1 reads `1e-4` as text; write 1.0e-4",
+    )
+
+
+@pytest.mark.parametrize("bounds", ["cross-class: {}", "batch: {}", "batch: {local_l_inf: 1.0}"])
+def test_a_tolerance_that_admits_everything_is_refused(tmp_path, bounds):
+    """At least one bound that is checked: a batch has no local drift."""
+    with pytest.raises(ScenarioError):
+        scenarios.read(written(tmp_path, f"seed: [0, 1]\ntolerance: {{{bounds}}}\n"))
+
+
+@pytest.mark.parametrize("expect", ["[varies, repeatable]", "[identical-images, distinct-images]"])
+def test_expectations_that_exclude_each_other_are_refused(tmp_path, expect):
+    """What can never hold is a mistake of the file."""
+    generator = "none" if "varies" in expect else "cpu"
+    with pytest.raises(ScenarioError):
+        scenarios.read(written(tmp_path, f"generator: {generator}\nexpect: {expect}\n"))
+
+
+def test_a_quoted_number_inside_call_stays_text(tmp_path):
+    """Quotes say that text is meant: a prompt may be a number."""
+    path = tmp_path / "digits.yaml"
+    path.write_text(
+        MINIMAL.replace("num_inference_steps: 2", "prompt: '1e-4', negative_prompt: \"7\""),
+        encoding="utf-8",
+    )
+    assert scenarios.read(path).call == {"prompt": "1e-4", "negative_prompt": "7"}
+
+
+def test_an_unreadable_file_is_refused_with_its_path(tmp_path):
+    """Bytes that are no UTF-8 are a mistake of the file, on its first line."""
+    path = tmp_path / "latin1.yaml"
+    path.write_bytes("description: für\n".encode("latin-1"))
+    with pytest.raises(ScenarioError) as caught:
+        scenarios.read(path)
+    assert (caught.value.line, caught.value.expected) == (1, "a readable text file in UTF-8")
+
+
+def test_what_is_left_out_gets_the_documented_defaults(tmp_path):
+    """A file with the four required keys is a seeded, repeatable, fully deterministic CPU scenario."""
+    path = written(tmp_path)
+    expected = scenarios.Scenario(
+        path=path,
+        name="digits",
+        description="A digit.",
+        pipeline="DDIMPipeline",
+        checkpoint={
+            "kind": "bundled",
+            "name": "digits-ddpm",
+            "folder": str(scenarios.DATA / "bundled" / "digits-ddpm"),
+        },
+        call={"num_inference_steps": 2},
+        scheduler=None,
+        seeds=(0,),
+        generator="cpu",
+        devices=("cpu",),
+        dtypes=("float32",),
+        determinism="full",
+        expect=("repeatable",),
+        timeout=3600.0,
+    )
+    assert scenarios.read(path) == expected
+
+
+@pytest.mark.parametrize("generator", ["none", "reused"])
+def test_an_unseeded_scenario_is_expected_to_vary_and_owes_no_baseline(tmp_path, generator):
+    """A control without a seed needs no `expect` of its own."""
+    scenario = scenarios.read(written(tmp_path, f"generator: {generator}\n"))
+    assert (scenario.expect, scenario.owes_baseline) == (("varies",), False)
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "expected"),
+    [
+        (
+            "{hub: google/ddpm-cifar10-32}",
+            {"kind": "hub", "repository": "google/ddpm-cifar10-32", "revision": "main"},
+        ),
+        (
+            "{hub: a/b.c-d_e, revision: v1}",
+            {"kind": "hub", "repository": "a/b.c-d_e", "revision": "v1"},
+        ),
+        (
+            "{path: ../weights}",
+            {"kind": "path", "name": "../weights", "folder": "{parent}/weights"},
+        ),
+        (
+            "{synthetic: ddpm-cifar10-32}",
+            {
+                "kind": "synthetic",
+                "name": "ddpm-cifar10-32",
+                "folder": str(scenarios.DATA / "synthetic" / "ddpm-cifar10-32"),
+            },
+        ),
+    ],
+    ids=["hub", "hub-revision", "path", "synthetic"],
+)
+def test_a_checkpoint_becomes_what_the_worker_needs_to_load_it(tmp_path, checkpoint, expected):
+    """Each source has its own facts; a path is relative to the scenario's file."""
+    folder = tmp_path / "scenarios"
+    folder.mkdir()
+    path = folder / "digits.yaml"
+    path.write_text(MINIMAL.replace("{bundled: digits-ddpm}", checkpoint), encoding="utf-8")
+    expected = {
+        key: value.replace("{parent}", str(tmp_path.resolve())) for key, value in expected.items()
+    }
+    assert scenarios.read(path).checkpoint == expected
+
+
+def test_a_scenario_has_a_case_for_every_device_with_every_dtype(tmp_path):
+    """Devices come first, dtypes within them, and the id is what pytest would write."""
+    scenario = scenarios.read(
+        written(tmp_path, "cases: {device: [cpu, cuda], dtype: [float32, bfloat16]}\n")
+    )
+    assert [case.id for case in scenario.cases()] == [
+        "digits[cpu-float32]",
+        "digits[cpu-bfloat16]",
+        "digits[cuda-float32]",
+        "digits[cuda-bfloat16]",
+    ]
+
+
+def test_a_request_holds_all_that_the_worker_needs(tmp_path):
+    """The request is plain JSON, with nothing of what only the judge reads, and no study's wish unless there is one."""
+    path = written(
+        tmp_path,
+        "seed: [3, 4]\nscheduler: {class: DDIMScheduler, eta: 0.5}\nenable: vae_tiling\ncost: {rounds: 5}\n",
+    )
+    request = scenarios.read(path).cases()[0].request()
+    assert json.loads(json.dumps(request)) == request
+    assert {key: value for key, value in request.items() if value is not None} == {
+        "id": "digits[cpu-float32]",
+        "framework": "torch",
+        "pipeline": "DDIMPipeline",
+        "checkpoint": {
+            "kind": "bundled",
+            "name": "digits-ddpm",
+            "folder": str(scenarios.DATA / "bundled" / "digits-ddpm"),
+        },
+        "scheduler": {"class": "DDIMScheduler", "eta": 0.5},
+        "call": {"num_inference_steps": 2},
+        "seeds": [3, 4],
+        "generator": "cpu",
+        "enable": ["vae_tiling"],
+        "dtypes": {},
+        "device": "cpu",
+        "dtype": "float32",
+        "determinism": "full",
+        "rounds": 5,
+        "keep_every": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("call", "expected"),
+    [
+        ({"prompt": ["a", "b", "c"], "guidance_scale": 3}, {"prompt": ["b"], "guidance_scale": 3}),
+        ({"prompt": "a", "num_images_per_prompt": 3}, {"prompt": "a", "num_images_per_prompt": 1}),
+        ({"batch_size": 3, "num_inference_steps": 3}, {"batch_size": 1, "num_inference_steps": 3}),
+        ({"prompt": "abc", "sizes": [1, 2]}, {"prompt": "abc", "sizes": [1, 2]}),
+    ],
+    ids=["a-list-gives-its-item", "images-per-prompt", "batch-size", "other-lists-and-texts-stay"],
+)
+def test_a_single_image_of_a_batch_is_asked_for_alone(call, expected):
+    """The image gets its own seed and its own item of each list, once, without timing."""
+    case = Case(builders.scenario(call=call, seeds=(7, 8, 9)), "cpu", "float32", image=1)
+    request = case.request()
+    assert (request["call"], request["seeds"], request["rounds"]) == (expected, [8], 0)
+
+
+def test_the_fingerprint_of_a_scenario_never_changes_by_itself():
+    """Another way to compute it would make every stored baseline stale."""
+    assert builders.scenario().fingerprint == "c4c2b59b102a68f4"
+
+
+BASE = {"kind": "bundled", "name": "digits-ddpm", "folder": "/here/digits-ddpm"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"pipeline": "DDPMPipeline"},
+        {"checkpoint": {**BASE, "name": "digits-sd"}},
+        {"checkpoint": {"kind": "hub", "repository": "a/b", "revision": "main"}},
+        {"call": {"num_inference_steps": 3, "output_type": "np"}},
+        {"call": {"num_inference_steps": 2, "output_type": "np", "prompt": "seven"}},
+        {"scheduler": {"class": "DDIMScheduler"}},
+        {"seeds": (1,)},
+        {"seeds": (0, 0)},
+        {"generator": "device"},
+        {"enable": ("vae_tiling",)},
+        {"determinism": "default"},
+    ],
+    ids=str,
+)
+def test_what_decides_the_numbers_changes_the_fingerprint(change):
+    """A baseline of other numbers must be stale."""
+    assert replace(builders.scenario(), **change).fingerprint != builders.scenario().fingerprint
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"description": "Another."},
+        {"name": "other", "path": Path("elsewhere.yaml")},
+        {"checkpoint": {**BASE, "folder": "/there/digits-ddpm"}},
+        {"devices": ("cuda",), "dtypes": ("float16",)},
+        {"expect": ("repeatable", "distinct-images")},
+        {"reference": "cpu-float32"},
+        {"tolerance": {"cross-class": {"l_inf": 1.0}}},
+        {"published": {"image": {"abs_sum": 1.0, "within": 1.0, "source": "a paper"}}},
+        {"cost": {"slower": 1.5}},
+        {"timeout": 1.0},
+        {"tags": ("slow",)},
+    ],
+    ids=str,
+)
+def test_what_only_judges_leaves_the_fingerprint(change):
+    """Another tolerance, description or place on disk must not make a baseline stale."""
+    assert replace(builders.scenario(), **change).fingerprint == builders.scenario().fingerprint
+
+
+def test_folders_mean_every_yaml_file_below_them_once(tmp_path):
+    """A file named twice, by itself and by its folder, is read once; other files are not looked at."""
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    one, two, three = written(tmp_path, name="b"), written(inner, name="a"), inner / "c.yml"
+    three.write_text(MINIMAL, encoding="utf-8")
+    (tmp_path / "notes.txt").write_text("no scenario", encoding="utf-8")
+    assert scenarios.find([one, tmp_path]) == [one, two, three]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("absent", "{path}: no such file or folder; expected scenarios (YAML)"),
+        ("", "no scenarios in {path}"),
+    ],
+    ids=["no-such-path", "empty-folder"],
+)
+def test_a_path_without_scenarios_is_a_usage_error(tmp_path, name, text):
+    """Nothing to run is not a pass."""
+    path = tmp_path / name
+    with pytest.raises(UsageError) as caught:
+        scenarios.find([path])
+    assert str(caught.value) == text.format(path=path)
+
+
+def test_two_files_of_one_name_are_refused(tmp_path):
+    """Their baselines would share a folder."""
+    (tmp_path / "inner").mkdir()
+    first, second = written(tmp_path), written(tmp_path / "inner")
+    with pytest.raises(ScenarioError) as caught:
+        scenarios.read_all([first, second])
+    assert str(caught.value) == (
+        f"{second}:1:\n  expected: a file name of its own\n  found:    `digits` is also {first}\n  hint:     rename one file"
+    )
+
+
+@pytest.mark.parametrize("path", GOOD, ids=lambda path: path.stem)
+def test_every_shipped_scenario_reads_and_fits_the_json_schema(path):
+    """What an editor accepts and what the harness reads are the same file."""
+    jsonschema.validate(as_editors_read(path), shape.json_schema())
+    assert scenarios.read(path).name == path.stem
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "line-seven",
+        "negative-bound",
+        "missing-key",
+        "unknown-generator",
+        "duplicate-device",
+        "empty-seeds",
+    ],
+)
+def test_an_editor_with_the_json_schema_refuses_mistakes_of_shape(name):
+    """A schema that accepted everything would pass the test above."""
+    content = as_editors_read(TESTS / "bad" / f"{name}.yaml")
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(content, shape.json_schema())
+
+
+def test_the_committed_json_schema_is_the_one_that_the_code_describes():
+    """After a change of shape: `python -m harness.shape > harness/data/scenario.schema.json`."""
+    committed = (ROOT / "harness" / "data" / "scenario.schema.json").read_text(encoding="utf-8")
+    assert committed == json.dumps(shape.json_schema(), indent=1) + "\n"
+    jsonschema.Draft202012Validator.check_schema(shape.json_schema())
