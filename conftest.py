@@ -1,3 +1,3 @@
-"""Turns on pytest's own fixture for tests of plugins, which pytest allows in the topmost conftest alone."""
+"""Turns on pytest's fixture for tests of plugins, which only the topmost conftest may do."""
 
 pytest_plugins = ["pytester"]

@@ -1,25 +1,34 @@
-"""Reproducibility regression harness for diffusion pipelines.
+"""Owns the package's public names, which are loaded when they are asked for.
 
-The worker's half is imported beside frameworks of any age, so this module loads nothing; public names load when asked for.
+The worker's half is imported beside frameworks of any age, so importing this module must load
+nothing else of the harness.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from harness.records import Outcome
+    from harness.scenario.model import Case, Scenario
+    from harness.session import Session
+    from harness.store.baselines import Store
 
 __version__ = "0.1.0"
-_HOMES = {
-    "Case": "scenario.model",
-    "Outcome": "records",
-    "Scenario": "scenario.model",
-    "Session": "session",
-    "Store": "store.baselines",
-}
 __all__ = ["Case", "Outcome", "Scenario", "Session", "Store", "__version__"]
 
+_MODULES = {
+    "Case": "harness.scenario.model",
+    "Outcome": "harness.records",
+    "Scenario": "harness.scenario.model",
+    "Session": "harness.session",
+    "Store": "harness.store.baselines",
+}
 
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(f"harness.{_HOMES[name]}"), name)
+
+def __getattr__(name: str) -> object:
+    """Return a public name from the module that defines it."""
+    if name in _MODULES:
+        return getattr(import_module(_MODULES[name]), name)
     raise AttributeError(f"module 'harness' has no attribute {name!r}")

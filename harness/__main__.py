@@ -1,4 +1,4 @@
-"""`python -m harness` is the command `harness`."""
+"""Makes `python -m harness` the command `harness`."""
 
 from harness.commands.main import main
 

@@ -1,18 +1,22 @@
 """Every error that the harness raises, and the exit code that the command line gives it.
 
-HarnessError                 exit 4   a defect of the harness, or a store that cannot be read
-  UsageError                 exit 2   a wrong flag, path or selection
-    ScenarioError            exit 2   a mistake in a YAML file: file, line, field, expected, found
-  BaselineError              exit 4   a baseline that cannot be trusted: damaged, or of another format
-  NotRecordedError           exit 1   a case left no recording: verdict `error` or `unverified`
-    LaunchError                       its worker did not start, crashed or timed out: verdict `error`
-    SandboxError                      no environment with the named versions can be had: verdict `unverified`
+HarnessError            exit 4   a defect of the harness
+  UsageError            exit 2   a wrong option, path or selection
+    ScenarioError       exit 2   a mistake in a YAML file: file, line, field, expected, found
+    FileError           exit 2   a file that cannot be used: path, problem, remedy
+      BaselineError     exit 2   a baseline that is damaged, misplaced or of another format
+  NotRecordedError      exit 1   a case left no recording: verdict `error` or `unverified`
+    LaunchError                  its worker did not start, crashed or timed out: verdict `error`
+    SandboxError                 no environment with the named versions can be had: `unverified`
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+
+from harness.records import Verdict
 
 
 class HarnessError(Exception):
@@ -42,8 +46,12 @@ class ScenarioError(UsageError):
     def __init__(
         self, path: Path, line: int, field: str, expected: str, found: str, hint: str = ""
     ) -> None:
-        self.path, self.line, self.field = path, line, field
-        self.expected, self.found, self.hint = expected, found, hint
+        self.path = path
+        self.line = line
+        self.field = field
+        self.expected = expected
+        self.found = found
+        self.hint = hint
         where = f"{path}:{line}:" + (f" `{field}`" if field else "")
         lines = [where, f"  expected: {expected}", f"  found:    {found}"]
         if hint:
@@ -51,18 +59,24 @@ class ScenarioError(UsageError):
         super().__init__("\n".join(lines))
 
 
-class BaselineError(HarnessError):
-    """A baseline on disk that cannot be used as it is.
+class FileError(UsageError):
+    """A file or folder that cannot be used as it is.
 
     Args:
-        path: The file.
-        problem: What is wrong with it.
-        remedy: What to do.
+        path: The file or folder.
+        problem: What is wrong with it, as the end of a sentence that begins with the path.
+        remedy: What to do; empty if the problem says it.
     """
 
-    def __init__(self, path: Path, problem: str, remedy: str) -> None:
-        self.path, self.problem, self.remedy = path, problem, remedy
-        super().__init__(f"{path}: {problem}\n  do: {remedy}")
+    def __init__(self, path: Path, problem: str, remedy: str = "") -> None:
+        self.path = path
+        self.problem = problem
+        self.remedy = remedy
+        super().__init__(f"{path}: {problem}" + (f"\n  do: {remedy}" if remedy else ""))
+
+
+class BaselineError(FileError):
+    """A baseline on disk that cannot be used as it is."""
 
 
 class NotRecordedError(HarnessError):
@@ -76,17 +90,19 @@ class NotRecordedError(HarnessError):
 
     exit_code = 1
 
-    def __init__(self, reason: str, verdict: str = "error", log: str = "") -> None:
-        self.reason, self.verdict, self.log = reason, verdict, log
+    def __init__(self, reason: str, verdict: Verdict = Verdict.ERROR, log: str = "") -> None:
+        self.reason = reason
+        self.verdict = verdict
+        self.log = log
         super().__init__(reason)
 
 
 class LaunchError(NotRecordedError):
-    """A worker process ended or was ended before it answered."""
+    """A worker process ended, or was ended, before it answered."""
 
 
 class SandboxError(NotRecordedError):
-    """An environment that cannot be had: a release that does not install or import beside the rest; to be skipped.
+    """An environment with the named versions cannot be had: they do not install or import.
 
     Args:
         requirements: What was asked for.
@@ -95,6 +111,24 @@ class SandboxError(NotRecordedError):
     """
 
     def __init__(self, requirements: Sequence[str], problem: str, log: str = "") -> None:
-        super().__init__(
-            f"no environment with {', '.join(requirements)}: {problem}", "unverified", log
-        )
+        names = ", ".join(requirements)
+        super().__init__(f"no environment with {names}: {problem}", Verdict.UNVERIFIED, log)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn an operating system's refusal to write `path` into a FileError that says what to do.
+
+    Raises:
+        FileError: The disk is full, the folder is read-only, or something stands in the way.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise FileError(
+            path,
+            f"cannot be written: {reason}",
+            "make room, or give this user the right to write there, and repeat the command; "
+            "what was there before is unchanged",
+        ) from error

@@ -1,137 +1,181 @@
-"""The frozen records that cross every boundary: recordings, baselines, drifts, outcomes. Reads files; judges nothing."""
+"""The values that cross the harness: verdicts, targets, stages, drifts, checks, costs, outcomes.
+
+Every type here is frozen and knows nothing of files, processes or wording.
+"""
 
 from __future__ import annotations
 
-import json
-import struct
+import math
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from harness.worker.protocol import RECORDING_FILE, TENSORS_FILE
+from enum import StrEnum
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Array = NDArray[Any]
-
-PASS = ("identical", "within")
-FAIL = ("drifted", "unrepeatable", "missing", "stale", "incomparable", "error")
-UNVERIFIED = "unverified"
-NO_BOUNDS = "the scenario sets no `tolerance.cross-class`"  # why a case drifted, in which case there is something to calibrate
-
-_NUMPY = {
-    "F64": "<f8",
-    "F32": "<f4",
-    "F16": "<f2",
-    "I64": "<i8",
-    "I32": "<i4",
-    "I16": "<i2",
-    "I8": "i1",
-    "U8": "u1",
-    "BOOL": "?",
-}
-
-
-def open_tensors(path: Path) -> dict[str, Array]:
-    """Return the arrays of a safetensors file, mapped from disk and read only where they are touched.
-
-    bfloat16, which numpy lacks, comes as float32 (exact).
-    """
     import numpy as np
 
-    with path.open("rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        header = json.loads(file.read(length))
-    raw = (
-        np.memmap(path, dtype=np.uint8, mode="r", offset=8 + length)
-        if path.stat().st_size > 8 + length
-        else np.zeros(0, np.uint8)
-    )
-    found: dict[str, Array] = {}
-    for name, entry in header.items():
-        if name == "__metadata__":
-            continue
-        start, end = entry["data_offsets"]
-        data = np.asarray(raw[start:end])
-        if entry["dtype"] == "BF16":
-            array = (data.view("<u2").astype(np.uint32) << 16).view(np.float32)
-        else:
-            array = data.view(_NUMPY[entry["dtype"]])
-        found[name] = array.reshape(entry["shape"])
-    return found
+    Array = np.ndarray[tuple[int, ...], np.dtype[np.generic]]
+
+# A mapping of JSON values, such as the arguments of a pipeline's call.
+Facts = Mapping[str, object]
 
 
-@dataclass(frozen=True)
-class Recording:
-    """What one run of a case left: the JSON content, and the file with its tensors."""
+class Verdict(StrEnum):
+    """What the harness says of one case, in one word."""
 
-    content: dict[str, Any]
-    tensors_path: Path
+    IDENTICAL = "identical"
+    WITHIN = "within"
+    VARIES = "varies"
+    DRIFTED = "drifted"
+    UNREPEATABLE = "unrepeatable"
+    MISSING = "missing"
+    STALE = "stale"
+    INCOMPARABLE = "incomparable"
+    ERROR = "error"
+    UNVERIFIED = "unverified"
+
+    @property
+    def passes(self) -> bool:
+        """Whether the verdict counts as a pass."""
+        return self in (Verdict.IDENTICAL, Verdict.WITHIN, Verdict.VARIES)
+
+    @property
+    def fails(self) -> bool:
+        """Whether the verdict counts as a failure; `unverified` counts as neither."""
+        return not self.passes and self is not Verdict.UNVERIFIED
+
+
+class Reason(StrEnum):
+    """Why a verdict was given: what reports, gates and advice decide by."""
+
+    SAME_BITS = "same-bits"
+    INSIDE_TOLERANCE = "inside-tolerance"
+    VARIES_AS_EXPECTED = "varies-as-expected"
+    PUBLISHED_VALUE_HOLDS = "published-value-holds"
+    OTHER_BITS = "other-bits"
+    NO_TOLERANCE = "no-tolerance"
+    OVER_BOUND = "over-bound"
+    OFF_PUBLISHED_VALUE = "off-published-value"
+    EXPECTATION_BROKEN = "expectation-broken"
+    NO_BASELINE = "no-baseline"
+    SCENARIO_EDITED = "scenario-edited"
+    OTHER_WEIGHTS = "other-weights"
+    OTHER_STRUCTURE = "other-structure"
+    NOT_FINITE = "not-finite"
+    NOT_RECORDED = "not-recorded"
+    DAMAGED_BASELINE = "damaged-baseline"
+
+
+class Device(StrEnum):
+    """Where a case computes."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
+    ASCEND = "ascend"
+
+
+class Dtype(StrEnum):
+    """The floating-point type that a case computes in."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    BFLOAT16 = "bfloat16"
+    FLOAT64 = "float64"
+
+
+@dataclass(frozen=True, order=True)
+class Target:
+    """The device and the dtype of a case; `str()` gives the name used in ids and folders."""
+
+    device: Device
+    dtype: Dtype
+
+    def __str__(self) -> str:
+        return f"{self.device}-{self.dtype}"
+
+
+class Comparison(StrEnum):
+    """Which kind of baseline judged a case, and so what is owed: bits, or a tolerance."""
+
+    SAME_CLASS = "same-class"
+    CROSS_CLASS = "cross-class"
+
+
+class Metric(StrEnum):
+    """What a check measures; the values are the keys of YAML and JSON."""
+
+    L_INF = "l_inf"
+    REL_L2 = "rel_l2"
+    LOCAL_L_INF = "local_l_inf"
+    LOCAL_REL_L2 = "local_rel_l2"
+    ABS_SUM = "abs_sum"
+    BITS = "bits"
+    SHAPE = "shape"
+    STRUCTURE = "structure"
+    STAGE_COUNT = "stage_count"
+
+
+class Against(StrEnum):
+    """What a check holds its subject against."""
+
+    BASELINE = "baseline"
+    PUBLISHED = "published"
+    SAME_IMAGE_ALONE = "same-image-alone"
+    FIRST_IMAGE = "first-image"
+
+
+_STAGE_NAME = re.compile(r"(?P<kind>[^#/]+)#(?P<index>\d+)")
+
+
+@dataclass(frozen=True, order=True)
+class Stage:
+    """One observed call in a run: `Stage("unet", 7)` is the eighth call of the U-Net.
+
+    The draws of noise are stages too, of the kind `noise`.
+    """
+
+    kind: str
+    index: int
 
     @classmethod
-    def read(cls, folder: Path) -> Recording:
-        """Read the recording in `folder`."""
-        return cls(
-            json.loads((folder / RECORDING_FILE).read_text(encoding="utf-8")), folder / TENSORS_FILE
-        )
+    def parse(cls, name: str) -> Stage:
+        """Return the stage that a recording names `unet#7`.
+
+        Raises:
+            ValueError: The name is no stage's.
+        """
+        match = _STAGE_NAME.fullmatch(name)
+        if match is None:
+            raise ValueError(f"expected a stage such as `unet#7`, found `{name}`")
+        return cls(match["kind"], int(match["index"]))
+
+    def __str__(self) -> str:
+        return f"{self.kind}#{self.index}"
 
     @property
-    def outputs(self) -> dict[str, dict[str, Any]]:
-        """Shape, dtype, digest and statistics of every output by name."""
-        return dict(self.content["outputs"])
+    def is_noise(self) -> bool:
+        """Whether it is a draw of noise."""
+        return self.kind == "noise"
 
     @property
-    def stages(self) -> list[dict[str, Any]]:
-        """The trajectory: every stage in order, with the digests of its inputs and outputs."""
-        return list(self.content["stages"])
+    def is_scheduler_step(self) -> bool:
+        """Whether it is a step of a scheduler; each step feeds the next one."""
+        return self.kind.endswith(".step")
 
     @property
-    def weights(self) -> dict[str, str]:
-        """Digests of the checkpoint: each component's weights, and `configuration`."""
-        return dict(self.content["inputs"]["weights"])
-
-    @property
-    def numerics_class(self) -> dict[str, Any]:
-        """Name, hash and operators' digests of the numerics class that it was made in."""
-        return dict(self.content["environment"]["class"])
-
-    def inside(self, what: str) -> dict[str, Any]:
-        """Return `modules` (per stage, each call's digests) or `weights` (each tensor's digest); empty in old recordings."""
-        with self.tensors_path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            kept = json.loads(file.read(length)).get("__metadata__", {})
-        return dict(json.loads(kept.get(what, "{}")))
-
-    def tensors(self) -> dict[str, Array]:
-        """Return the kept tensors: `output/NAME`, `noise/INDEX`, `stage/NAME/KEY`."""
-        return open_tensors(self.tensors_path)
-
-
-@dataclass(frozen=True)
-class Baseline:
-    """An accepted recording, with who accepted it, when and why; `notes` hold what decided it, and evidence for tolerances."""
-
-    path: Path
-    fingerprint: str
-    reference: bool
-    provenance: dict[str, Any]
-    recording: Recording
-    notes: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Match:
-    """The baseline that judges a case, and why this one."""
-
-    baseline: Baseline
-    same_class: bool
-    why: str
+    def has_modules(self) -> bool:
+        """Whether it is the call of a component, which has modules inside."""
+        return not self.is_noise and not self.is_scheduler_step
 
 
 @dataclass(frozen=True)
 class Drift:
-    """How far an array moved, over all its elements; differences and sums in float64, in the array's own unit."""
+    """How far an array moved, over all its elements.
+
+    Differences and sums are in float64 and in the array's own unit. `l_inf` and `rel_l2` are NaN
+    where either side is not finite.
+    """
 
     l_inf: float
     rel_l2: float
@@ -146,118 +190,242 @@ class Drift:
 
 
 @dataclass(frozen=True)
-class Check:
-    """One number held against one bound."""
+class StageDrift:
+    """How far one tensor of a stage moved; NaN where this run has no such tensor of that shape."""
 
-    what: str
+    stage: Stage
+    key: str
+    l_inf: float
+    rel_l2: float
+
+    @property
+    def name(self) -> str:
+        """`scheduler.step#3/sample`, or `noise#0`, which has one tensor only."""
+        return f"{self.stage}/{self.key}" if self.key else str(self.stage)
+
+    def value(self, metric: Metric) -> float:
+        """Return what `metric` measures: `LOCAL_L_INF` is this drift's `l_inf`."""
+        return self.l_inf if metric in (Metric.L_INF, Metric.LOCAL_L_INF) else self.rel_l2
+
+
+@dataclass(frozen=True)
+class Check:
+    """One measured value held against one bound.
+
+    `subject` is an output (`image`), one image of a batch (`image[1]`), or a stage's tensor.
+    Against a published value, `actual` and `expected` are the two abs-sums, `value` is how far they
+    lie apart, and `source` says where the published one comes from.
+    """
+
+    subject: str
+    metric: Metric
     value: float
     bound: float
+    against: Against = Against.BASELINE
+    actual: float | None = None
+    expected: float | None = None
+    source: str = ""
 
     @property
     def passed(self) -> bool:
-        """Whether the number is at or under the bound; a NaN never is."""
+        """Whether the value is at or under the bound; NaN never is."""
         return self.value <= self.bound
+
+    @property
+    def margin(self) -> float:
+        """The bound divided by the value; infinite where the value is zero."""
+        if self.value == 0:
+            return math.inf
+        return self.bound / self.value
+
+
+def worst_first(number: float) -> float:
+    """Return a key that sorts NaN as larger than every number: what has no value is worst."""
+    return math.inf if math.isnan(number) else number
+
+
+class DifferenceKind(StrEnum):
+    """What the first difference between two recordings is."""
+
+    WEIGHTS = "weights"
+    INPUT_FILE = "input-file"
+    INPUT_DECODING = "input-decoding"
+    CONFIGURATION = "configuration"
+    NOISE = "noise"
+    NOISE_COUNT = "noise-count"
+    SCHEDULER_TABLES = "scheduler-tables"
+    STAGE_ORDER = "stage-order"
+    STAGE_INPUT = "stage-input"
+    STAGE_OUTPUT = "stage-output"
+    STAGE_COUNT = "stage-count"
+    OUTPUTS = "outputs"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The first difference between two recordings, in the order of the run.
+
+    `subject` is the component, scheduler or stage; `names` are the tensors, inputs or outputs of it
+    that differ, and `more` counts those left out; `expected` and `actual` are the two sides where
+    they are short.
+    """
+
+    kind: DifferenceKind
+    subject: str
+    names: tuple[str, ...] = ()
+    more: int = 0
+    expected: str = ""
+    actual: str = ""
+
+
+class CostVerdict(StrEnum):
+    """What is said of a run's cost beside its verdict."""
+
+    OK = "ok"
+    SLOWER = "slower"
+    FASTER = "faster"
+    UNKNOWN = "unknown"
+
+
+class CostReason(StrEnum):
+    """Why a cost is `unknown`."""
+
+    NO_BASELINE = "no-baseline"
+    NO_BOUNDS = "no-bounds"
+    OTHER_MACHINE = "other-machine"
+    ONE_RUN_ONLY = "one-run-only"
+    SLOWED_DOWN = "slowed-down"
+    OTHER_WORK = "other-work"
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """How the machine ran during one timed run; None where it does not tell.
+
+    `load` is the load average over a minute, `mhz` and `most_mhz` are clocks, `waited` is for how
+    many seconds threads were ready while other work had the processor, `slowed_by` what held a
+    GPU's clock down, `celsius` and `watts` a GPU's temperature and power.
+    """
+
+    load: float | None = None
+    mhz: float | None = None
+    most_mhz: float | None = None
+    waited: float = 0.0
+    slowed_by: tuple[str, ...] = ()
+    celsius: float | None = None
+    watts: float | None = None
+
+
+@dataclass(frozen=True)
+class CostFigures:
+    """What a case cost; all but `load_seconds` is zero or empty where it was not timed.
+
+    `seconds` is the median of `rounds_seconds`, or the first run's where there is no other;
+    `first_seconds` is the instrumented run, which warms up; `step_seconds` the median of one
+    scheduler step, by scheduler.
+    """
+
+    load_seconds: float
+    first_seconds: float = 0.0
+    seconds: float = 0.0
+    peak_bytes: int = 0
+    rounds_seconds: tuple[float, ...] = ()
+    step_seconds: dict[str, float] = field(default_factory=dict)
+    conditions: tuple[Conditions, ...] = ()
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A run's cost held against its baseline's.
+
+    `ratio` is this run's seconds over the baseline's, None where the two cannot be compared;
+    `side` is `this run` or `the baseline` where the reason holds for one of them, and `detail` what
+    the reason names: the other machine type, or what held a clock down.
+    """
+
+    figures: CostFigures
+    verdict: CostVerdict
+    reason: CostReason | None = None
+    side: str = ""
+    detail: str = ""
+    ratio: float | None = None
+    baseline_seconds: float | None = None
+    baseline_step_seconds: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class DetectionRate:
+    """How many known faults a scenario's bounds catch: what `harness challenge --write` measured.
+
+    `above_noise` counts the faults whose effect exceeds that of one unit in the last place;
+    `cross_class_caught` how many of those the bounds catch on another platform.
+    """
+
+    faults: int
+    same_class_caught: int
+    above_noise: int
+    cross_class_caught: int
+    missed: tuple[str, ...]
+    platform: str
+
+
+@dataclass(frozen=True)
+class JudgedBy:
+    """The baseline that judged a case.
+
+    `reference` names the case whose reference it is, empty for a baseline of the same class.
+    `digest` is the baseline's seal.
+    """
+
+    numerics_class: str
+    comparison: Comparison
+    reference: str = ""
+    digest: str = ""
+    detection_rate: DetectionRate | None = None
 
 
 @dataclass(frozen=True)
 class Outcome:
     """What the harness says of one case: the verdict, and everything that a report shows.
 
-    `path` is the scenario's file and `store` the folder of the baselines, both for the command that comes next.
+    `message` is the reason in words. `path` is the scenario's file and `store` the folder of the
+    baselines, both for the command that comes next; `fingerprint` is the scenario's. `device_kind`
+    is empty where the case left no recording.
     """
 
     case: str
     scenario: str
-    verdict: str
-    reason: str
-    place: str = ""
+    target: Target
+    verdict: Verdict
+    reason: Reason
+    message: str
     tags: tuple[str, ...] = ()
     device_kind: str = ""
-    baseline: dict[str, Any] | None = None
+    baseline: JudgedBy | None = None
     outputs: dict[str, Drift] = field(default_factory=dict)
     checks: tuple[Check, ...] = ()
-    first_divergence: str | None = None
-    free: dict[str, dict[str, float]] = field(default_factory=dict)
-    local: dict[str, dict[str, float]] = field(default_factory=dict)
-    cost: dict[str, Any] = field(default_factory=dict)
+    first_difference: Difference | None = None
+    free: tuple[StageDrift, ...] = ()
+    local: tuple[StageDrift, ...] = ()
+    cost: Cost | None = None
     repeat_l_inf: float | None = None
-    changes: tuple[str, ...] = ()
+    environment_changes: tuple[str, ...] = ()
     log: str = ""
     path: str = ""
     store: str = ""
+    fingerprint: str = ""
 
     @property
     def passes(self) -> bool:
         """Whether the verdict counts as a pass."""
-        return self.verdict in PASS
+        return self.verdict.passes
 
     @property
     def fails(self) -> bool:
         """Whether the verdict counts as a failure; `unverified` is neither."""
-        return self.verdict in FAIL
+        return self.verdict.fails
 
-    def as_json(self) -> dict[str, Any]:
-        """Return the outcome as `results.json` holds it."""
-        outputs = {
-            name: {
-                "l_inf": d.l_inf, "rel_l2": d.rel_l2, "abs_sum": d.abs_sum, "abs_sum_expected": d.abs_sum_expected,
-                "worst_index": list(d.worst_index), "worst_actual": d.worst_actual, "worst_expected": d.worst_expected,
-                "differing": d.differing, "size": d.size, "finite": d.finite,
-            }
-            for name, d in self.outputs.items()
-        }  # fmt: skip
-        return {
-            "case": self.case,
-            "scenario": self.scenario,
-            "place": self.place,
-            "tags": list(self.tags),
-            "device_kind": self.device_kind,
-            "verdict": self.verdict,
-            "reason": self.reason,
-            "baseline": self.baseline,
-            "outputs": outputs,
-            "checks": [{"what": c.what, "value": c.value, "bound": c.bound} for c in self.checks],
-            "stages": {
-                "first_divergence": self.first_divergence,
-                "free": self.free,
-                "local": self.local,
-            },
-            "cost": self.cost,
-            "repeat_l_inf": self.repeat_l_inf,
-            "changes": list(self.changes),
-            "log": self.log,
-            "path": self.path,
-            "store": self.store,
-        }
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Outcome:
-        """Read an outcome back from `results.json`."""
-        outputs = {
-            name: Drift(**{**d, "worst_index": tuple(d["worst_index"])})
-            for name, d in data["outputs"].items()
-        }
-        plain = (
-            "case",
-            "scenario",
-            "verdict",
-            "reason",
-            "place",
-            "device_kind",
-            "baseline",
-            "cost",
-            "repeat_l_inf",
-            "log",
-            "path",
-            "store",
-        )
-        return cls(
-            **{name: data[name] for name in plain},
-            tags=tuple(data["tags"]),
-            outputs=outputs,
-            checks=tuple(Check(**check) for check in data["checks"]),
-            first_divergence=data["stages"]["first_divergence"],
-            free=data["stages"]["free"],
-            local=data["stages"]["local"],
-            changes=tuple(data["changes"]),
-        )
+    @property
+    def failed_checks(self) -> list[Check]:
+        """The checks whose bound was exceeded, in the order in which they were made."""
+        return [check for check in self.checks if not check.passed]

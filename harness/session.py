@@ -1,4 +1,4 @@
-"""The whole way of a case: select, launch, judge, keep. The only place that knows it all."""
+"""The whole way of a case: launch, judge, keep. The only place that knows it all."""
 
 from __future__ import annotations
 
@@ -6,74 +6,42 @@ import contextlib
 import json
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
-from harness.errors import BaselineError, LaunchError, NotRecordedError, UsageError
+from harness.errors import BaselineError, FileError, NotRecordedError, UsageError, writing
 from harness.judge.cost import CHANGED, judge_cost
-from harness.judge.verdict import judge, unrun, wants_anchored
-from harness.launch.process import Settings, Worker, variables
+from harness.judge.verdict import judge, unrun, wants_teacher_forcing
+from harness.launch.events import Described, Failed, Recorded, Unverified
+from harness.launch.process import Settings, variables
 from harness.launch.sandbox import PINS, interpreter, is_made
-from harness.records import Outcome, Recording
-from harness.scenario.model import Case, Scenario
-from harness.store.baselines import Store
-from harness.store.run_folder import PART_FILES, read_results, write_results
-from harness.worker.protocol import DESCRIBED, RECORDED, UNVERIFIED
+from harness.launch.slot import Slot
+from harness.records import Device, Dtype, Outcome, Reason, Verdict
+from harness.scenario.fields import Determinism, Framework
+from harness.scenario.model import Case
+from harness.store.baselines import Match, Store
+from harness.store.recording import Environment, Recording
+from harness.store.run_folder import (
+    RunOwner,
+    gather_parts,
+    remove_parts,
+    write_results,
+)
+from harness.worker.protocol import RECORDING_FILE, DescribeRequest, RunRequest
 
-MORE_ROUNDS = 6  # where a case's cost seems to have changed, or will be what others are held against; the first warms up
+# Where a case's cost seems to have changed, or will be what others are held against, it is timed
+# this often; the first run warms up.
+MORE_ROUNDS = 6
+DESCRIBE_SECONDS = 600.0
+
 OnProgress = Callable[[Case, str], None]
+OnOutcome = Callable[[Outcome], None]
 
 
-class Slot:
-    """At most one live worker; another is started when the settings change or the last one was lost."""
-
-    def __init__(self, log: Path) -> None:
-        self._log = log
-        self._worker: Worker | None = None
-        self._lock = threading.Lock()
-        self._ended = False
-
-    def ask(
-        self,
-        request: dict[str, Any],
-        settings: Settings,
-        timeout: float,
-        on_progress: Callable[[str], None],
-        python: Path | None = None,
-    ) -> dict[str, Any]:
-        """Send a request to a worker of `python` with `settings`; raises LaunchError, after which the next call starts afresh."""
-        worker = self._with(settings, python)
-        try:
-            return worker.ask(request, timeout, on_progress)
-        except BaseException:
-            self._close()
-            raise
-
-    def end(self) -> None:
-        """End the worker, if there is one, for good: a thread that asks for another gets a LaunchError."""
-        with self._lock:
-            self._ended = True
-        self._close()
-
-    def _with(self, settings: Settings, python: Path | None) -> Worker:
-        if self._worker is None or (self._worker.settings, self._worker.python) != (
-            settings,
-            python,
-        ):
-            self._close()
-            with self._lock:
-                if self._ended:
-                    raise LaunchError("the run is over")
-                self._worker = Worker(settings, self._log, python)
-        return self._worker
-
-    def _close(self) -> None:
-        with self._lock:
-            worker, self._worker = self._worker, None
-        if worker:
-            worker.close()
+def _say_nothing(_case: Case, _doing: str) -> None:
+    pass
 
 
 class Session:
@@ -87,15 +55,16 @@ class Session:
     """
 
     def __init__(
-        self,
-        store: Store,
-        out: Path,
-        on_progress: OnProgress = lambda case, doing: None,
-        part: str = "",
+        self, store: Store, out: Path, on_progress: OnProgress = _say_nothing, part: str = ""
     ) -> None:
-        self.store, self.out, self._on_progress, self._part = store, out, on_progress, part
+        self.store = store
+        self.out = out
         self.outcomes: list[Outcome] = []
-        self.environment: dict[str, Any] = {}
+        self.environment: Environment | None = None
+        self._on_progress = on_progress
+        self._part = part
+        self._owner: RunOwner | None = None
+        self._claiming = threading.Lock()
         self._slots: list[Slot] = []
         self._stopping = False
 
@@ -105,8 +74,28 @@ class Session:
     def __exit__(self, *_: object) -> None:
         """End every worker and write `results.json`, also when the run was interrupted."""
         self._stop()
-        if self.outcomes:
-            self.write_results()
+        try:
+            if self.outcomes:
+                self.write_results()
+        finally:
+            if self._owner is not None:
+                self._owner.release()
+                self._owner = None
+
+    def claim(self) -> None:
+        """Take the run's folder, so that no other run writes into it meanwhile.
+
+        A process that shares the folder as a `part` leaves that to the one that gathers the parts.
+
+        Raises:
+            UsageError: Another run is writing there.
+            FileError: The folder cannot be written to.
+        """
+        with self._claiming:
+            if self._owner is None and not self._part:
+                owner = RunOwner(self.out)
+                owner.acquire()
+                self._owner = owner
 
     def run(self, case: Case, slot: Slot | None = None) -> Outcome:
         """Run one case, judge it and remember the outcome."""
@@ -115,77 +104,61 @@ class Session:
         except NotRecordedError as error:
             outcome = unrun(case, error.verdict, error.reason, error.log)
         except BaselineError as error:
-            outcome = unrun(case, "error", str(error))
+            outcome = unrun(case, Verdict.ERROR, str(error), reason=Reason.DAMAGED_BASELINE)
         outcome = replace(outcome, path=_shown(case.scenario.path), store=_shown(self.store.root))
-        if not self._stopping:  # a case cut short by Ctrl-C has no outcome
+        if not self._stopping:  # a case that was cut short by Ctrl-C has no outcome
             self.outcomes.append(outcome)
         return outcome
 
-    def run_all(
-        self, cases: Iterable[Case], jobs: int, on_outcome: Callable[[Outcome], None]
-    ) -> None:
-        """Run cases by `jobs` workers at once; cases that share settings and a checkpoint follow each other on one worker.
+    def run_all(self, cases: Iterable[Case], jobs: int, on_outcome: OnOutcome) -> None:
+        """Run cases by `jobs` workers at once.
 
-        A worker without a group left helps with the longest one.
+        Cases that share settings and a checkpoint follow each other on one worker; a worker without
+        a group left helps with the longest one.
+
+        Raises:
+            UsageError: Another run is writing into the run's folder.
         """
-        groups: dict[str, list[Case]] = {}
-        for case in cases:
-            wanted = case.scenario
-            loaded = [
-                wanted.checkpoint,
-                wanted.pipeline,
-                case.dtype,
-                wanted.component_dtype,
-                wanted.enable,
-            ]
-            shared = [_settings(case), wanted.framework, case.env, *loaded]
-            groups.setdefault(json.dumps(shared, sort_keys=True), []).append(case)
-        waiting = [deque(groups[key]) for key in sorted(groups)]
-        untouched, taking = list(waiting), threading.Lock()
+        waiting = list(cases)
+        if not waiting:
+            return
+        self.claim()  # in this thread, which also gives the folder back
+        queue = _CaseQueue(waiting)
         failures: list[BaseException] = []
-
-        def taken() -> Iterator[Case]:
-            mine: deque[Case] = deque()
-            while not self._stopping:
-                with taking:
-                    mine = mine or (
-                        untouched.pop(0) if untouched else max(waiting, key=len, default=mine)
-                    )
-                    if not mine:
-                        return
-                    case = mine.popleft()
-                yield case
 
         def work(slot: Slot) -> None:
             try:
-                for case in taken():
+                for case in queue.take_until(lambda: self._stopping):
                     on_outcome(self.run(case, slot))
-            except Exception as error:  # a defect in the judge: raised again in the caller's thread
+            except Exception as error:  # raised again in the caller's thread
                 failures.append(error)
                 self._stopping = True
 
-        threads = [
-            threading.Thread(target=work, args=(self.slot(index),), daemon=True)
-            for index in range(max(1, jobs))
-        ]
+        slots = [self.slot(index) for index in range(jobs)]
+        threads = [threading.Thread(target=work, args=(slot,), daemon=True) for slot in slots]
         for thread in threads:
             thread.start()
         try:
             for thread in threads:
-                thread.join()
+                # With a timeout: two signals at one moment may both reach another thread, and an
+                # endless join would then never let this one handle them.
+                while thread.is_alive():
+                    thread.join(0.5)
         except BaseException:
             self._stop()
             raise
         if failures:
             raise failures[0]
 
-    def describe(self, framework: str, device: str, dtype: str, determinism: str) -> dict[str, Any]:
-        """Return the environment and numerics class of a worker on this machine.
+    def describe(
+        self, framework: Framework, device: Device, dtype: Dtype, determinism: Determinism
+    ) -> Environment:
+        """Return the environment and the numerics class of a worker on this machine.
 
         Raises:
             UsageError: The device or the framework is not here.
         """
-        request = {
+        request: DescribeRequest = {
             "describe": {
                 "framework": framework,
                 "device": device,
@@ -198,16 +171,19 @@ class Session:
             python = _interpreter(framework, ())
         except NotRecordedError as error:
             raise UsageError(error.reason) from error
-        event = self.slot(0).ask(request, settings, 600.0, lambda _: None, python)
-        if event["event"] != DESCRIBED:
-            raise UsageError(event["reason"])
-        return dict(event["environment"])
+        event = self.slot(0).ask(request, settings, DESCRIBE_SECONDS, lambda _: None, python)
+        if isinstance(event, Described):
+            return event.environment
+        raise UsageError(_refusal(event).reason)
 
     def folder(self, case: Case) -> Path:
         """Return where the recording of a case lies, or will lie, in the run's folder."""
-        kind = "" if case.image is None else f"-image{case.image}"
-        kind += "-anchored" if case.anchors else ""
-        return self.out / "recordings" / case.scenario.name / f"{case.place}{kind}"
+        name = str(case.target)
+        if case.image is not None:
+            name += f"-image{case.image}"
+        if case.teacher_tensors is not None:
+            name += "-teacher-forced"
+        return self.out / "recordings" / case.scenario.name / name
 
     def write_results(self) -> Path:
         """Write `results.json` whole and return its path."""
@@ -215,38 +191,32 @@ class Session:
 
     def gather(self) -> None:
         """Make one `results.json` of what other processes wrote into the run's folder."""
-        parts = sorted(self.out.glob(PART_FILES))
-        for part in parts:
-            outcomes, environment = read_results(part)
-            self.outcomes += outcomes
-            self.environment = self.environment or environment
-        if parts:
-            self.write_results()
-        for part in parts:
-            part.unlink()
+        outcomes, environment = gather_parts(self.out)
+        if not outcomes:
+            return
+        self.outcomes += outcomes
+        self.environment = self.environment or environment
+        self.write_results()
+        remove_parts(self.out)
 
     def slot(self, index: int) -> Slot:
         """Return a slot for a worker; each holds at most one."""
         while len(self._slots) <= index:
-            self._slots.append(
-                Slot(self.out / "logs" / f"worker-{self._part}{len(self._slots)}.log")
-            )
+            log = self.out / "logs" / f"worker-{self._part}{len(self._slots)}.log"
+            self._slots.append(Slot(log))
         return self._slots[index]
-
-    def _stop(self) -> None:
-        self._stopping = True
-        for slot in self._slots:
-            slot.end()
 
     def record(self, case: Case, slot: Slot | None = None, folder: Path | None = None) -> Recording:
         """Run a case and return its recording, unjudged.
 
         Raises:
             NotRecordedError: It left none; the error says which verdict follows.
+            UsageError: Another run is writing into the run's folder.
         """
+        self.claim()
         folder, slot = folder or self.folder(case), slot or self.slot(0)
         asked = case.request()
-        request = {
+        request: RunRequest = {
             "case": asked,
             "out": str(folder.resolve()),
             "known": self.store.known(case) if asked["rounds"] else {},
@@ -254,76 +224,155 @@ class Session:
         if case.env:
             self._on_progress(case, f"an environment with {', '.join(case.env)}")
         python = _interpreter(case.scenario.framework, case.env)
+        with writing(folder):  # an older run's recording must not be taken for this one's
+            (folder / RECORDING_FILE).unlink(missing_ok=True)
         event = slot.ask(
             request,
-            _settings(case),
+            settings_of(case),
             case.scenario.timeout,
             lambda doing: self._on_progress(case, doing),
             python,
         )
-        if event["event"] != RECORDED:
-            verdict = "unverified" if event["event"] == UNVERIFIED else "error"
-            raise NotRecordedError(event["reason"], verdict, event.get("traceback", ""))
-        return Recording.read(folder)
+        if not isinstance(event, Recorded):
+            raise _refusal(event)
+        with _reading_recordings():
+            return Recording.read(folder)
 
     def _judged(self, case: Case, slot: Slot) -> Outcome:
         recording = self.record(case, slot)
-        singles = [self.record(replace(case, image=image), slot) for image in alone(case.scenario)]
-        self.environment = self.environment or recording.content["environment"]
-        match = (
-            self.store.match(case, recording.numerics_class)
-            if case.scenario.owes_baseline
-            else None
-        )
-        anchored = None
-        if match and wants_anchored(case.scenario, recording, match):
-            tensors = match.baseline.recording.tensors_path.resolve()
-            anchored = self.record(replace(case, anchors=tensors), slot)
-        outcome = judge(case, recording, match, singles, anchored)
-        if (
-            match and outcome.cost["verdict"] in CHANGED
-        ):  # one slow minute is no regression: more rounds tell
-            with contextlib.suppress(NotRecordedError):  # they take longer, and the verdict stands
-                again = self.record(
-                    well_timed(case), slot, self.folder(case).with_name(f"{case.place}-timed")
-                )
-                outcome = replace(
-                    outcome, cost=judge_cost(again, match.baseline.recording, case.scenario.cost)
-                )
+        images = case.scenario.single_images
+        singles = [self.record(replace(case, image=image), slot) for image in images]
+        self.environment = self.environment or recording.environment
+        match = None
+        if case.scenario.owes_baseline:
+            match = self.store.match(case, recording.numerics_class)
+        forced = None
+        if match is not None and wants_teacher_forcing(case.scenario, recording, match):
+            tensors = match.baseline.tensors_path.resolve()
+            forced = self.record(replace(case, teacher_tensors=tensors), slot)
+        with _reading_recordings():  # the judge reads tensors only where digests differ
+            outcome = judge(case, recording, match, singles, forced)
+        return self._timed_again(case, outcome, match, slot)
+
+    def _timed_again(
+        self, case: Case, outcome: Outcome, match: Match | None, slot: Slot
+    ) -> Outcome:
+        """Return the outcome with a cost from more rounds, where it seems to have changed.
+
+        One slow minute is no regression. A case that cannot be run again keeps its outcome.
+        """
+        if match is None or outcome.cost is None or outcome.cost.verdict not in CHANGED:
+            return outcome
+        folder = self.folder(case).with_name(f"{case.target}-timed")
+        with contextlib.suppress(NotRecordedError):
+            again = self.record(well_timed(case), slot, folder)
+            cost = judge_cost(again, match.baseline, case.scenario.cost)
+            return replace(outcome, cost=cost)
         return outcome
+
+    def _stop(self) -> None:
+        self._stopping = True
+        for slot in self._slots:
+            slot.end()
+
+
+class _CaseQueue:
+    """Cases in groups that share a worker's settings and checkpoint, taken by several threads."""
+
+    def __init__(self, cases: Iterable[Case]) -> None:
+        groups: dict[str, deque[Case]] = {}
+        for case in cases:
+            groups.setdefault(_shared_by(case), deque()).append(case)
+        self._groups = [groups[key] for key in sorted(groups)]
+        self._untouched = list(self._groups)
+        self._lock = threading.Lock()
+
+    def take_until(self, stopping: Callable[[], bool]) -> Iterator[Case]:
+        """Yield cases for one thread until none is left or the run is stopping."""
+        own: deque[Case] = deque()
+        while not stopping():
+            with self._lock:
+                own = own or self._next_group()
+                if not own:
+                    return
+                case = own.popleft()
+            yield case
+
+    def _next_group(self) -> deque[Case]:
+        """Return a group that nobody works on, or else the longest one."""
+        if self._untouched:
+            return self._untouched.pop(0)
+        return max(self._groups, key=len, default=deque())
+
+
+def _shared_by(case: Case) -> str:
+    """Return what cases must have in common to follow each other on one worker at no cost."""
+    scenario = case.scenario
+    facts: Sequence[object] = (
+        settings_of(case),
+        scenario.framework,
+        case.env,
+        scenario.checkpoint.request(),
+        scenario.pipeline,
+        case.target.dtype,
+        dict(scenario.component_dtypes),
+        scenario.enable,
+    )
+    return json.dumps(facts, sort_keys=True)
 
 
 def timed(case: Case, rounds: int) -> Case:
     """Return `case` as it runs `rounds` times, of which the first warms up."""
-    return replace(
-        case, scenario=replace(case.scenario, cost={**case.scenario.cost, "rounds": rounds})
-    )
+    scenario = case.scenario
+    return replace(case, scenario=replace(scenario, cost=replace(scenario.cost, rounds=rounds)))
 
 
 def well_timed(case: Case) -> Case:
     """Return a case that bounds its cost with rounds enough for a median, any other as it is."""
     cost = case.scenario.cost
-    return timed(case, max(MORE_ROUNDS, cost.get("rounds", 1))) if "slower" in cost else case
+    if cost.slower is None:
+        return case
+    return timed(case, max(MORE_ROUNDS, cost.rounds or 1))
 
 
-def alone(scenario: Scenario) -> range:
-    """Return the images of a batch that must also be made alone."""
-    return range(len(scenario.seeds) if "batch-equals-single" in scenario.expect else 0)
+def settings_of(case: Case) -> Settings:
+    """Return what the environment of a case's worker sets beyond the caller's own."""
+    scenario = case.scenario
+    return variables(
+        scenario.determinism, dict(case.settings), scenario.profile, scenario.framework
+    )
 
 
 def _shown(path: Path) -> str:
     """Return a path as a person would type it here."""
-    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
-def _settings(case: Case) -> Settings:
-    return variables(
-        case.scenario.determinism, dict(case.knobs), case.scenario.profile, case.scenario.framework
-    )
+@contextlib.contextmanager
+def _reading_recordings() -> Iterator[None]:
+    """Turn what is wrong with a recording's files into the error of its case."""
+    try:
+        yield
+    except BaselineError:
+        raise
+    except FileError as error:
+        raise NotRecordedError(f"the worker left no whole recording: {error}") from error
 
 
-def _interpreter(framework: str, env: tuple[str, ...]) -> Path | None:
-    """Return the Python of an environment with `env`; a framework's own one is large, and never made unasked.
+def _refusal(event: object) -> NotRecordedError:
+    """Return the error for a final event that is no recording."""
+    if isinstance(event, Unverified):
+        return NotRecordedError(event.reason, Verdict.UNVERIFIED)
+    if isinstance(event, Failed):
+        return NotRecordedError(event.reason, Verdict.ERROR, event.traceback)
+    return NotRecordedError(f"the worker answered with {type(event).__name__}")
+
+
+def _interpreter(framework: Framework, env: tuple[str, ...]) -> Path | None:
+    """Return the Python of an environment with `env`; None for the one that runs this.
+
+    A framework's own environment is large, and is never made unasked.
 
     Raises:
         NotRecordedError: The framework's environment was not made yet, or others are asked of it.
@@ -331,13 +380,11 @@ def _interpreter(framework: str, env: tuple[str, ...]) -> Path | None:
     if framework not in PINS:
         return interpreter(env)
     if env:
-        raise NotRecordedError(
-            f"{', '.join(env)} is for scenarios in torch; {framework} has pins of its own",
-            "unverified",
-        )
+        asked = ", ".join(env)
+        reason = f"{asked} is for scenarios in torch; {framework} has pins of its own"
+        raise NotRecordedError(reason, Verdict.UNVERIFIED)
     if not is_made(PINS[framework]):
-        raise NotRecordedError(
-            f"no environment with {framework} here; make it with: harness env --make {framework}",
-            "unverified",
-        )
+        remedy = f"make it with: harness env --make {framework}"
+        reason = f"no environment with {framework} here; {remedy}"
+        raise NotRecordedError(reason, Verdict.UNVERIFIED)
     return interpreter(PINS[framework])

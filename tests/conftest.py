@@ -1,4 +1,4 @@
-"""What tests share: workers that stay up between tests, a folder to run the harness in, and a worker that only pretends."""
+"""What tests share: workers that stay up, a folder to run the harness in, a pretended worker."""
 
 from __future__ import annotations
 
@@ -14,18 +14,22 @@ from typing import Any, NamedTuple
 import pytest
 from builders import scenario_text
 
-from harness import session
-from harness.commands import main as cli
+from harness.judge import drift
+from harness.launch import slot
+from harness.launch.events import Final, Recorded
 from harness.launch.process import Worker, variables
-from harness.records import Recording
-from harness.report import wording as rows
-from harness.scenario.model import DATA, read
+from harness.scenario.fields import Determinism
+from harness.scenario.reading import DATA, read
+from harness.store.recording import Recording
+from harness.worker.protocol import CaseRequest
 
-# For in-process runs of pytest, which forget what they import first: numpy must not load twice in a process.
-assert rows.HEADINGS
+# In-process runs of pytest forget what they import first, and numpy must not load twice in a
+# process: import it here.
+assert drift.CHUNK
 
 ROOT = Path(__file__).resolve().parents[1]
-# Answers as the real worker does, after what the case's `call` tells it to suffer; what it records is a copy.
+# Answers as the real worker does, after what the case's `call` tells it to suffer; what it records
+# is a copy.
 PRETENDER = """\
 #!{python}
 import json, os, shutil, sys, time
@@ -40,7 +44,11 @@ send("ready")
 for line in sys.stdin:
     request = json.loads(line)
     if "describe" in request:
-        send("described", environment=dict(os.environ))
+        send("described", environment=dict(
+            numerics_class=dict(name="cpu-p", hash="p", operators={{}}), framework="torch",
+            device_kind="cpu", versions={{}}, hardware={{}}, flags={{}},
+            variables=dict(os.environ), unobserved=[],
+        ))
         continue
     call = request["case"]["call"]
     send("progress", case=request["case"]["id"], doing="run 1 of 2")
@@ -60,21 +68,21 @@ for line in sys.stdin:
 
 
 class Answer(NamedTuple):
-    """How a worker answered: its last event, what it said that it was doing, and the recording if there is one."""
+    """How a worker answered: its last event, its progress, and the recording if there is one."""
 
-    event: dict[str, Any]
+    event: Final
     doing: list[str]
     recording: Recording | None
 
 
 class Lent:
-    """A worker of the pool in the hands of a session: closing gives it back, unless it is of no further use."""
+    """A worker of the pool, lent to a session: closing gives it back, unless it is of no use."""
 
     def __init__(self, worker: Worker, give_back: Callable[[], None]) -> None:
         self.settings, self.python = worker.settings, worker.python
         self._worker, self._give_back, self._usable = worker, give_back, True
 
-    def ask(self, *arguments: Any) -> dict[str, Any]:
+    def ask(self, *arguments: Any) -> Final:
         """Pass the request on; a worker that failed or was interrupted is not lent again."""
         try:
             return self._worker.ask(*arguments)
@@ -134,7 +142,7 @@ class Done(NamedTuple):
 
 
 class Shop:
-    """A folder with scenarios, in which the command line runs in this process, by the pool's workers.
+    """A folder with scenarios, in which the command line runs in this process by pooled workers.
 
     Attributes:
         root: The folder, which is the current one.
@@ -159,9 +167,11 @@ class Shop:
 
     def harness(self, *arguments: str) -> Done:
         """Run `harness ARGUMENTS`."""
+        from harness.commands.main import main
+
         self._capture.readouterr()
         try:
-            code = cli.main(arguments)
+            code = main(arguments)
         except SystemExit as wrong_usage:
             code = int(str(wrong_usage.code))
         return Done(code, *self._capture.readouterr())
@@ -169,7 +179,7 @@ class Shop:
     def recorded(
         self, name: str = "digits", folder: str = "scenarios", **changes: str | None
     ) -> Path:
-        """Write a scenario that has a baseline: recorded when a test first asks for it, a copy of that afterwards."""
+        """Write a scenario that has a baseline: recorded once, and a copy of that afterwards."""
         path = self.scenario(name, folder, **changes)
         kept = (
             self._shelf
@@ -202,7 +212,7 @@ def pooled(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> Pool:
     """Sessions of this process borrow their workers from the pool."""
     monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
     monkeypatch.setattr(
-        session, "Worker", lambda settings, log, python=None: pool.lend(settings, python)
+        slot, "Worker", lambda settings, log, python=None: pool.lend(settings, python)
     )
     return pool
 
@@ -226,15 +236,16 @@ def shop(
     return Shop(tmp_path, capsys, shelf)
 
 
-def put(worker: Lent, request: dict[str, Any], out: Path) -> Answer:
+def put(worker: Lent, request: CaseRequest, out: Path) -> Answer:
     """Send a case to a worker."""
     doing: list[str] = []
-    event = worker.ask({"case": request, "out": str(out)}, 300.0, doing.append)
-    return Answer(event, doing, Recording.read(out) if event == {"event": "recorded"} else None)
+    asked = {"case": request, "out": str(out), "known": {}}
+    event = worker.ask(asked, 300.0, doing.append)
+    return Answer(event, doing, Recording.read(out) if isinstance(event, Recorded) else None)
 
 
-def smallest(folder: Path, **changes: str | None) -> dict[str, Any]:
-    """Write the smallest scenario, with changes to its keys, into a folder; return its case as the worker reads it."""
+def smallest(folder: Path, **changes: str | None) -> CaseRequest:
+    """Write the smallest scenario with changes to its keys; return its case for the worker."""
     path = folder / "scenario.yaml"
     path.write_text(scenario_text(**changes), encoding="utf-8")
     return read(path).cases()[0].request()
@@ -243,14 +254,17 @@ def smallest(folder: Path, **changes: str | None) -> dict[str, Any]:
 @pytest.fixture
 def ask(pool: Pool, tmp_path: Path) -> Iterator[Callable[..., Answer]]:
     """Send the smallest scenario, with changes to its keys, to one worker."""
-    worker = pool.lend(variables("full", {}))
+    worker = pool.lend(variables(Determinism.FULL, {}))
     yield lambda **changes: put(worker, smallest(tmp_path, **changes), tmp_path / "recording")
     worker.close()
 
 
 @pytest.fixture(scope="session")
 def take(pool: Pool, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Recording]:
-    """Return the recording of a scenario, made once: of this repository by its name, or the smallest one with changes."""
+    """Return the recording of a scenario, made once.
+
+    It is this repository's of that name, or the smallest one with changes.
+    """
     made: dict[str, Recording] = {}
 
     def record(name: str = "", **changes: str | None) -> Recording:
@@ -263,7 +277,7 @@ def take(pool: Pool, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., 
                 if name
                 else smallest(folder, **changes)
             )
-            worker = pool.lend(variables("full", {}))
+            worker = pool.lend(variables(Determinism.FULL, {}))
             answer = put(worker, request, folder / "recording")
             worker.close()
             assert answer.recording, answer.event

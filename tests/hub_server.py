@@ -1,4 +1,4 @@
-"""A Hugging Face Hub of one repository on 127.0.0.1: owns the Hub's side of plain (not Xet) downloads over HTTP."""
+"""A Hugging Face Hub of one repository on 127.0.0.1, for plain (not Xet) downloads over HTTP."""
 
 from __future__ import annotations
 
@@ -28,16 +28,18 @@ class ServedFile(NamedTuple):
 
 
 class HubServer:
-    """Serves `repository` (`ORG/NAME`) inside a `with` block; `stop` and `start` take it off the net and back.
+    """Serves `repository` (`ORG/NAME`) inside a `with` block.
+
+    `stop` and `start` take it off the net and back.
 
     Args:
         repository: The one repository that exists.
-        revisions: A folder for each branch; the branch's commit is a digest of what the folder holds.
+        revisions: A folder for each branch; the branch's commit is a digest of its content.
 
     Attributes:
         requests: `METHOD PATH STATUS` of every answer.
-        faults: What befalls the next downloads of large files, one fault each: `cut` closes the connection after three
-            quarters of the bytes, `refuse` answers with status 500.
+        faults: What befalls the next downloads of large files, one fault each: `cut` closes the
+            connection after three quarters of the bytes, `refuse` answers with status 500.
     """
 
     def __init__(self, repository: str, revisions: dict[str, Path]) -> None:

@@ -12,5 +12,8 @@ Run = Callable[..., pytest.RunResult]
 
 @pytest.fixture(name="tmp_path")
 def path_of_pytester(pytester: pytest.Pytester) -> Path:
-    """The folder in which pytest runs is the shop's; a module that imports this fixture overrides pytest's own."""
+    """Let the folder in which pytest runs be the shop's.
+
+    A module that imports this fixture overrides pytest's own.
+    """
     return pytester.path

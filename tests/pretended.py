@@ -1,4 +1,7 @@
-"""A GPU that is only pretended: it has the facts of a real one and does its work on the CPU, so that CUDA's way can be walked."""
+"""A pretended GPU: it has the facts of a real one and does its work on the CPU.
+
+So the way of a case on CUDA can be walked on a machine without a GPU.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,10 @@ FETCHING = (
 
 
 class OnTheCpu(TorchFunctionMode):
-    """Does on the CPU whatever is asked of a GPU; `log` has every tensor that is fetched to the host, for which a GPU must wait."""
+    """Does on the CPU whatever is asked of a GPU.
+
+    `log` has every tensor that is fetched to the host, for which a GPU must wait.
+    """
 
     def __init__(self, log: list[str]) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Imports inside the harness point one way, and its modules stay as small as the design asks."""
+"""The design as tests: imports point one way, and modules keep the rules that it sets."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "harness"
 
-# Low to high: a module may import what stands on a line above its own, and within its own package whatever makes no circle.
+# Low to high: a module may import what stands on a line above its own, and within its own package
+# whatever makes no circle.
 ORDER = (
     ("worker",),
-    ("errors",),
     ("records",),
+    ("errors",),
     ("scenario",),
     ("store",),
     ("judge",),
@@ -30,16 +31,21 @@ ORDER = (
     ("__main__",),
 )
 FRAMEWORKS = ("torch", "diffusers", "transformers", "huggingface_hub")
-WORKER_NEEDS = {"numpy", "safetensors", *FRAMEWORKS}
+WORKER_NEEDS = {"numpy", "PIL", "safetensors", *FRAMEWORKS}
 WHERE_IT_IS = {
     "harness.worker.pipeline.mindspore_": {"mindspore"},
     "harness.worker.conditions.cost": {"pynvml"},
 }
-JUDGE_NEEDS = {"numpy", "packaging", "pytest", "pytest_benchmark", "rich", "yaml"}
+JUDGE_NEEDS = {"filelock", "numpy", "packaging", "pytest", "pytest_benchmark", "rich", "yaml"}
+MOST_AT_THE_ROOT = 6
+MOST_LINES = 60  # of a function: it must fit on a screen
+ATOMIC_WRITER = "harness.worker.files"
+# It moves a whole environment, which installers built in place, and writes no file of its own.
+MOVES_ENVIRONMENTS = "harness.launch.sandbox"
 
 
 def named(path: Path) -> str:
-    """Return a module's dotted name, such as `harness.judge.drift`; a package has that of its folder."""
+    """Return a module's dotted name, such as `harness.judge.drift`; a package's is its folder's."""
     parts = ("harness", *path.relative_to(PACKAGE).with_suffix("").parts)
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
@@ -61,7 +67,10 @@ def for_types_only(node: ast.AST) -> bool:
 
 
 def imported(root: ast.AST, package: str) -> Iterator[str]:
-    """Yield what a module of `package` imports, at load time or later; a module of the harness by its full name."""
+    """Yield what a module of `package` imports, at load time or later.
+
+    A module of the harness comes by its full name; imports for types alone are left out.
+    """
     for node in ast.iter_child_nodes(root):
         if for_types_only(node):
             continue
@@ -89,7 +98,7 @@ def of_harness(module: str) -> set[str]:
 
 
 def foreign(module: str) -> set[str]:
-    """Return the packages that a module imports from outside the standard library and the harness."""
+    """Return the packages that a module imports, without the standard library's and our own."""
     return {name.split(".")[0] for name in imports(module)} - sys.stdlib_module_names - {"harness"}
 
 
@@ -114,9 +123,16 @@ def late():
         from ..scenario.located_yaml import load
 """
     assert set(imported(ast.parse(source), "harness.judge")) == {
-        "__future__", "json", "harness.commands.main", "harness.judge.drift", "harness.judge.checks", "harness.errors",
-        "harness.judge.gate", "harness.records", "harness.scenario.located_yaml",
-    }  # fmt: skip
+        "__future__",
+        "json",
+        "harness.commands.main",
+        "harness.judge.drift",
+        "harness.judge.checks",
+        "harness.errors",
+        "harness.judge.gate",
+        "harness.records",
+        "harness.scenario.located_yaml",
+    }
 
 
 def test_every_module_has_a_place_in_the_order():
@@ -142,13 +158,13 @@ def test_imports_point_one_way():
 
 
 def test_imports_inside_a_package_make_no_circle():
-    """The modules of the worker, of the judge and of the reports have an order among themselves too."""
+    """The modules of one package have an order among themselves too."""
     among = {module: of_harness(module) - {module} for module in MODULES}
     assert set(TopologicalSorter(among).static_order()) >= set(MODULES)
 
 
 def test_the_package_itself_loads_nothing_of_the_harness():
-    """`import harness` must be cheap beside a framework of any age; public names load when asked for."""
+    """`import harness` must be cheap; public names load when asked for."""
     assert of_harness("harness") == set()
 
 
@@ -173,7 +189,7 @@ def test_the_judges_half_imports_no_framework(module: str):
     "module", [module for module in MODULES if module.startswith("harness.worker")]
 )
 def test_the_worker_is_written_in_python_3_9(module: str):
-    """An old environment's interpreter can parse it, and annotations that it cannot evaluate stay text."""
+    """An old interpreter can parse it, and annotations that it cannot evaluate stay text."""
     source = MODULES[module].read_text(encoding="utf-8")
     ast.parse(source, feature_version=(3, 9))
     if any(isinstance(node, ast.FunctionDef) for node in ast.walk(tree(module))):
@@ -186,10 +202,17 @@ def test_a_newer_syntax_would_not_pass_for_python_3_9():
         ast.parse("match case:\n    case 1: pass\n", feature_version=(3, 9))
 
 
+def test_few_modules_lie_at_the_root_of_the_package():
+    """One folder per idea: what is at the root is what every part of the harness knows."""
+    at_the_root = {path.name for path in PACKAGE.glob("*.py")} - {"__init__.py"}
+    assert len(at_the_root) <= MOST_AT_THE_ROOT, sorted(at_the_root)
+
+
 @pytest.mark.parametrize("module", MODULES)
-def test_a_module_says_in_its_first_sentence_what_it_owns(module: str):
-    """Whoever opens the file reads that first."""
-    assert re.match(r"\S.*?[.](\s|$)", ast.get_docstring(tree(module)) or "", re.DOTALL)
+def test_a_module_says_in_its_first_line_what_it_owns(module: str):
+    """Whoever opens the file reads that first: a sentence of several words on one line."""
+    first_line = (ast.get_docstring(tree(module)) or "").partition("\n")[0]
+    assert re.fullmatch(r"\S+( \S+){2,}[.]", first_line), first_line
 
 
 def test_no_function_is_longer_than_60_lines():
@@ -200,4 +223,112 @@ def test_no_function_is_longer_than_60_lines():
         for node in ast.walk(tree(module))
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     }
-    assert {name: length for name, length in functions.items() if length > 60} == {}
+    assert {name: length for name, length in functions.items() if length > MOST_LINES} == {}
+
+
+def moves_files(root: ast.AST) -> Iterator[int]:
+    """Yield the line of each call that renames a file or folder: the end of an atomic write.
+
+    `text.replace(old, new)` and `dataclasses.replace(value, field=new)` have other arguments than
+    `path.replace(target)`.
+    """
+    for node in ast.walk(root):
+        if isinstance(node, ast.ImportFrom) and node.module in ("os", "shutil"):
+            if {alias.name for alias in node.names} & {"replace", "rename", "renames", "move"}:
+                yield node.lineno
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            home, name = node.func.value, node.func.attr
+            of_module = isinstance(home, ast.Name) and home.id in ("os", "shutil")
+            alone = len(node.args) == 1 and not node.keywords
+            of_path = name == "rename" or (name == "replace" and alone)
+            if of_path or (of_module and name in ("replace", "renames", "move")):
+                yield node.lineno
+
+
+@pytest.mark.parametrize(
+    ("source", "moves"),
+    [
+        ("os.replace(a, b)", True),
+        ("os.rename(a, b)", True),
+        ("shutil.move(a, b)", True),
+        ("path.replace(b)", True),
+        ("path.with_name('x').rename(b)", True),
+        ("from os import replace", True),
+        ("text.replace('a', 'b')", False),
+        ("replace(case, image=1)", False),
+        ("dataclasses.replace(case, image=1, env=())", False),
+        ("from dataclasses import replace", False),
+    ],
+)
+def test_the_reader_of_renames_tells_files_from_texts(source: str, moves: bool):
+    """What the next test rests on."""
+    assert bool(list(moves_files(ast.parse(source)))) is moves
+
+
+def test_one_module_alone_writes_files_atomically():
+    """Two ways to write a file are two places for a mistake, of which one is found."""
+    writers = {module for module in MODULES if any(moves_files(tree(module)))}
+    assert writers - {MOVES_ENVIRONMENTS} == {ATOMIC_WRITER}
+
+
+WORDS = ("message", "reason")  # of outcomes and errors: they are for people
+SEARCHES = (
+    "startswith", "endswith", "find", "rfind", "index", "rindex", "count", "split", "rsplit",
+    "partition", "rpartition", "removeprefix", "removesuffix",
+)  # fmt: skip
+PATTERN_SEARCHES = ("search", "match", "fullmatch", "findall", "finditer", "split")
+
+
+def is_words(node: ast.AST) -> bool:
+    """Whether an expression is the wording of a decision, or made of it: `outcome.message.lower()`.
+
+    The attribute `reason` is also a member of an enumeration, which may be compared as a whole.
+    """
+    if isinstance(node, ast.Call):
+        return is_words(node.func) or any(is_words(argument) for argument in node.args)
+    if isinstance(node, ast.Attribute):
+        return node.attr in WORDS or is_words(node.value)
+    return False
+
+
+def decisions_by_words(root: ast.AST) -> Iterator[int]:
+    """Yield the line of each place that looks for words in a message or a reason."""
+    for node in ast.walk(root):
+        if isinstance(node, ast.Compare):
+            for operator, right in zip(node.ops, node.comparators, strict=True):
+                if isinstance(operator, ast.In | ast.NotIn) and is_words(right):
+                    yield node.lineno
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            is_pattern = isinstance(node.func.value, ast.Name) and node.func.value.id == "re"
+            searched = is_words(node.func.value) and node.func.attr in SEARCHES
+            matched = is_pattern and node.func.attr in PATTERN_SEARCHES
+            if searched or (matched and any(map(is_words, node.args))):
+                yield node.lineno
+
+
+@pytest.mark.parametrize(
+    ("source", "decides"),
+    [
+        ("'tolerance' in outcome.message", True),
+        ("'tolerance' not in outcome.reason", True),
+        ("x in str(outcome.message).lower()", True),
+        ("outcome.message.startswith('no')", True),
+        ("error.reason.lower().endswith('memory')", True),
+        ("outcome.message.split(':')[0]", True),
+        ("re.search('published', outcome.message)", True),
+        ("outcome.reason in (Reason.OTHER_BITS, Reason.NO_TOLERANCE)", False),
+        ("outcome.reason is Reason.OTHER_BITS", False),
+        ("print(f'{outcome.case}: {outcome.message}')", False),
+        ("name.startswith('unet')", False),
+        ("re.search('published', text)", False),
+    ],
+)
+def test_the_reader_of_decisions_tells_words_from_enumerations(source: str, decides: bool):
+    """What the next test rests on."""
+    assert bool(list(decisions_by_words(ast.parse(source)))) is decides
+
+
+def test_nothing_is_decided_by_the_words_of_a_message():
+    """Who rewords a sentence must not change what the harness does."""
+    found = [f"{name}:{line}" for name in MODULES for line in decisions_by_words(tree(name))]
+    assert found == []

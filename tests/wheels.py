@@ -1,4 +1,4 @@
-"""Tiny wheels that stand for releases, in a folder that pip is told to look into and nowhere else."""
+"""Tiny wheels that stand for releases, in a folder that is the only one pip looks into."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ from pathlib import Path
 
 places = [Path(place) / "diffusers" for place in sys.path]
 own = Path(__file__).resolve().parent
-real = next(place for place in places if (place / "__init__.py").is_file() and place.resolve() != own)
-spec = importlib.util.spec_from_file_location("diffusers", real / "__init__.py", submodule_search_locations=[str(real)])
+others = (place for place in places if place.resolve() != own)
+real = next(place for place in others if (place / "__init__.py").is_file())
+spec = importlib.util.spec_from_file_location(
+    "diffusers", real / "__init__.py", submodule_search_locations=[str(real)]
+)
 sys.modules["diffusers"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(sys.modules["diffusers"])
 from diffusers import DDIMScheduler
@@ -44,7 +47,9 @@ def write_wheel(
     files = {
         f"{name}/__init__.py": source,
         f"{info}/METADATA": metadata,
-        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{info}/WHEEL": (
+            "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        ),
     }
     record = "".join(f"{file},,\n" for file in [*files, f"{info}/RECORD"])
     with zipfile.ZipFile(path, "w") as wheel:

@@ -1,47 +1,72 @@
-"""The commands that study one case: read arguments, call the study, print, and write what was asked for."""
+"""Owns the commands that study cases: `calibrate`, `challenge`, `explain`, `cost` and `bisect`."""
 
 from __future__ import annotations
 
 import argparse
-import sys
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from harness.commands.output import complain, say, write_text
+from harness.commands.parser import (
+    RECORDINGS,
+    Command,
+    add_choice,
+    add_companions,
+    add_out,
+    add_profile,
+    at_least_one,
+    chosen_cases,
+    out_of,
+    store_of,
+)
 from harness.errors import UsageError
-from harness.scenario.model import Case, read_all
+from harness.records import Device, Outcome
+from harness.scenario.model import Case
+from harness.scenario.reading import read_all
 from harness.scenario.select import select
-from harness.worker.protocol import dumps
 
 if TYPE_CHECKING:
+    from harness.session import Session
+    from harness.store.baselines import Baseline, Store
+    from harness.store.recording import Recording
+    from harness.study.bisect import Trials
     from harness.study.calibrate import Calibration
+    from harness.study.explain import Explanation
+    from harness.study.platforms import Platform
+
+FIRST_CHOICE = "portable"  # of the platforms on which faults are looked for
+CHALLENGE_FILE = "challenge.json"
+BISECTION_FILE = "bisect.json"
+UNTIL = ("identical", "within")  # the words of `study.bisect.Until`, which loads numpy
+
+
+# harness calibrate
 
 
 def calibrate(arguments: argparse.Namespace) -> int:
-    """Derive a scenario's tolerances from measured noise: nudges by one unit in the last place, and synthetic platforms."""
-    from harness.report.terminal import console, print_calibration, progress
-    from harness.scenario.write_tolerance import write_tolerance
-    from harness.session import Session, alone
-    from harness.store.baselines import Store, annotate
-    from harness.store.run_folder import new_run
+    """Derive a scenario's tolerances from measured noise.
+
+    The noise is that of inputs moved by one unit in the last place, and of synthetic platforms.
+    """
+    from harness.report.study_report import print_calibration
+    from harness.report.terminal import console, progress
+    from harness.session import Session
     from harness.study.calibrate import calibrate as measure
     from harness.study.platforms import platforms_of
 
     case = _one_case(arguments)
-    store, out = (
-        Store(Path(arguments.baselines)),
-        Path(arguments.out) if arguments.out else new_run(),
-    )
     platforms = platforms_of(case)
-    total = arguments.seeds + (2 + len(alone(case.scenario))) * (
-        arguments.perturbations + arguments.seeds * len(platforms)
-    )
-    with progress(total) as (doing, done), Session(store, out) as session:
+    store = store_of(arguments)
+    with (
+        progress(_runs(case, arguments, len(platforms))) as steps,
+        Session(store, out_of(arguments)) as session,
+    ):
 
         def step(name: str) -> None:
-            doing(case.id, name)
-            done(case.id)
+            steps.doing(case.id, name)
+            steps.done()
 
         found = measure(
             session,
@@ -51,224 +76,443 @@ def calibrate(arguments: argparse.Namespace) -> int:
             perturbations=arguments.perturbations,
             on_step=step,
         )
-    print_calibration(console(), found, case.scenario.tolerance)
+    print_calibration(console(), found, case.scenario.tolerances)
     if arguments.write:
-        _check_writable(case, found)
-        evidence = found.evidence()
-        write_tolerance(
-            case.scenario.path, _as_set(found.bounds(), case.scenario.tolerance), evidence
-        )
-        print(f"wrote {case.scenario.path}")
-        for path in store.files(case.scenario.name, case.place):
-            annotate(path, "evidence", evidence)
-            print(f"wrote {path}: evidence")
+        _write_calibration(store, case, found)
     return 0 if all(found.left_out().values()) else 1
 
 
-def _check_writable(case: Case, found: Calibration) -> None:
-    """Raise UsageError where bounds follow from no platform, or would replace those of a device that was not measured."""
-    before = case.scenario.tolerance.get("evidence", {}).get("on", "").partition("-")[0]
-    if not found.platforms:
-        raise UsageError(f"{case.id}: nothing is written: no platform could be measured")
-    if before not in ("", case.device, *found.platforms):
-        raise UsageError(
-            f"{case.scenario.path}: its bounds were measured on {before}, and would be replaced by those of {case.device} alone; "
-            f"give the cases on {case.device} a scenario of their own"
-        )
+def _runs(case: Case, arguments: argparse.Namespace, platforms: int) -> int:
+    """Return how many runs a calibration takes.
+
+    Each seed runs once as what others are held against. Each perturbation, and each platform with
+    each seed, then runs free, teacher-forced, and for each image alone.
+    """
+    compared = arguments.perturbations + arguments.seeds * platforms
+    return int(arguments.seeds + (2 + len(case.scenario.single_images)) * compared)
 
 
-def _as_set(bounds: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
-    """Return the cross-class bounds of the kinds that the scenario sets, such as local ones alone; all, if it sets none."""
-    kinds = now.get("cross-class")
-    kept = {
-        name: most
-        for name, most in bounds["cross-class"].items()
-        if not isinstance(kinds, dict) or name in kinds
-    }
-    return {**bounds, "cross-class": kept}
+def _write_calibration(store: Store, case: Case, found: Calibration) -> None:
+    """Write bounds and evidence into the scenario, and the evidence into its baselines."""
+    from harness.scenario.write_tolerance import write_tolerance
+    from harness.study.calibrate import check_writable
+
+    check_writable(case, found)
+    path, evidence = case.scenario.path, found.evidence()
+    write_tolerance(path, found.bounds_for(case.scenario.tolerances), evidence)
+    say(f"wrote {path}")
+    for baseline in store.files(case.scenario.name, case.target):
+        store.annotate(baseline, evidence=evidence)
+        say(f"wrote {baseline}: evidence")
+
+
+def _calibrate_options(parser: argparse.ArgumentParser) -> None:
+    _one_scenario_options(parser)
+    parser.add_argument(
+        "--write",
+        action="store_true",
+        help="put bounds and evidence into the scenario and its baselines",
+    )
+    parser.add_argument(
+        "--seeds",
+        type=at_least_one,
+        default=3,
+        metavar="N",
+        help="seeds to replicate over (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--perturbations",
+        type=at_least_one,
+        default=8,
+        metavar="N",
+        help="perturbations to measure, each by one unit in the last place (default: %(default)s)",
+    )
+
+
+# harness challenge
 
 
 def challenge(arguments: argparse.Namespace) -> int:
-    """Plant known faults into a scenario and print which of them its tolerances catch, in the same class and in another."""
-    from harness.report.terminal import console, print_challenge, progress
+    """Inject known faults into a scenario, and measure the detection rate of its tolerances.
+
+    Each fault proves that it took effect. Prints which faults are caught in the same class and in
+    another one, and by which bound.
+    """
+    from harness.report.study_report import print_challenge
+    from harness.report.terminal import console, progress
     from harness.session import Session
-    from harness.store.baselines import Store, annotate
-    from harness.store.run_folder import new_run
-    from harness.study.challenge import challenge as plant
-    from harness.study.platforms import platforms_of
+    from harness.study.challenge import challenge as inject
 
     case = _one_case(arguments)
-    store, out = (
-        Store(Path(arguments.baselines)),
-        Path(arguments.out) if arguments.out else new_run(),
-    )
-    platforms = platforms_of(case)
-    name = arguments.platform or ("portable" if "portable" in platforms else next(iter(platforms)))
-    if name not in platforms:
-        raise UsageError(
-            f"{case.id} has no platform `{name}`; expected one of {', '.join(platforms)}"
-        )
-    platform = (name, platforms[name])
-    with progress(130) as (doing, done), Session(store, out) as session:
+    platform = _platform(case, arguments.platform)
+    store, out = store_of(arguments), out_of(arguments)
+    with progress(0) as steps, Session(store, out) as session:
 
         def step(name: str, total: int) -> None:
-            doing(case.id, name)
-            done(case.id)
+            steps.expect(total)
+            steps.doing(case.id, name)
+            steps.done()
 
-        found = plant(session, case, platform, on_step=step)
+        found = inject(session, case, platform, on_step=step)
     print_challenge(console(), found)
-    (out / "challenge.json").write_text(dumps(found.as_json()), encoding="utf-8")
+    _write_json(out / CHALLENGE_FILE, found.as_json())
+    rate = found.detection_rate()
     if arguments.write:
-        for path in store.files(case.scenario.name, case.place):
-            annotate(path, "certificate", found.certificate())
-            print(f"wrote {path}: certificate")
-    certificate = found.certificate()
-    return 1 if certificate["missed"] else 0
+        for baseline in store.files(case.scenario.name, case.target):
+            store.annotate(baseline, detection_rate=rate)
+            say(f"wrote {baseline}: detection rate")
+    return 1 if rate.missed else 0
+
+
+def _platform(case: Case, name: str | None) -> tuple[str, Platform]:
+    """Return the platform that was named, or else the first choice, after its name.
+
+    Raises:
+        UsageError: The case has no such platform.
+    """
+    from harness.study.platforms import platforms_of
+
+    platforms = platforms_of(case)
+    if name is None:
+        name = FIRST_CHOICE if FIRST_CHOICE in platforms else next(iter(platforms))
+    if name not in platforms:
+        known = ", ".join(platforms)
+        raise UsageError(f"{case.id} has no platform `{name}`; expected one of {known}")
+    return name, platforms[name]
+
+
+def _challenge_options(parser: argparse.ArgumentParser) -> None:
+    _one_scenario_options(parser)
+    parser.add_argument(
+        "--write",
+        action="store_true",
+        help="keep the detection rate in the scenario's baselines",
+    )
+    parser.add_argument(
+        "--platform",
+        metavar="NAME",
+        help="the other class, as `harness calibrate` names its platforms (default: "
+        f"{FIRST_CHOICE}, or the case's first)",
+    )
+
+
+# harness explain
 
 
 def explain(arguments: argparse.Namespace) -> int:
-    """Say why cases of a run moved: without CASE from the recordings alone, with it by running both sides again.
+    """Say why cases of a run moved.
 
-    The first input or stage that differs, then the module and the operator that turned the same bits into others, and the
-    setting that goes with it.
+    Without CASE the recordings alone tell which input or stage differs first. With CASE both sides
+    run again, to find the root causes: the modules and operators that gave different outputs for
+    the same inputs, and the settings that go with them.
     """
-    from harness.judge import first_difference as divergence
-    from harness.judge.environment_diff import list_changes
-    from harness.records import Recording
     from harness.report.explanation import text
-    from harness.report.terminal import progress
     from harness.session import Session
-    from harness.store.baselines import Store
     from harness.store.run_folder import read_results
-    from harness.study.explain import Explanation
-    from harness.study.explain import explain as inquire
 
-    run, store = Path(arguments.run), Store(Path(arguments.baselines))
+    run = Path(arguments.run)
     outcomes = [
-        o
-        for o in read_results(run)[0]
-        if o.baseline and (not arguments.case or o.case == arguments.case)
+        outcome
+        for outcome in read_results(run).outcomes
+        if outcome.baseline is not None and arguments.case in (None, outcome.case)
     ]
     if not outcomes:
-        raise UsageError(
-            f"{run} holds no case {arguments.case or 'at all'} that was held against a baseline"
-        )
-    with Session(store, run) as session:
+        which = arguments.case or "at all"
+        raise UsageError(f"{run} holds no case {which} that was held against a baseline")
+    with Session(store_of(arguments), run) as session:
         for outcome in outcomes:
-            (case,) = select(read_all([Path(outcome.path)]), outcome.case, None)
-            now = Recording.read(session.folder(case))
-            match = store.match(case, now.numerics_class)
-            if match is None:
-                raise UsageError(f"{outcome.case}: its baseline is gone from {store.root}")
-            then = match.baseline.recording
-            changes = list_changes(now.content["environment"], then.content["environment"])
-            if not arguments.case:
-                print(text(Explanation(case.id, divergence.first(now, then) or "")))
-                continue
-            with progress(0) as (doing, _):
-                found = inquire(
-                    session,
-                    case,
-                    now,
-                    then,
-                    limit=arguments.roots,
-                    on_step=partial(doing, case.id),
-                    packages=arguments.packages,
-                )
-            bounds = case.scenario.tolerance.get("cross-class")
-            values = (
-                divergence.by_value(outcome.local, outcome.free, bounds)
-                if isinstance(bounds, dict)
-                else []
-            )
-            print(text(replace(found, values=values), changes))
+            found, changes = _explanation(session, outcome, arguments)
+            say(text(found, changes))
     return 0
+
+
+def _explanation(
+    session: Session, outcome: Outcome, arguments: argparse.Namespace
+) -> tuple[Explanation, Sequence[str]]:
+    """Return why a case moved, and what changed in the environment.
+
+    Without a case on the command line both are what the recordings tell by themselves: the first
+    difference alone.
+    """
+    from harness.judge import first_difference
+    from harness.judge.environment_diff import list_changes
+    from harness.store.recording import Recording
+    from harness.study.explain import Explanation
+
+    (case,) = select(read_all([Path(outcome.path)]), outcome.case, None)
+    actual = Recording.read(session.folder(case))
+    match = session.store.match(case, actual.numerics_class)
+    if match is None:
+        raise UsageError(f"{outcome.case}: its baseline is gone from {session.store.root}")
+    expected = match.baseline
+    if not arguments.case:
+        return Explanation(case.id, first_difference.first(actual, expected)), ()
+    found = _inquire(session, case, actual, expected, arguments)
+    tolerance = case.scenario.tolerances.cross_class
+    if tolerance is not None and not tolerance.exact:
+        by_value = first_difference.by_value(outcome.local, outcome.free, tolerance)
+        found = replace(found, by_value=by_value)
+    return found, list_changes(actual.environment, expected.environment)
+
+
+def _inquire(
+    session: Session,
+    case: Case,
+    actual: Recording,
+    expected: Baseline,
+    arguments: argparse.Namespace,
+) -> Explanation:
+    """Run both sides again, with progress."""
+    from harness.report.terminal import progress
+    from harness.study.explain import explain as inquire
+
+    with progress(0) as steps:
+
+        def step(name: str) -> None:
+            steps.doing(case.id, name)
+
+        return inquire(
+            session,
+            case,
+            actual,
+            expected,
+            limit=arguments.root_causes,
+            on_step=step,
+            packages=arguments.packages,
+        )
+
+
+def _explain_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help="a run's folder")
+    parser.add_argument(
+        "case",
+        nargs="?",
+        metavar="CASE",
+        help="the id of the case to run again; default: read the recordings only",
+    )
+    parser.add_argument(
+        "--packages",
+        action="store_true",
+        help="revert versions of diffusers and transformers too (installs them)",
+    )
+    parser.add_argument(
+        "--root-causes",
+        type=at_least_one,
+        default=3,
+        metavar="N",
+        help="look for at most N root causes (default: %(default)s)",
+    )
+
+
+# harness cost
 
 
 def cost(arguments: argparse.Namespace) -> int:
-    """Measure what determinism and the portable profile cost: each case under both settings, in turn, on two live workers.
+    """Measure the overhead of determinism and of the portable profile.
 
-    With the --out of a run, the report of that run shows the prices too.
+    Each case runs under both settings, in turn, on two live workers. With the --out of a run, the
+    report of that run shows the overheads too.
     """
-    from harness.report.terminal import console, print_prices, progress
+    from harness.report.study_report import print_overheads
+    from harness.report.terminal import console, progress
     from harness.session import Session
-    from harness.store.baselines import Store
-    from harness.store.run_folder import new_run
-    from harness.study.overhead import PAIRS, prices, write_prices
+    from harness.study.overhead import PAIRS, measure_overheads, write_overheads
 
-    cases = select(read_all(map(Path, arguments.paths)), arguments.k, arguments.device)
+    cases = chosen_cases(arguments, arguments.paths)
     pairs = arguments.pair or list(PAIRS)
-    if not set(pairs) <= set(PAIRS):
-        raise UsageError(
-            f"--pair is one of {', '.join(f'`{pair}`' for pair in PAIRS)}; found `{next(p for p in pairs if p not in PAIRS)}`"
-        )
-    store, out = (
-        Store(Path(arguments.baselines)),
-        Path(arguments.out) if arguments.out else new_run(),
-    )
-    with progress(len(cases) * len(pairs)) as (doing, done), Session(store, out) as session:
+    unknown = [pair for pair in pairs if pair not in PAIRS]
+    if unknown:
+        known = ", ".join(f"`{pair}`" for pair in PAIRS)
+        raise UsageError(f"--pair is one of {known}; found `{unknown[0]}`")
+    out = out_of(arguments)
+    with (
+        progress(len(cases) * len(pairs)) as steps,
+        Session(store_of(arguments), out) as session,
+    ):
 
         def step(case: str, pair: str) -> None:
-            doing(case, pair)
-            done(case)
+            steps.doing(case, pair)
+            steps.done()
 
-        found, missed = prices(
-            session, cases, pairs, turns=arguments.turns, rounds=arguments.rounds, on_step=step
+        found, missed = measure_overheads(
+            session,
+            cases,
+            pairs,
+            turns=arguments.turns,
+            rounds=arguments.rounds,
+            on_step=step,
         )
-    path = write_prices(out, found, missed)
-    print_prices(console(), found, missed)
-    print(f"wrote {path}")
-    return 3 if not found else 0
+    path = write_overheads(out, found, missed)
+    print_overheads(console(), found, missed)
+    say(f"wrote {path}")
+    return 0 if found else 3
+
+
+def _cost_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("paths", nargs="+", metavar="PATH", help="scenario files or folders")
+    add_choice(parser, device=Device.CPU)
+    parser.add_argument(
+        "--pair",
+        action="append",
+        metavar="NAME",
+        help="settings to compare, as the table names them (default: all)",
+    )
+    parser.add_argument(
+        "--turns",
+        type=at_least_one,
+        default=5,
+        metavar="N",
+        help="ratios to take (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--rounds",
+        type=at_least_one,
+        default=2,
+        metavar="N",
+        help="steady runs per turn (default: %(default)s)",
+    )
+    add_out(parser)
+
+
+# harness bisect
 
 
 def bisect(arguments: argparse.Namespace) -> int:
-    """Find the release of a package that moved the output: the first one by a search, or with --all every one.
+    """Find the release of a package that moved the output.
 
-    Releases run in environments of their own; what is recorded stays in the run's folder, where the next call with the same
-    --out goes on. One that does not install, import or run the case is skipped. Exit code 0: the question was answered.
+    A search finds the first one; --all names every one. Releases run in environments of their own.
+    What is recorded stays in the run's folder, where the next call with the same --out goes on. A
+    release that does not install, import or run the case is skipped. Exit code 0: the question was
+    answered.
     """
     from harness.launch.package_index import between
-    from harness.report.terminal import console, print_bisection
+    from harness.report.study_report import print_bisection
+    from harness.report.terminal import console
     from harness.session import Session
-    from harness.store.baselines import Store
-    from harness.store.run_folder import new_run
-    from harness.study.bisect import Trials, search, walk
+    from harness.study.bisect import Trials, Until, search, walk
 
-    cases = select(
-        read_all(map(Path, arguments.paths)), arguments.k, arguments.device, arguments.profile
-    )
-    releases = between(arguments.package, arguments.good, arguments.bad, withdrawn=arguments.pre)
-    out = Path(arguments.out) if arguments.out else new_run()
-    print(f"{len(releases)} releases of {arguments.package}; recordings: {out}", file=sys.stderr)
-    with Session(Store(Path(arguments.baselines)), out) as session:
-
-        def say(text: str) -> None:
-            print(text, file=sys.stderr, flush=True)
-
-        trials = [
-            Trials(session, case, arguments.package, arguments.companions, say) for case in cases
-        ]
-        for release in (
-            releases if arguments.all else ()
-        ):  # all cases in one worker, before the next release's
-            for trial in trials:
-                trial.get(release)
-        found = [
-            walk(t, releases) if arguments.all else search(t, releases, arguments.until)
-            for t in trials
-        ]
-    for one in found:
-        print_bisection(console(), one)
-    (out / "bisect.json").write_text(dumps([one.as_json() for one in found]), encoding="utf-8")
+    cases = chosen_cases(arguments, arguments.paths)
+    package = arguments.package
+    releases = between(package, arguments.good, arguments.bad, withdrawn=arguments.pre)
+    out = out_of(arguments)
+    complain(f"{len(releases)} releases of {package}; recordings: {out}")
+    with Session(store_of(arguments), out) as session:
+        trials = [Trials(session, case, package, arguments.companions, complain) for case in cases]
+        if arguments.all:
+            _try_all(trials, releases)
+            found = [walk(trial, releases) for trial in trials]
+        else:
+            until = Until(arguments.until)
+            found = [search(trial, releases, until) for trial in trials]
+    for bisection in found:
+        print_bisection(console(), bisection)
+    _write_json(out / BISECTION_FILE, [bisection.as_json() for bisection in found])
     return 0
 
 
-def _one_case(arguments: argparse.Namespace) -> Case:
-    (case, *others) = select(
-        read_all([Path(arguments.scenario)]), arguments.k, arguments.device, arguments.profile
+def _try_all(trials: Sequence[Trials], releases: Sequence[str]) -> None:
+    """Record every case in every release; all cases of a release share its worker."""
+    for release in releases:
+        for trial in trials:
+            trial.get(release)
+
+
+def _bisect_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("paths", nargs="+", metavar="SCENARIO", help="scenario files or folders")
+    add_choice(parser, device=Device.CPU)
+    add_profile(parser)
+    parser.add_argument(
+        "--package",
+        default="diffusers",
+        metavar="NAME",
+        help="whose releases (default: %(default)s)",
     )
+    parser.add_argument(
+        "--good", required=True, metavar="VERSION", help="the release that others are held against"
+    )
+    parser.add_argument("--bad", required=True, metavar="VERSION", help="a later release")
+    parser.add_argument(
+        "--until",
+        choices=UNTIL,
+        default=UNTIL[0],
+        help="what counts as moved: other bits, or more than `tolerance.cross-class` "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--all", action="store_true", help="run every release and list each that changed the output"
+    )
+    parser.add_argument("--pre", action="store_true", help="yanked and pre-releases too")
+    add_companions(parser)
+    add_out(
+        parser, "where recordings go; the next call goes on there (default: runs/ and the time)"
+    )
+
+
+# What several of them do.
+
+
+def _one_scenario_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("scenario", metavar="SCENARIO", help="a scenario file")
+    add_choice(parser, device=Device.CPU)
+    add_profile(parser)
+    add_out(parser, RECORDINGS)
+
+
+def _one_case(arguments: argparse.Namespace) -> Case:
+    """Return the one case that is chosen.
+
+    Raises:
+        UsageError: Several are.
+    """
+    case, *others = chosen_cases(arguments, [arguments.scenario])
     if others:
         raise UsageError(
-            f"{arguments.scenario} has {len(others) + 1} cases; choose one with -k, such as -k {case.place}"
+            f"{arguments.scenario} has {len(others) + 1} cases; choose one with -k, such as "
+            f"-k {case.target}"
         )
     return case
+
+
+def _write_json(path: Path, content: object) -> None:
+    from harness.store.typed_json import to_text
+
+    write_text(path, to_text(content))
+
+
+COMMANDS = (
+    Command(
+        "calibrate",
+        "tolerances from measured noise",
+        "scenarios/ddim-digits.yaml --write",
+        calibrate,
+        _calibrate_options,
+    ),
+    Command(
+        "challenge",
+        "inject known faults; which do the tolerances catch?",
+        "scenarios/sd-digits.yaml --write",
+        challenge,
+        _challenge_options,
+    ),
+    Command(
+        "explain",
+        "where did it first differ, and which setting explains it?",
+        "runs/nightly 'sd-digits[cpu-float32]'",
+        explain,
+        _explain_options,
+    ),
+    Command(
+        "cost",
+        "the overhead of determinism, as a ratio with its spread",
+        "scenarios -k 'digits and not slow'",
+        cost,
+        _cost_options,
+    ),
+    Command(
+        "bisect",
+        "which release moved the output?",
+        "scenarios/ddim-digits.yaml --package diffusers --good 0.25.1 --bad 0.42.1",
+        bisect,
+        _bisect_options,
+    ),
+)

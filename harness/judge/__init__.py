@@ -1,1 +1,1 @@
-"""From two recordings to a word, and from many words to a release's. Runs nothing, prints nothing."""
+"""From two recordings to a verdict, and from many verdicts to a release's. Runs nothing."""

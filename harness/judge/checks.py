@@ -1,59 +1,71 @@
-"""Holds drifts against the bounds that a scenario sets. Invents no bound."""
+"""Holds drifts against the bounds of a tolerance. Invents no bound."""
 
 from __future__ import annotations
 
-import re
-from typing import Any
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from harness.records import Check, Drift
+from harness.records import Against, Check, Drift, Metric, StageDrift, worst_first
+from harness.scenario.tolerance import FREE_METRICS, LOCAL_METRICS, Tolerance
 
-Bounds = dict[str, Any] | str | None  # metrics by name; `identical` and None admit no difference
 
+def check_output(
+    subject: str, drift: Drift, tolerance: Tolerance, against: Against = Against.BASELINE
+) -> list[Check]:
+    """Return one check per bound on the free drift of an output.
 
-def check(name: str, drift: Drift, bounds: Bounds) -> list[Check]:
-    """Return one check per bound on the free drift of an output; none where the scenario bounds local drift alone."""
-    if not isinstance(bounds, dict):
-        return [Check(f"{name} l_inf", drift.l_inf, 0.0)]
+    There is none where the tolerance bounds local drift alone.
+    """
+    if tolerance.exact:
+        return [Check(subject, Metric.L_INF, drift.l_inf, 0.0, against)]
+    values = {Metric.REL_L2: drift.rel_l2, Metric.L_INF: drift.l_inf}
     return [
-        Check(f"{name} {metric}", getattr(drift, metric), bounds[metric])
-        for metric in ("rel_l2", "l_inf")
-        if metric in bounds
+        Check(subject, metric, values[metric], tolerance.free[metric], against)
+        for metric in FREE_METRICS
+        if metric in tolerance.free
     ]
 
 
-def check_local(local: dict[str, dict[str, float]], bounds: Bounds) -> list[Check]:
-    """Return one check per local bound: of the stages that it covers, the one with the largest drift of its own.
+@dataclass(frozen=True)
+class LocalCheck:
+    """A check on local drift, and the stage's tensor that it is about.
 
-    A bound covers all stages, those of one kind (`scheduler.step`, `vae.decode`, `noise`), or one (`scheduler.step#0`), which
-    its kind's then does not cover. A kind without a bound is free.
+    `drift` is None where the bound covers no stage of the run, which fails the check.
     """
-    checks = []
-    for metric in ("rel_l2", "l_inf"):
-        bound = bounds.get(f"local_{metric}", {}) if isinstance(bounds, dict) else {}
-        by_key = bound if isinstance(bound, dict) else {"": bound}
-        for key, most in by_key.items():
+
+    check: Check
+    drift: StageDrift | None
+
+
+def check_local(local: Sequence[StageDrift], tolerance: Tolerance) -> list[LocalCheck]:
+    """Return one check per local bound: of the stages that it covers, the one that drifted most.
+
+    A bound covers all stages, those of one kind (`scheduler.step`), or one (`scheduler.step#0`),
+    which its kind's bound then does not cover. A kind without a bound is free.
+    """
+    found = []
+    for metric in LOCAL_METRICS:
+        for pattern, bound in tolerance.local.get(metric, {}).items():
             covered = [
-                name
-                for name in local
-                if next((k for k in (stage_of(name), kind_of(name), "") if k in by_key), None)
-                == key
+                drift for drift in local if tolerance.local_pattern(metric, drift.stage) == pattern
             ]
-            worst = max(covered, key=lambda name: _sortable(local[name][metric]), default=None)
-            value = local[worst][metric] if worst else float("nan")
-            checks.append(Check(f"local {metric} of {worst or key or 'no stage'}", value, most))
-    return checks
+            worst = _worst(covered, metric)
+            if worst is None:
+                check = Check(pattern or "no stage", metric, math.nan, bound)
+            else:
+                check = Check(worst.name, metric, worst.value(metric), bound)
+            found.append(LocalCheck(check, worst))
+    return found
 
 
-def stage_of(name: str) -> str:
-    """Return the stage of a kept tensor: `scheduler.step#3` for `scheduler.step#3/sample`, `noise#0` for `noise/0`."""
-    kind, _, key = name.partition("/")
-    return f"{kind}#{key}" if kind == "noise" else kind
+def failed(checks: Sequence[Check]) -> list[Check]:
+    """Return the checks whose bound was exceeded."""
+    return [check for check in checks if not check.passed]
 
 
-def kind_of(name: str) -> str:
-    """Return what stages have in common that differ in index: `scheduler.step` for `scheduler.step#3/sample`."""
-    return re.split("[#/]", name)[0]
+def _worst(drifts: Sequence[StageDrift], metric: Metric) -> StageDrift | None:
+    def size(drift: StageDrift) -> float:
+        return worst_first(drift.value(metric))
 
-
-def _sortable(number: float) -> float:
-    return float("inf") if number != number else number  # noqa: PLR0124 (NaN, which no comparison finds)
+    return max(drifts, key=size, default=None)

@@ -1,131 +1,179 @@
-"""What a scenario expects of its runs, apart from any baseline: that they repeat or vary, and how a batch's images relate."""
+"""What a scenario expects of its runs, apart from any baseline.
+
+That is whether they repeat or vary, and how the images of a batch relate to each other.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from harness.judge import checks as tolerance
 from harness.judge import drift
-from harness.records import Check, Recording
+from harness.judge.checks import check_output, failed
+from harness.records import Against, Check, Metric
+from harness.scenario.fields import Expectation
 from harness.scenario.model import Scenario
+from harness.scenario.tolerance import NO_DIFFERENCE, Tolerance
+from harness.store.recording import Recording, Repeat
 
-if TYPE_CHECKING:
-    from harness.records import Array
+
+@dataclass(frozen=True)
+class Held:
+    """How one expectation was held.
+
+    `problem` is what broke it, in words, where no check says so; `checks` are all that were made.
+    """
+
+    expectation: Expectation
+    problem: str = ""
+    checks: tuple[Check, ...] = ()
+
+    @property
+    def broken(self) -> bool:
+        """Whether the expectation does not hold."""
+        return bool(self.problem or failed(self.checks))
 
 
-def broken(
-    scenario: Scenario, recording: Recording, singles: list[Recording]
-) -> tuple[str, list[Check]]:
-    """Return why an expectation does not hold (empty if all do), and the checks made on the way.
+@dataclass(frozen=True)
+class Subject:
+    """What an expectation is held of: a recording, its single images, and `tolerance.batch`."""
+
+    recording: Recording
+    singles: Sequence[Recording]
+    tolerance: Tolerance
+
+
+def hold_all(
+    scenario: Scenario, recording: Recording, singles: Sequence[Recording]
+) -> tuple[Held | None, tuple[Check, ...]]:
+    """Hold each expectation of a scenario until one is broken.
 
     Args:
         scenario: Names the expectations.
         recording: The case's recording.
         singles: For `batch-equals-single`: the recording of each image made alone, in order.
+
+    Returns:
+        The broken expectation, None if all hold; and every check that was made.
     """
-    repeat, checks = recording.content["repeat"], []
+    subject = Subject(recording, singles, scenario.tolerances.batch or NO_DIFFERENCE)
+    checks: list[Check] = []
     for expectation in scenario.expect:
-        problem = ""
-        if expectation == "repeatable" and repeat["distinct"] > 1:
-            problem = _unrepeatable(repeat)
-        elif expectation == "varies" and repeat["distinct"] < repeat["runs"]:
-            problem = f"{repeat['runs']} runs gave {repeat['distinct']} different outputs; every run must differ"
-        elif expectation == "batch-equals-single":
-            batch = _batch_checks(recording, singles, scenario.tolerance["batch"])
-            checks += batch
-            problem = _worst(batch)
-        elif expectation == "identical-images":
-            alike = _alike_checks(recording, scenario.tolerance.get("batch"))
-            checks += alike
-            problem = _worst(alike) if alike else "there is no second image"
-        elif expectation == "distinct-images":
-            problem = _same_images(recording, scenario.tolerance.get("batch"))
-        elif expectation == "identical-noise":
-            problem = _noise(recording)
-        if problem:
-            return f"expected `{expectation}`: {problem}", checks
-    return "", checks
+        held = HOLDERS[expectation](subject)
+        checks += held.checks
+        if held.broken:
+            return held, tuple(checks)
+    return None, tuple(checks)
 
 
-def _unrepeatable(repeat: dict[str, float]) -> str:
-    if (
-        repeat["runs"] > 2 and repeat["distinct"] == 2 and not repeat["watched_as_plain"]
-    ):  # the others agree with each other
-        return "the watched run differs from the plain runs"
-    return f"{repeat['runs']} runs gave {repeat['distinct']} different outputs, L-inf between runs {repeat['l_inf']}"
+def _repeatable(subject: Subject) -> Held:
+    repeat = subject.recording.repeat
+    problem = "" if repeat.distinct <= 1 else _differing_runs(repeat)
+    return Held(Expectation.REPEATABLE, problem)
 
 
-def _batch_checks(
-    recording: Recording, singles: list[Recording], bounds: dict[str, float] | str
-) -> list[Check]:
-    checks = []
-    for name, batch in _outputs(recording).items():
-        for index, single in enumerate(singles):
-            what, image, alone = (
-                f"{name}[{index}] against the same image alone:",
-                batch[index : index + 1],
-                _outputs(single)[name],
-            )
-            if image.shape != alone.shape:
-                checks.append(
-                    Check(
-                        f"{what} shape {alone.shape} in place of {image.shape}, l_inf",
-                        math.nan,
-                        0.0,
-                    )
-                )
-            else:
-                checks += tolerance.check(what, drift.measure(image, alone), bounds)
-    return checks
-
-
-def _alike_checks(recording: Recording, bounds: dict[str, float] | str | None) -> list[Check]:
-    """Hold every image against the first: another place in a batch may round otherwise, by as much as `tolerance.batch`."""
-    checks = []
-    for name, batch in _outputs(recording).items():
-        for index in range(1, len(batch)):
-            checks += tolerance.check(
-                f"{name}[{index}] against {name}[0]:", drift.measure(batch[index], batch[0]), bounds
-            )
-    return checks
-
-
-def _worst(checks: list[Check]) -> str:
-    failed = [check for check in checks if not check.passed]
+def _differing_runs(repeat: Repeat) -> str:
+    plain_runs_agree = repeat.runs > 2 and repeat.distinct == 2
+    if plain_runs_agree and not repeat.instrumented_equals_plain:
+        return "the instrumented run differs from the plain runs"
     return (
-        f"{failed[0].what} = {failed[0].value:.3g} (bound {failed[0].bound:.3g})" if failed else ""
+        f"{repeat.runs} runs gave {repeat.distinct} different outputs, "
+        f"L-inf between runs {repeat.l_inf}"
     )
 
 
-def _same_images(recording: Recording, bounds: dict[str, float] | str | None) -> str:
-    """Say which two images are the same: nearer than `tolerance.batch`, by which equal images may lie apart in a batch."""
-    for name, batch in _outputs(recording).items():
-        for first, second in combinations(range(len(batch)), 2):
-            checks = tolerance.check("", drift.measure(batch[first], batch[second]), bounds)
-            if all(check.passed for check in checks):
-                return f"{name}[{first}] and {name}[{second}] are the same" + (
-                    " within `tolerance.batch`" if bounds else ""
-                )
+def _varies(subject: Subject) -> Held:
+    repeat = subject.recording.repeat
+    problem = ""
+    if repeat.distinct < repeat.runs:
+        problem = (
+            f"{repeat.runs} runs gave {repeat.distinct} different outputs; every run must differ"
+        )
+    return Held(Expectation.VARIES, problem)
+
+
+def _batch_equals_single(subject: Subject) -> Held:
+    checks: list[Check] = []
+    for name, batch in subject.recording.output_tensors.items():
+        for index, single in enumerate(subject.singles):
+            image = batch[index : index + 1]
+            alone = single.output_tensors[name]
+            label, against = f"{name}[{index}]", Against.SAME_IMAGE_ALONE
+            if image.shape != alone.shape:
+                checks.append(Check(label, Metric.SHAPE, math.nan, 0.0, against))
+            else:
+                moved = drift.measure(image, alone)
+                checks += check_output(label, moved, subject.tolerance, against)
+    return Held(Expectation.BATCH_EQUALS_SINGLE, checks=tuple(checks))
+
+
+def _identical_images(subject: Subject) -> Held:
+    """Hold every image against the first.
+
+    Another place in a batch may round differently, by as much as `tolerance.batch` admits.
+    """
+    checks: list[Check] = []
+    for name, batch in subject.recording.output_tensors.items():
+        for index in range(1, len(batch)):
+            moved = drift.measure(batch[index], batch[0])
+            label = f"{name}[{index}]"
+            checks += check_output(label, moved, subject.tolerance, Against.FIRST_IMAGE)
+    problem = "" if checks else "there is no second image"
+    return Held(Expectation.IDENTICAL_IMAGES, problem, tuple(checks))
+
+
+def _distinct_images(subject: Subject) -> Held:
+    """Find two images that are the same.
+
+    Those are the same that lie nearer than `tolerance.batch`, by which equal images of a batch may
+    differ.
+    """
+    within = "" if subject.tolerance.exact else " within `tolerance.batch`"
+    for name, batch in subject.recording.output_tensors.items():
+        for one, other in combinations(range(len(batch)), 2):
+            moved = drift.measure(batch[one], batch[other])
+            if not failed(check_output(name, moved, subject.tolerance)):
+                same = f"{name}[{one}] and {name}[{other}] are the same{within}"
+                return Held(Expectation.DISTINCT_IMAGES, same)
         if len(batch) < 2:
-            return f"{name} holds {len(batch)} image; there must be several"
-    return ""
+            few = f"{name} holds {len(batch)} image; there must be several"
+            return Held(Expectation.DISTINCT_IMAGES, few)
+    return Held(Expectation.DISTINCT_IMAGES)
 
 
-def _noise(recording: Recording) -> str:
-    noise = recording.tensors().get("noise/0")
-    if noise is None or len(noise) < 2:
-        return "no noise of several images was drawn"
-    odd = [index for index in range(len(noise)) if not np.array_equal(noise[index], noise[0])]
-    return f"the noise of image {odd[0]} differs from that of image 0" if odd else ""
+def _identical_noise(subject: Subject) -> Held:
+    draws = subject.recording.noise_tensors
+    problem = ""
+    if not draws or len(draws[0]) < 2:
+        problem = "no noise of several images was drawn"
+    else:
+        noise = draws[0]
+        odd = [index for index in range(len(noise)) if not np.array_equal(noise[index], noise[0])]
+        if odd:
+            problem = f"the noise of image {odd[0]} differs from that of image 0"
+    return Held(Expectation.IDENTICAL_NOISE, problem)
 
 
-def _outputs(recording: Recording) -> dict[str, Array]:
-    return {
-        name[len("output/") :]: array
-        for name, array in recording.tensors().items()
-        if name.startswith("output/")
-    }
+def _stateless(subject: Subject) -> Held:
+    problem = ""
+    if subject.recording.repeat.reused_equals_fresh is False:
+        problem = (
+            "a second call of the same pipeline object gives another output; "
+            "the first one left something behind, on a scheduler or a component"
+        )
+    return Held(Expectation.STATELESS, problem)
+
+
+HOLDERS = {
+    Expectation.REPEATABLE: _repeatable,
+    Expectation.VARIES: _varies,
+    Expectation.BATCH_EQUALS_SINGLE: _batch_equals_single,
+    Expectation.IDENTICAL_IMAGES: _identical_images,
+    Expectation.DISTINCT_IMAGES: _distinct_images,
+    Expectation.IDENTICAL_NOISE: _identical_noise,
+    Expectation.STATELESS: _stateless,
+}

@@ -1,188 +1,216 @@
-"""Names the first thing that differs between two recordings, from their digests alone."""
+"""Names the first thing that differs between two recordings, from their digests alone.
+
+The order is that of a run: weights, inputs, the schedulers' configurations, noise, the schedulers'
+tables, then the stages, then the outputs.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
-from harness.judge import checks as tolerance
-from harness.records import Recording
+from harness.judge.checks import LocalCheck, check_local
+from harness.records import Difference, DifferenceKind, Stage, StageDrift
+from harness.scenario.tolerance import Tolerance
+from harness.store.recording import Observed, ObservedStage
 
-Figures = dict[str, dict[str, float]]  # `rel_l2` and `l_inf` by stage
+SHOWN = 3  # names in a difference; the rest is counted
+NOISE_IS_UNOBSERVED = "noise"
 
 
-def other_weights(now: Recording, then: Recording) -> list[str]:
+def other_weights(actual: Observed, expected: Observed) -> list[str]:
     """Return the components of the checkpoint whose digests differ, in alphabetical order."""
-    return sorted(
-        name
-        for name in {*now.weights, *then.weights}
-        if now.weights.get(name) != then.weights.get(name)
-    )
+    return _differing(actual.weights, expected.weights)
 
 
-def other_tensors(now: Recording, then: Recording, component: str) -> list[str]:
-    """Return the tensors of a component's weights whose digests differ; empty where a recording does not hold them."""
-    mine, theirs = (
-        now.inside("weights").get(component, {}),
-        then.inside("weights").get(component, {}),
-    )
-    return (
-        sorted(name for name in {*mine, *theirs} if mine.get(name) != theirs.get(name))
-        if mine and theirs
-        else []
-    )
+def other_tensors(actual: Observed, expected: Observed, component: str) -> list[str]:
+    """Return the tensors of a component's weights whose digests differ.
 
-
-def first(now: Recording, then: Recording) -> str | None:
-    """Return the first differing input or stage in the order of the run, in words; None if nothing differs.
-
-    Inputs come first: weights, the schedulers' configurations, noise, the schedulers' tables; then the stages.
+    The list is empty where a recording does not hold them.
     """
-    return _weights(now, then) or configuration(now, then) or besides_settings(now, then)
+    mine, others = actual.weight_digests(component), expected.weight_digests(component)
+    return _differing(mine, others) if mine and others else []
 
 
-def besides_settings(now: Recording, then: Recording) -> str | None:
-    """Return the same without weights and configurations: a release that adds a setting need not move anything by it."""
+def first(actual: Observed, expected: Observed) -> Difference | None:
+    """Return the first difference; None if nothing differs."""
     return (
-        _noise(now, then)
-        or _tables(now, then)
-        or _stages(now.stages, then.stages)
-        or _outputs(now, then)
+        _weights(actual, expected)
+        or _arguments(actual, expected)
+        or configuration(actual, expected)
+        or besides_settings(actual, expected)
     )
 
 
-def first_stage(now: Recording, then: Recording) -> str | None:
-    """Return the first draw of noise or stage that gave other bits from the same bits; None where no stage did."""
-    for index, (a, b) in enumerate(zip(now.content["noise"], then.content["noise"], strict=False)):
-        if a["digest"] != b["digest"]:
-            return f"noise#{index}"
-    for mine, theirs in zip(now.stages, then.stages, strict=False):
-        if mine["name"] != theirs["name"] or mine["inputs"] != theirs["inputs"]:
+def besides_settings(actual: Observed, expected: Observed) -> Difference | None:
+    """Return the first difference, leaving out weights and the schedulers' configurations.
+
+    A release that adds a setting to a configuration need not move anything by it.
+    """
+    return (
+        _noise(actual, expected)
+        or _tables(actual, expected)
+        or _stages(actual.stages, expected.stages)
+        or _outputs(actual, expected)
+    )
+
+
+def first_stage(actual: Observed, expected: Observed) -> Stage | None:
+    """Return the first draw of noise or stage that gave other bits from the same bits, or None."""
+    for index, (mine, other) in enumerate(zip(actual.noise, expected.noise, strict=False)):
+        if mine.digest != other.digest:
+            return Stage("noise", index)
+    for own, its in zip(actual.stages, expected.stages, strict=False):
+        if own.name != its.name or own.inputs != its.inputs:
             return None
-        if mine["outputs"] != theirs["outputs"]:
-            return str(mine["name"])
+        if own.outputs != its.outputs:
+            return own.stage
     return None
 
 
-def by_value(local: Figures, free: Figures, bounds: dict[str, Any]) -> list[str]:
-    """Return what sizes say across classes, where every stage has other bits: who leaves its envelope, and where drift jumps.
+def configuration(actual: Observed, expected: Observed) -> Difference | None:
+    """Return the first scheduler whose configuration differs, with up to three of its settings."""
+    mine, others = actual.inputs.schedulers, expected.inputs.schedulers
+    for scheduler in sorted({*mine, *others}):
+        own, its = mine.get(scheduler, {}), others.get(scheduler, {})
+        changed = _differing(own, its)
+        if changed:
+            words = [f"{key} {its.get(key)!r} -> {own.get(key)!r}" for key in changed[:SHOWN]]
+            more = len(changed) - len(words)
+            return Difference(DifferenceKind.CONFIGURATION, scheduler, tuple(words), more)
+    return None
+
+
+@dataclass(frozen=True)
+class ByValue:
+    """What the sizes of drifts say where every stage has other bits, as across classes.
+
+    `outside` is the first stage that leaves its local bound, else `nearest` is the one whose bound
+    has the least margin; `jump` is the scheduler step at which free drift grows most, by `growth`.
+    """
+
+    outside: LocalCheck | None = None
+    nearest: LocalCheck | None = None
+    jump: Stage | None = None
+    growth: float = 0.0
+
+
+def by_value(
+    local: Sequence[StageDrift], free: Sequence[StageDrift], tolerance: Tolerance
+) -> ByValue:
+    """Return which stage leaves its local bound first, and where free drift jumps.
 
     Args:
-        local: Drift of each stage on the baseline's inputs, in the order of the run.
-        free: Drift of each stage in the free run.
-        bounds: The scenario's cross-class bounds.
+        local: The drift of each stage in the teacher-forced run, in order.
+        free: The drift of each stage in the free run, in order.
+        tolerance: The scenario's cross-class bounds.
     """
-    said = []
     checks = [
-        (stage, check)
-        for stage in local
-        for check in tolerance.check_local({stage: local[stage]}, bounds)
+        check
+        for drift in local
+        for check in check_local([drift], tolerance)
+        if check.drift is not None
     ]
-    checks = [
-        (stage, check) for stage, check in checks if check.what.endswith(f" {stage}")
-    ]  # else another stage's bound
-    outside = [(stage, check) for stage, check in checks if not check.passed]
-    if outside:
-        stage, check = outside[0]
-        said.append(
-            f"{stage} is the first outside its envelope: {check.value:.2e}, bound {check.bound:.2e}"
-        )
-    elif checks:
-        stage, check = max(
-            checks, key=lambda item: item[1].value / item[1].bound if item[1].bound else 0.0
-        )
-        said.append(
-            f"no stage leaves its envelope; nearest is {stage}: {check.value:.2e}, bound {check.bound:.2e}"
-        )
-    steps: dict[str, list[tuple[str, float]]] = {}
-    for stage, figures in free.items():
-        if (
-            ".step#" in stage and figures["rel_l2"] > 0
-        ):  # a step feeds the next one: other stages need not
-            steps.setdefault(tolerance.kind_of(stage), []).append((stage, figures["rel_l2"]))
-    jumps = [
-        (after / before, stage)
+    outside = next((each for each in checks if not each.check.passed), None)
+    nearest = None
+    if outside is None and checks:
+        nearest = min(checks, key=lambda each: each.check.margin)
+    jump, growth = _jump(free)
+    return ByValue(outside, nearest, jump, growth)
+
+
+def _jump(free: Sequence[StageDrift]) -> tuple[Stage | None, float]:
+    """Return the step at which free drift grows most, and how many times; None where it never does.
+
+    Only the steps of one scheduler feed each other, so only they are compared.
+    """
+    steps: dict[str, list[StageDrift]] = {}
+    for drift in free:
+        if drift.stage.is_scheduler_step and drift.rel_l2 > 0:
+            steps.setdefault(drift.stage.kind, []).append(drift)
+    growths = [
+        (after.rel_l2 / before.rel_l2, after.stage)
         for same in steps.values()
-        for (_, before), (stage, after) in pairwise(same)
+        for before, after in pairwise(same)
     ]
-    if jumps and max(jumps)[0] > 1:
-        ratio, stage = max(jumps)
-        said.append(f"free drift grows most at {stage}: {ratio:.3g} times what it was")
-    return said
+    if not growths or max(growths)[0] <= 1:
+        return None, 0.0
+    growth, stage = max(growths)
+    return stage, growth
 
 
-def _weights(now: Recording, then: Recording) -> str | None:
-    found = other_weights(now, then)
-    if not found:
+def _weights(actual: Observed, expected: Observed) -> Difference | None:
+    components = other_weights(actual, expected)
+    if not components:
         return None
-    tensors = other_tensors(now, then, found[0])
-    some = (
-        f": {', '.join(tensors[:3])}"
-        + (f" and {len(tensors) - 3} more" if len(tensors) > 3 else "")
-        if tensors
-        else ""
-    )
-    return f"weights of {found[0]}{some}"
+    tensors = other_tensors(actual, expected, components[0])
+    return _named(DifferenceKind.WEIGHTS, components[0], tensors)
 
 
-def _tables(now: Recording, then: Recording) -> str | None:
-    mine, theirs = now.content["inputs"].get("tables", {}), then.content["inputs"].get("tables", {})
-    for scheduler in sorted({*mine} & {*theirs}):
-        both = {*mine[scheduler]} & {*theirs[scheduler]}
-        changed = sorted(name for name in both if mine[scheduler][name] != theirs[scheduler][name])
-        if changed:
-            return f"{', '.join(changed[:3])} of {scheduler}"
+def _arguments(actual: Observed, expected: Observed) -> Difference | None:
+    """Compare the inputs of the call: another file, or the same file decoded differently."""
+    for own, its in zip(actual.inputs.arguments, expected.inputs.arguments, strict=False):
+        if own.digest != its.digest:
+            same_file = own.file == its.file and own.file
+            kind = DifferenceKind.INPUT_DECODING if same_file else DifferenceKind.INPUT_FILE
+            return Difference(kind, own.name, (own.argument,))
     return None
 
 
-def _outputs(now: Recording, then: Recording) -> str | None:
-    names = sorted({*now.outputs, *then.outputs})
-    changed = [
-        n
-        for n in names
-        if now.outputs.get(n, {}).get("digest") != then.outputs.get(n, {}).get("digest")
-    ]
-    return f"{', '.join(changed)}, after the last stage" if changed else None
-
-
-def configuration(now: Recording, then: Recording) -> str | None:
-    """Return the first scheduler whose configuration differs, with up to three of its settings; None if none does."""
-    mine, theirs = now.content["inputs"]["schedulers"], then.content["inputs"]["schedulers"]
-    for name in sorted({*mine, *theirs}):
-        a, b = mine.get(name, {}), theirs.get(name, {})
-        changed = sorted(key for key in {*a, *b} if a.get(key) != b.get(key))
+def _tables(actual: Observed, expected: Observed) -> Difference | None:
+    """Compare what both sides' schedulers hold; a table that only one side has moves nothing."""
+    mine, others = actual.inputs.tables, expected.inputs.tables
+    for scheduler in sorted({*mine} & {*others}):
+        own, its = mine[scheduler], others[scheduler]
+        changed = sorted(name for name in {*own} & {*its} if own[name] != its[name])
         if changed:
-            words = ", ".join(f"{key} {b.get(key)!r} -> {a.get(key)!r}" for key in changed[:3])
-            return f"configuration of {name}: {words}"
+            return _named(DifferenceKind.SCHEDULER_TABLES, scheduler, changed)
     return None
 
 
-def _noise(now: Recording, then: Recording) -> str | None:
-    if any(
-        "noise" in recording.content["environment"].get("unobserved", ())
-        for recording in (now, then)
-    ):
-        return None  # a release in which it cannot be seen
-    mine, theirs = now.content["noise"], then.content["noise"]
-    for index, (a, b) in enumerate(zip(mine, theirs, strict=False)):
-        if a["digest"] != b["digest"]:
-            return f"noise#{index}"
-    return (
-        f"count of noise draws: {len(theirs)} -> {len(mine)}" if len(mine) != len(theirs) else None
-    )
+def _outputs(actual: Observed, expected: Observed) -> Difference | None:
+    changed = _differing(actual.output_digests, expected.output_digests)
+    return Difference(DifferenceKind.OUTPUTS, "", tuple(changed)) if changed else None
 
 
-def _stages(mine: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> str | None:
-    for a, b in zip(mine, theirs, strict=False):
-        if a["name"] != b["name"]:
-            return f"order of stages: {b['name']} -> {a['name']}"
-        inputs = sorted(
-            key
-            for key in {*a["inputs"], *b["inputs"]}
-            if a["inputs"].get(key) != b["inputs"].get(key)
-        )
+def _noise(actual: Observed, expected: Observed) -> Difference | None:
+    for side in (actual, expected):
+        if NOISE_IS_UNOBSERVED in side.environment.unobserved:
+            return None  # a release that draws noise where it cannot be seen
+    mine, others = actual.noise, expected.noise
+    for index, (own, its) in enumerate(zip(mine, others, strict=False)):
+        if own.digest != its.digest:
+            return Difference(DifferenceKind.NOISE, str(Stage("noise", index)))
+    return _counts(DifferenceKind.NOISE_COUNT, len(mine), len(others))
+
+
+def _stages(
+    actual: Sequence[ObservedStage], expected: Sequence[ObservedStage]
+) -> Difference | None:
+    for own, its in zip(actual, expected, strict=False):
+        if own.name != its.name:
+            return Difference(
+                DifferenceKind.STAGE_ORDER, own.name, expected=its.name, actual=own.name
+            )
+        inputs = _differing(own.inputs, its.inputs)
         if inputs:
-            return f"{a['name']}, its input {', '.join(inputs)}"
-        if a["outputs"] != b["outputs"]:
-            return str(a["name"])
-    return f"count of stages: {len(theirs)} -> {len(mine)}" if len(mine) != len(theirs) else None
+            return Difference(DifferenceKind.STAGE_INPUT, own.name, tuple(inputs))
+        if own.outputs != its.outputs:
+            return Difference(DifferenceKind.STAGE_OUTPUT, own.name)
+    return _counts(DifferenceKind.STAGE_COUNT, len(actual), len(expected))
+
+
+def _counts(kind: DifferenceKind, actual: int, expected: int) -> Difference | None:
+    if actual == expected:
+        return None
+    return Difference(kind, "", expected=str(expected), actual=str(actual))
+
+
+def _named(kind: DifferenceKind, subject: str, names: Sequence[str]) -> Difference:
+    return Difference(kind, subject, tuple(names[:SHOWN]), max(0, len(names) - SHOWN))
+
+
+def _differing(actual: Mapping[str, object], expected: Mapping[str, object]) -> list[str]:
+    names = {*actual, *expected}
+    return sorted(name for name in names if actual.get(name) != expected.get(name))

@@ -1,19 +1,22 @@
-"""From many outcomes to one word: an exit code for a run, and a release's verdict under a policy."""
+"""From many outcomes to one word: a run's exit code, and a release's verdict under a policy."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
-from harness.records import Outcome
+from harness.judge import reasons
+from harness.records import CostVerdict, Device, Outcome, Verdict
 from harness.scenario.located_yaml import Number, OneOrMore, Record, Text, load
+from harness.scenario.model import Case
 
 POLICY = Record(
     {
         "description": Text(),
+        "max-age-days": Number(above=0),
         "require": OneOrMore(
             Record(
                 {
@@ -21,7 +24,7 @@ POLICY = Record(
                     "on": OneOrMore(Text()),
                     "dtype": OneOrMore(Text()),
                     "cost": Text(("ok",)),
-                    "certificate": Number(above=0),
+                    "detection-rate": Number(above=0),
                 },
                 required=("scenarios", "on"),
             )
@@ -29,139 +32,266 @@ POLICY = Record(
     },
     required=("require",),
 )
+MOVED = (Verdict.DRIFTED, Verdict.UNREPEATABLE, Verdict.INCOMPARABLE)
+GIT_GOOD, GIT_BAD, GIT_SKIP = 0, 1, 125
 
 
 def exit_code(outcomes: Iterable[Outcome], *, strict: bool) -> int:
-    """Return 0 if something was verified and nothing fails, 1 if something fails, 3 if nothing fails and too little was seen.
+    """Return 0 if something was verified and nothing fails, 1 if something fails, else 3.
 
     Args:
         outcomes: Of a run.
-        strict: Whether anything `unverified` is too little.
+        strict: Whether a single `unverified` outcome is too little to return 0.
     """
     outcomes = list(outcomes)
     if any(outcome.fails for outcome in outcomes):
         return 1
-    seen = [outcome for outcome in outcomes if outcome.passes]
-    return 3 if not seen or (strict and len(seen) < len(outcomes)) else 0
+    passing = [outcome for outcome in outcomes if outcome.passes]
+    too_little = not passing or (strict and len(passing) < len(outcomes))
+    return 3 if too_little else 0
 
 
 def git_code(outcomes: Iterable[Outcome]) -> int:
-    """Return what `git bisect run` reads: 1 (bad) if an output moved, 0 (good) if all are verified, 125 if it cannot be told."""
+    """Return what `git bisect run` reads: bad if an output moved, good if all are verified."""
     outcomes = list(outcomes)
-    if any(outcome.verdict in ("drifted", "unrepeatable", "incomparable") for outcome in outcomes):
-        return 1
-    return 0 if all(outcome.passes for outcome in outcomes) else 125
+    if any(outcome.verdict in MOVED for outcome in outcomes):
+        return GIT_BAD
+    return GIT_GOOD if all(outcome.passes for outcome in outcomes) else GIT_SKIP
+
+
+class State(StrEnum):
+    """How a requirement stands."""
+
+    PASSES = "passes"
+    FAILS = "fails"
+    UNVERIFIED = "unverified"
 
 
 @dataclass(frozen=True)
 class Requirement:
-    """One line of a release's verdict: what was required where, and how it stands."""
+    """What a policy asks of one scenario on one kind of device.
+
+    `scenario` is a pattern where no scenario of the release fits it; `cases` are the ids of all its
+    cases there, each of which must have been seen. `detection_rate` is the least share of known
+    faults that the scenario's bounds must be proven to catch; 0 asks for none.
+    """
 
     scenario: str
     on: str
-    state: str  # passes, fails, or unverified
+    cases: tuple[str, ...] = ()
+    dtypes: tuple[str, ...] = ()
+    wants_cost: bool = False
+    detection_rate: float = 0.0
+
+    def covers(self, outcome: Outcome) -> bool:
+        """Whether an outcome is one of those that the requirement is about."""
+        if outcome.scenario != self.scenario or not _runs_on(outcome, self.on):
+            return False
+        return not self.dtypes or outcome.target.dtype in self.dtypes
+
+
+@dataclass(frozen=True)
+class Objection:
+    """Why a requirement does not pass."""
+
+    state: State
     reason: str
 
 
-def hold(policy: Path, outcomes: list[Outcome]) -> list[Requirement]:
-    """Return how every scenario that `policy` requires stands on every device kind that it requires.
+@dataclass(frozen=True)
+class Finding:
+    """One line of a release's verdict: what was required where, how it stands, and why."""
 
-    A required pattern that fits no scenario of the runs is `unverified`: a release gate must not pass what it never saw.
+    scenario: str
+    on: str
+    state: State
+    reason: str
+
+
+Rule = Callable[[Requirement, Sequence[Outcome]], Objection | None]
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What a release requires; `max_age_days` is how old a run may be, None for any age."""
+
+    requirements: tuple[Requirement, ...]
+    max_age_days: float | None = None
+
+
+def read_policy(path: Path, cases: Sequence[Case]) -> Policy:
+    """Return a policy, with its patterns resolved against the cases of the release.
+
+    A pattern stands for every scenario that it fits and that has a case on the device in question.
+    One that fits none stays as it is, and nothing verifies it: a gate must not open on what it
+    never saw.
 
     Raises:
         ScenarioError: The policy file has a mistake.
     """
-    content, _ = load(policy, POLICY)
-    held = []
-    for requirement in content["require"]:
-        for pattern in requirement["scenarios"]:
-            names = sorted({o.scenario for o in outcomes if fnmatchcase(o.scenario, pattern)})
-            for on in requirement["on"]:
-                for name in names or [pattern]:
-                    held.append(
-                        _one(name, on, requirement, [o for o in outcomes if o.scenario == name])
-                    )
-    return held
-
-
-def _one(name: str, on: str, requirement: dict[str, Any], outcomes: list[Outcome]) -> Requirement:
-    dtypes = requirement.get("dtype")
-    fitting = [
-        o
-        for o in outcomes
-        if _runs_on(o, on) and (dtypes is None or o.place.split("-", 1)[1] in dtypes)
-    ]
-    failing = [o for o in fitting if o.fails]
-    slower = [o for o in fitting if "cost" in requirement and o.cost.get("verdict") == "slower"]
-    if failing:
-        return Requirement(
-            name, on, "fails", f"{failing[0].case}: {failing[0].verdict}: {failing[0].reason}"
+    content, _ = load(path, POLICY)
+    requirements = [
+        Requirement(
+            scenario=scenario,
+            on=on,
+            cases=covered,
+            dtypes=tuple(required.get("dtype", ())),
+            wants_cost="cost" in required,
+            detection_rate=required.get("detection-rate", 0.0),
         )
-    if slower:
-        return Requirement(
-            name,
-            on,
-            "fails",
-            f"{slower[0].case}: slower, {slower[0].cost['ratio']:.2f} times the baseline",
-        )
-    unknown = [
-        o
-        for o in fitting
-        if "cost" in requirement and o.passes and o.cost.get("verdict") == "unknown"
+        for required in content["require"]
+        for pattern in required["scenarios"]
+        for on in required["on"]
+        for scenario, covered in _fitting(pattern, on, required.get("dtype"), cases)
     ]
-    if unknown:
-        return Requirement(
-            name,
-            on,
-            "unverified",
-            f"{unknown[0].case}: its cost was not compared: {unknown[0].cost['why']}",
-        )
-    for case in sorted({o.case for o in fitting}):
-        mine = [o for o in fitting if o.case == case]
-        if not any(o.passes for o in mine):
-            return Requirement(name, on, "unverified", f"{case}: {mine[0].reason}")
-    unseen = [
-        dtype
-        for dtype in dtypes or []
-        if not any(o.place.split("-", 1)[1] == dtype for o in fitting)
-    ]
-    if not fitting or unseen:
-        missed = f" in {', '.join(unseen)}" if fitting else ""
-        return Requirement(name, on, "unverified", f"no run of it{missed} among the results")
-    weak = _weak_certificate(fitting, requirement.get("certificate", 0.0))
-    if weak:
-        return Requirement(name, on, "unverified", weak)
-    return Requirement(
-        name, on, "passes", ", ".join(sorted({o.verdict for o in fitting if o.passes}))
-    )
+    return Policy(tuple(requirements), content.get("max-age-days"))
 
 
-def _weak_certificate(outcomes: list[Outcome], least: float) -> str:
-    """Return why the tolerances of a baseline are not proven to catch the share `least` of known faults; else nothing."""
+def hold(policy: Policy, outcomes: Sequence[Outcome]) -> list[Finding]:
+    """Return how every scenario that `policy` requires stands on every device that it requires.
+
+    Args:
+        policy: What is required.
+        outcomes: Those that count for the release; see `judge.trust`.
+    """
+    return [_hold_one(requirement, outcomes) for requirement in policy.requirements]
+
+
+def gate_code(findings: Iterable[Finding]) -> int:
+    """Return 1 if a requirement fails, else 3 if one was not verified or none was made, else 0."""
+    states = {finding.state for finding in findings}
+    if State.FAILS in states:
+        return 1
+    return 0 if states == {State.PASSES} else 3
+
+
+def _fitting(
+    pattern: str, on: str, dtypes: Sequence[str] | None, cases: Sequence[Case]
+) -> list[tuple[str, tuple[str, ...]]]:
+    """Return each scenario that a pattern fits, with the ids of its cases on a kind of device."""
+    found: dict[str, list[str]] = {}
+    for case in cases:
+        fits = fnmatchcase(case.scenario.name, pattern) and _device_of(on) is case.target.device
+        if fits and (dtypes is None or case.target.dtype in dtypes):
+            found.setdefault(case.scenario.name, []).append(case.id)
+    if not found:
+        return [(pattern, ())]
+    return [(scenario, tuple(ids)) for scenario, ids in sorted(found.items())]
+
+
+def _device_of(on: str) -> Device:
+    """Return the device of a kind of device: a name that is no device is a GPU's model."""
+    return Device(on) if on in list(Device) else Device.CUDA
+
+
+def _hold_one(requirement: Requirement, outcomes: Sequence[Outcome]) -> Finding:
+    covered = [outcome for outcome in outcomes if requirement.covers(outcome)]
+    for rule in RULES:
+        objection = rule(requirement, covered)
+        if objection is not None:
+            return Finding(requirement.scenario, requirement.on, objection.state, objection.reason)
+    verdicts = ", ".join(sorted({outcome.verdict for outcome in covered if outcome.passes}))
+    return Finding(requirement.scenario, requirement.on, State.PASSES, verdicts)
+
+
+# The rules, each one question; the first that objects decides.
+
+
+def _nothing_fails(_: Requirement, outcomes: Sequence[Outcome]) -> Objection | None:
     for outcome in outcomes:
-        if not least or outcome.baseline is None:
+        if outcome.fails:
+            reason = f"{outcome.case}: {outcome.verdict}: {outcome.message}"
+            return Objection(State.FAILS, reason)
+    return None
+
+
+def _nothing_is_slower(requirement: Requirement, outcomes: Sequence[Outcome]) -> Objection | None:
+    for outcome in outcomes if requirement.wants_cost else ():
+        cost = outcome.cost
+        if cost is not None and cost.verdict is CostVerdict.SLOWER:
+            ratio = "" if cost.ratio is None else f", {cost.ratio:.2f} times the baseline"
+            return Objection(State.FAILS, f"{outcome.case}: slower{ratio}")
+    return None
+
+
+def _every_cost_is_known(requirement: Requirement, outcomes: Sequence[Outcome]) -> Objection | None:
+    for outcome in outcomes if requirement.wants_cost else ():
+        cost = outcome.cost
+        if not outcome.passes or (cost is not None and cost.verdict is not CostVerdict.UNKNOWN):
             continue
-        certificate = outcome.baseline.get("certificate")
-        if certificate is None:
-            return f"{outcome.case}: its baseline has no certificate; `harness challenge --write` makes one"
-        caught, faults = certificate["cross_class_caught"], certificate["above_noise"]
-        if caught < least * faults:
-            return f"{outcome.case}: its tolerances catch {caught} of {faults} known faults; {least:.0%} are required"
-    return ""
+        why = reasons.cost_is_unknown(cost) if cost is not None else "none was measured"
+        return Objection(State.UNVERIFIED, f"{outcome.case}: its cost was not compared: {why}")
+    return None
+
+
+def _every_case_passes_somewhere(_: Requirement, outcomes: Sequence[Outcome]) -> Objection | None:
+    for case in sorted({outcome.case for outcome in outcomes}):
+        of_case = [outcome for outcome in outcomes if outcome.case == case]
+        if not any(outcome.passes for outcome in of_case):
+            return Objection(State.UNVERIFIED, f"{case}: {of_case[0].message}")
+    return None
+
+
+def _every_case_was_seen(requirement: Requirement, outcomes: Sequence[Outcome]) -> Objection | None:
+    seen = {outcome.case for outcome in outcomes}
+    missed = [case for case in requirement.cases if case not in seen]
+    if missed:
+        reason = f"no run of {', '.join(missed)} among the results"
+        return Objection(State.UNVERIFIED, reason)
+    return None
+
+
+def _every_dtype_was_seen(
+    requirement: Requirement, outcomes: Sequence[Outcome]
+) -> Objection | None:
+    if not outcomes:
+        return Objection(State.UNVERIFIED, "no run of it among the results")
+    seen = {outcome.target.dtype for outcome in outcomes}
+    missed = [dtype for dtype in requirement.dtypes if dtype not in seen]
+    if missed:
+        reason = f"no run of it in {', '.join(missed)} among the results"
+        return Objection(State.UNVERIFIED, reason)
+    return None
+
+
+def _detection_rate_is_reached(
+    requirement: Requirement, outcomes: Sequence[Outcome]
+) -> Objection | None:
+    """Object where the bounds of a baseline are not proven to catch enough known faults."""
+    least = requirement.detection_rate
+    for outcome in outcomes if least else ():
+        if outcome.baseline is None:
+            continue
+        rate = outcome.baseline.detection_rate
+        if rate is None:
+            remedy = "`harness challenge --write` measures one"
+            reason = f"{outcome.case}: its baseline has no detection rate; {remedy}"
+            return Objection(State.UNVERIFIED, reason)
+        if rate.cross_class_caught < least * rate.above_noise:
+            caught = f"{rate.cross_class_caught} of {rate.above_noise} known faults"
+            reason = f"{outcome.case}: its bounds catch {caught}; {least:.0%} are required"
+            return Objection(State.UNVERIFIED, reason)
+    return None
+
+
+RULES: tuple[Rule, ...] = (
+    _nothing_fails,
+    _nothing_is_slower,
+    _every_cost_is_known,
+    _every_case_passes_somewhere,
+    _every_dtype_was_seen,
+    _every_case_was_seen,
+    _detection_rate_is_reached,
+)
 
 
 def _runs_on(outcome: Outcome, on: str) -> bool:
-    """Whether an outcome is of the device kind `on`: `cpu`, `cuda` for any GPU, or a model such as `nvidia-h200`.
+    """Whether an outcome is of the device kind `on`.
 
-    A case that left no recording does not know its GPU's model; it counts for every model, so that an error blocks.
+    That is `cpu`, `cuda` for any GPU, or a model such as `nvidia-h200`. A case that left no
+    recording does not know its GPU's model; it counts for every model, so that an error blocks.
     """
-    device = outcome.place.split("-", 1)[0]
-    return on in (outcome.device_kind, device) or (
-        device == "cuda" and not outcome.device_kind and on != "cpu"
-    )
-
-
-def gate_code(requirements: Iterable[Requirement]) -> int:
-    """Return 1 if a requirement fails, 3 if one was not verified (or nothing was required), else 0."""
-    states = {requirement.state for requirement in requirements}
-    return 1 if "fails" in states else 0 if states == {"passes"} else 3
+    device = outcome.target.device
+    if on in (outcome.device_kind, device):
+        return True
+    return device is Device.CUDA and not outcome.device_kind and on != Device.CPU

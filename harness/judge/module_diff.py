@@ -2,80 +2,97 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
-from typing import Any
+from typing import Generic, TypeVar
 
-Entry = dict[
-    str, Any
-]  # of a trace: `module`, `type`, `inputs`, `outputs`; or `operator`, `inputs`, `outputs`, `shapes`, `source`
+from harness.store.recording import ModuleCall, OperatorCall
+
+Call = TypeVar("Call", ModuleCall, OperatorCall)
 
 
 @dataclass(frozen=True)
 class Suspect:
-    """The first call of a module whose inputs have the same bits on both sides while its outputs differ.
+    """The first call of a module whose inputs are the same on both sides while its outputs differ.
 
-    `glue` says that every module inside it gave the same bits from the same bits: its own code differs.
+    `own_code` says that every module inside it gave the same output from the same inputs, so that
+    its own code differs.
     """
 
     module: str
     type: str
-    glue: bool
+    own_code: bool
 
 
 @dataclass(frozen=True)
-class Aligned:
-    """Two traces side by side: pairs of calls of one name, and what only one side has."""
+class Aligned(Generic[Call]):
+    """Two traces side by side: pairs of (actual, expected) calls, and what only one side has."""
 
-    pairs: list[tuple[Entry, Entry]]
-    only_now: list[str]
-    only_then: list[str]
+    pairs: list[tuple[Call, Call]]
+    only_actual: list[str]
+    only_expected: list[str]
 
 
 def align(
-    now: list[Entry], then: list[Entry], key: str, alike: Callable[[str], str] = str
-) -> Aligned:
-    """Pair the entries of two traces by `key`, in order; what was inserted, removed or moved is listed, not an error.
+    actual: Sequence[Call], expected: Sequence[Call], name_of: Callable[[Call], str]
+) -> Aligned[Call]:
+    """Pair the calls of two traces by `name_of`, in order.
 
-    `alike` says which names count as one.
+    What was inserted, removed or moved is listed; it is no error.
     """
-    mine, theirs = [alike(entry[key]) for entry in now], [alike(entry[key]) for entry in then]
-    if mine == theirs:
-        return Aligned(list(zip(now, then, strict=True)), [], [])
-    pairs: list[tuple[Entry, Entry]] = []
-    only_now: list[str] = []
-    only_then: list[str] = []
-    for how, a, b, c, d in SequenceMatcher(None, mine, theirs, autojunk=False).get_opcodes():
+    mine, others = list(map(name_of, actual)), list(map(name_of, expected))
+    if mine == others:
+        return Aligned(list(zip(actual, expected, strict=True)), [], [])
+    pairs: list[tuple[Call, Call]] = []
+    only_actual: list[str] = []
+    only_expected: list[str] = []
+    matcher = SequenceMatcher(None, mine, others, autojunk=False)
+    for how, start, end, other_start, other_end in matcher.get_opcodes():
         if how == "equal":
-            pairs += zip(now[a:b], then[c:d], strict=True)
+            pairs += zip(actual[start:end], expected[other_start:other_end], strict=True)
         else:
-            only_now += mine[a:b]
-            only_then += theirs[c:d]
-    return Aligned(pairs, only_now, only_then)
+            only_actual += mine[start:end]
+            only_expected += others[other_start:other_end]
+    return Aligned(pairs, only_actual, only_expected)
 
 
-def plain(operator: str) -> str:
-    """Return what an operator is called in any framework: `exp` for `aten.exp.default` and for `mindspore.exp.ops`."""
-    return operator.split(".")[1]
+def module_name(call: ModuleCall) -> str:
+    """Return what a module's call is paired by."""
+    return call.module
 
 
-def first_module(aligned: Aligned) -> Suspect | None:
-    """Return the first module that differs by itself, in the order in which calls end: children before their parents."""
-    for now, then in aligned.pairs:
-        if now["inputs"] == then["inputs"] and now["outputs"] != then["outputs"]:
-            prefix = now["module"].rsplit("#", 1)[0] + "."
-            children = any(other["module"].startswith(prefix) for other, _ in aligned.pairs)
-            strangers = any(
-                name.startswith(prefix) for name in (*aligned.only_now, *aligned.only_then)
-            )
-            return Suspect(now["module"], now["type"], children and not strangers)
+def operator_name(call: OperatorCall) -> str:
+    """Return what an operator's call is paired by within one framework."""
+    return call.operator
+
+
+def plain_operator_name(call: OperatorCall) -> str:
+    """Return what an operator is called in any framework.
+
+    That is `exp` for `aten.exp.default` and for `mindspore.exp.ops`.
+    """
+    return call.operator.split(".")[1]
+
+
+def first_module(aligned: Aligned[ModuleCall]) -> Suspect | None:
+    """Return the first module that differs by itself, in the order in which calls end.
+
+    Children come before their parents.
+    """
+    for actual, expected in aligned.pairs:
+        if actual.inputs == expected.inputs and actual.outputs != expected.outputs:
+            prefix = actual.module.rsplit("#", 1)[0] + "."
+            children = any(own.module.startswith(prefix) for own, _ in aligned.pairs)
+            unpaired = (*aligned.only_actual, *aligned.only_expected)
+            strangers = any(name.startswith(prefix) for name in unpaired)
+            return Suspect(actual.module, actual.type, children and not strangers)
     return None
 
 
-def first_operator(aligned: Aligned) -> int | None:
-    """Return the index, in `aligned.pairs`, of the first operator whose inputs are the same bits and whose outputs differ."""
-    for index, (now, then) in enumerate(aligned.pairs):
-        if now["inputs"] == then["inputs"] and now["outputs"] != then["outputs"]:
+def first_operator(aligned: Aligned[OperatorCall]) -> int | None:
+    """Return the index, in `aligned.pairs`, of the first operator that differs by itself."""
+    for index, (actual, expected) in enumerate(aligned.pairs):
+        if actual.inputs == expected.inputs and actual.outputs != expected.outputs:
             return index
     return None

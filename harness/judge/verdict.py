@@ -1,50 +1,59 @@
-"""From a recording and a baseline to a verdict. Order: expectations, staleness, structure, digests, numbers."""
+"""From a recording and a baseline to a verdict.
+
+The order is: finite, expectations, whether a baseline is owed and there, staleness, structure,
+digests, numbers. The first that objects decides.
+"""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
-from harness.judge import (
-    checks as tolerance,
-)
-from harness.judge import (
-    drift,
-)
-from harness.judge import (
-    environment_diff as changes,
-)
-from harness.judge import (
-    expectations as expect,
-)
-from harness.judge import (
-    first_difference as divergence,
-)
+from harness.judge import drift, environment_diff, expectations, first_difference, reasons
+from harness.judge.checks import check_local, check_output, failed
 from harness.judge.cost import judge_cost
-from harness.records import NO_BOUNDS, Baseline, Check, Drift, Match, Outcome, Recording
+from harness.records import (
+    Against,
+    Check,
+    Drift,
+    Metric,
+    Outcome,
+    Reason,
+    Verdict,
+)
 from harness.scenario.model import Case, Scenario
-from harness.scenario.tolerance import flat
+from harness.scenario.tolerance import NO_DIFFERENCE
+from harness.store.baselines import Baseline, Match
+from harness.store.recording import Observed, Recording, TensorFacts
 
 
-def unrun(case: Case, verdict: str, reason: str, log: str = "") -> Outcome:
-    """Return the outcome of a case that left no recording: `unverified` or `error`."""
+def unrun(
+    case: Case, verdict: Verdict, message: str, log: str = "", reason: Reason = Reason.NOT_RECORDED
+) -> Outcome:
+    """Return the outcome of a case that left no recording, or whose baseline cannot be used."""
     return Outcome(
         case=case.id,
         scenario=case.scenario.name,
+        target=case.target,
         verdict=verdict,
         reason=reason,
-        place=case.place,
+        message=message,
         tags=case.scenario.tags,
         log=log,
+        fingerprint=case.scenario.fingerprint,
     )
 
 
-def wants_anchored(scenario: Scenario, now: Recording, match: Match) -> bool:
-    """Whether the case must run once more on the baseline's inputs: other bits, in another class, of the same structure."""
-    then = match.baseline.recording
-    if match.same_class or _stale(scenario, match, now) or structure(now, then):
+def wants_teacher_forcing(scenario: Scenario, actual: Recording, match: Match) -> bool:
+    """Whether the case must run once more on the baseline's inputs.
+
+    It must where a baseline of another class has the same structure and other bits.
+    """
+    expected = match.baseline
+    if match.same_class or _staleness(scenario, expected, actual) is not None:
         return False
-    return not same_bits(now, then)
+    return not structure(actual, expected) and not same_bits(actual, expected)
 
 
 def judge(
@@ -52,186 +61,252 @@ def judge(
     recording: Recording,
     match: Match | None,
     singles: list[Recording],
-    anchored: Recording | None = None,
+    teacher_forced: Recording | None = None,
 ) -> Outcome:
-    """Say the verdict on one recording.
+    """Return the outcome of one recording.
 
     Args:
         case: What was run.
         recording: What it left.
-        match: The baseline to hold it against, or None if there is none.
-        singles: The recordings of each image made alone, where the scenario expects `batch-equals-single`.
-        anchored: The recording in which every stage got the baseline's inputs, where `wants_anchored` says so.
+        match: The baseline to hold it against, None if there is none.
+        singles: The recordings of each image made alone, where the scenario expects
+            `batch-equals-single`.
+        teacher_forced: The recording in which every stage got the baseline's inputs, where
+            `wants_teacher_forcing` says so.
     """
-    scenario = case.scenario
-    then = match.baseline.recording if match else None
-    stale = _stale(scenario, match, recording) if match else ""
-    problem, checks = expect.broken(scenario, recording, singles)
-    common: dict[str, Any] = {
-        "case": case.id,
-        "scenario": scenario.name,
-        "place": case.place,
-        "tags": scenario.tags,
-        "device_kind": recording.content["environment"]["device_kind"],
-        "cost": judge_cost(recording, None if stale else then, scenario.cost),
-        "repeat_l_inf": recording.content["repeat"]["l_inf"],
-        "checks": tuple(checks),
-    }
-    infinite = [name for name, output in recording.outputs.items() if not output["finite"]]
-    if infinite:
-        return Outcome(
-            verdict="incomparable", reason=f"{', '.join(infinite)} holds NaN or infinity", **common
-        )
-    if problem:
-        return Outcome(verdict="unrepeatable", reason=problem, **common)
-    if not scenario.owes_baseline:
-        distance = common["repeat_l_inf"]
-        reason = "varies as expected: " + (
-            "in shape" if distance is None else f"L-inf between runs {distance:.3g}"
-        )
-        return Outcome(verdict="within", reason=reason, **common)
-    published = _published(scenario, case.device, recording)
-    if match is None or then is None:
-        return _without_baseline(published, scenario.reference or "", common)
-    common["baseline"] = {
-        "class": then.numerics_class["name"],
-        "same_class": match.same_class,
-        "why": match.why,
-    }
-    if "certificate" in match.baseline.notes:
-        common["baseline"]["certificate"] = match.baseline.notes["certificate"]
-    common["changes"] = changes.list_changes(
-        recording.content["environment"], then.content["environment"]
-    )
-    if stale:
-        return Outcome(verdict="stale", reason=stale, **common)
-    other = structure(recording, then)
-    if other:
-        return Outcome(verdict="incomparable", reason=other, **common)
-    if anchored is not None:
-        common["local"] = drift.of_stages(anchored, then)
-    return _compared(case, recording, match, published, common)
+    return _Judgement(case, recording, match).outcome(singles, teacher_forced)
 
 
-def _compared(
-    case: Case, now: Recording, match: Match, published: list[Check], common: dict[str, Any]
-) -> Outcome:
-    """Compare outputs of one structure: by digest, then by numbers against the bounds of this kind of comparison."""
-    scenario, then = case.scenario, match.baseline.recording
-    common["checks"] = (*common["checks"], *published)
-    common["first_divergence"] = divergence.first(now, then)
-    same, bounds = (
-        same_bits(now, then),
-        "identical" if match.same_class else scenario.tolerance.get("cross-class", "identical"),
-    )
-    if not same:
-        common["outputs"], common["free"] = drift.of_outputs(now, then), drift.of_stages(now, then)
-        held = [
+@dataclass(frozen=True)
+class _Staleness:
+    """Why a baseline is not of this version of the scenario, or not of these weights."""
+
+    reason: Reason
+    message: str
+
+
+class _Judgement:
+    """One recording on its way to an outcome; `outcome` asks one question after the other."""
+
+    def __init__(self, case: Case, recording: Recording, match: Match | None) -> None:
+        self._case = case
+        self._scenario = case.scenario
+        self._actual = recording
+        self._match = match
+        self._stale = None
+        if match is not None:
+            self._stale = _staleness(case.scenario, match.baseline, recording)
+        comparable = None if match is None or self._stale is not None else match.baseline
+        self._draft = Outcome(
+            case=case.id,
+            scenario=case.scenario.name,
+            target=case.target,
+            verdict=Verdict.ERROR,
+            reason=Reason.NOT_RECORDED,
+            message="",
+            tags=case.scenario.tags,
+            device_kind=recording.environment.device_kind,
+            cost=judge_cost(recording, comparable, case.scenario.cost),
+            repeat_l_inf=recording.repeat.l_inf,
+            fingerprint=case.scenario.fingerprint,
+        )
+
+    def outcome(self, singles: list[Recording], teacher_forced: Recording | None) -> Outcome:
+        """Return the outcome."""
+        broken, checks = expectations.hold_all(self._scenario, self._actual, singles)
+        self._draft = replace(self._draft, checks=checks)
+        infinite = [name for name, output in self._actual.outputs.items() if not output.finite]
+        if infinite:
+            message = reasons.not_finite(infinite)
+            return self._says(Verdict.INCOMPARABLE, Reason.NOT_FINITE, message)
+        if broken is not None:
+            message = reasons.expectation_broken(broken)
+            return self._says(Verdict.UNREPEATABLE, Reason.EXPECTATION_BROKEN, message)
+        if not self._scenario.owes_baseline:
+            message = reasons.varies_as_expected(self._actual.repeat.l_inf)
+            return self._says(Verdict.VARIES, Reason.VARIES_AS_EXPECTED, message)
+        if self._match is None:
+            return self._without_baseline()
+        return self._with_baseline(self._match, teacher_forced)
+
+    def _says(self, verdict: Verdict, reason: Reason, message: str) -> Outcome:
+        return replace(self._draft, verdict=verdict, reason=reason, message=message)
+
+    def _without_baseline(self) -> Outcome:
+        published = _check_published(self._case, self._actual)
+        self._draft = replace(self._draft, checks=(*self._draft.checks, *published))
+        if not published:
+            message = reasons.no_baseline(self._scenario.reference)
+            return self._says(Verdict.MISSING, Reason.NO_BASELINE, message)
+        off = failed(published)
+        if off:
+            message = reasons.off_published_value(off[0], None)
+            return self._says(Verdict.DRIFTED, Reason.OFF_PUBLISHED_VALUE, message)
+        message = reasons.published_value_holds(published[0])
+        return self._says(Verdict.WITHIN, Reason.PUBLISHED_VALUE_HOLDS, message)
+
+    def _with_baseline(self, match: Match, teacher_forced: Recording | None) -> Outcome:
+        expected = match.baseline
+        self._draft = replace(
+            self._draft,
+            baseline=match.judged_by(),
+            environment_changes=environment_diff.list_changes(
+                self._actual.environment, expected.environment
+            ),
+        )
+        if self._stale is not None:
+            return self._says(Verdict.STALE, self._stale.reason, self._stale.message)
+        other = structure(self._actual, expected)
+        if other:
+            return self._says(Verdict.INCOMPARABLE, Reason.OTHER_STRUCTURE, other)
+        if teacher_forced is not None:
+            local = drift.of_stages(teacher_forced, expected)
+            self._draft = replace(self._draft, local=local)
+        return self._compared(match)
+
+    def _compared(self, match: Match) -> Outcome:
+        """Compare outputs of one structure: by digest, then by numbers against the bounds."""
+        expected = match.baseline
+        same = same_bits(self._actual, expected)
+        first = first_difference.first(self._actual, expected)
+        published = _check_published(self._case, self._actual)
+        checks = (*self._draft.checks, *published)
+        self._draft = replace(self._draft, first_difference=first, checks=checks)
+        if same:
+            outputs = {name: _no_drift(output) for name, output in expected.outputs.items()}
+            self._draft = replace(self._draft, outputs=outputs)
+        else:
+            self._hold(match)
+        return self._word(match, same=same)
+
+    def _hold(self, match: Match) -> None:
+        """Measure how far outputs and stages moved, and hold them against the bounds."""
+        tolerance = NO_DIFFERENCE
+        if not match.same_class:
+            tolerance = self._scenario.tolerances.cross_class or NO_DIFFERENCE
+        outputs = drift.of_outputs(self._actual, match.baseline)
+        checks = [
             check
-            for name, d in common["outputs"].items()
-            for check in tolerance.check(name, d, bounds)
+            for name, moved in outputs.items()
+            for check in check_output(name, moved, tolerance)
         ]
-        common["checks"] = (
-            *held,
-            *tolerance.check_local(common.get("local", {}), bounds),
-            *common["checks"],
+        checks += [each.check for each in check_local(self._draft.local, tolerance)]
+        checks += self._draft.checks
+        if tolerance.exact and not failed(checks):  # minus zero: equal numbers in other bits
+            checks.append(Check(", ".join(outputs), Metric.BITS, math.nan, 0.0))
+        self._draft = replace(
+            self._draft,
+            outputs=outputs,
+            free=drift.of_stages(self._actual, match.baseline),
+            checks=tuple(checks),
         )
-    else:
-        common["outputs"] = {name: _still(output) for name, output in then.outputs.items()}
-    failed = [check for check in common["checks"] if not check.passed]
-    if not same and bounds == "identical" and not failed:  # minus zero: other bits, equal numbers
-        failed = [Check("bits", math.nan, 0.0)]
-    if failed:
-        return Outcome(
-            verdict="drifted", reason=_why_drifted(failed[0], match, scenario, common), **common
-        )
-    if same:
-        return Outcome(
-            verdict="identical", reason=f"same bits as the baseline of {match.why}", **common
-        )
-    reason = f"inside the cross-class tolerance of {match.why}; first difference: {common['first_divergence']}"
-    return Outcome(verdict="within", reason=reason, **common)
+
+    def _word(self, match: Match, *, same: bool) -> Outcome:
+        """Return the verdict that the checks give."""
+        baseline, first = match.judged_by(), self._draft.first_difference
+        over = self._draft.failed_checks
+        if not over and same:
+            message = reasons.same_bits(baseline)
+            return self._says(Verdict.IDENTICAL, Reason.SAME_BITS, message)
+        if not over:
+            message = reasons.inside_tolerance(baseline, first)
+            return self._says(Verdict.WITHIN, Reason.INSIDE_TOLERANCE, message)
+        if over[0].against is Against.PUBLISHED:
+            message = reasons.off_published_value(over[0], first)
+            return self._says(Verdict.DRIFTED, Reason.OFF_PUBLISHED_VALUE, message)
+        if match.same_class:
+            message = reasons.other_bits(baseline, first)
+            return self._says(Verdict.DRIFTED, Reason.OTHER_BITS, message)
+        if self._scenario.tolerances.cross_class is None:
+            message = reasons.no_tolerance(baseline, first)
+            return self._says(Verdict.DRIFTED, Reason.NO_TOLERANCE, message)
+        message = reasons.over_bound(over[0], baseline, first)
+        return self._says(Verdict.DRIFTED, Reason.OVER_BOUND, message)
 
 
-def _why_drifted(failed: Check, match: Match, scenario: Scenario, common: dict[str, Any]) -> str:
-    where = (
-        f"; first difference: {common['first_divergence']}" if common["first_divergence"] else ""
-    )
-    if "published" in failed.what:
-        return f"{failed.what}: off by {failed.value:.3g} (bound {failed.bound:.3g}){where}"
-    if match.same_class:
-        return f"other bits than the baseline of the same class {match.baseline.recording.numerics_class['name']}{where}"
-    if "cross-class" not in scenario.tolerance:
-        return f"other bits than the baseline of {match.why}, and {NO_BOUNDS}{where}"
-    return f"{failed.what} = {failed.value:.3g} (bound {failed.bound:.3g}) against the baseline of {match.why}{where}"
-
-
-def _without_baseline(published: list[Check], reference: str, common: dict[str, Any]) -> Outcome:
-    if not published:
-        sought = f", nor one of {reference}, its reference" if "/" in reference else ""
-        return Outcome(verdict="missing", reason=f"no baseline for this case{sought}", **common)
-    failed = [check for check in published if not check.passed]
-    common["checks"] = (*common["checks"], *published)
-    if failed:
-        reason = f"{failed[0].what}: off by {failed[0].value:.3g} (bound {failed[0].bound:.3g})"
-        return Outcome(verdict="drifted", reason=reason, **common)
-    reason = f"by the published value alone, there is no baseline: {published[0].what}"
-    return Outcome(verdict="within", reason=reason, **common)
-
-
-def _published(scenario: Scenario, device: str, recording: Recording) -> list[Check]:
-    """Hold published sums against this run's; the source is part of the check's name."""
+def _check_published(case: Case, recording: Recording) -> list[Check]:
+    """Hold the abs-sums that a paper or a guide states against this run's."""
     checks = []
-    for name, value in scenario.published.items():
-        if value.get("on", device) != device:
+    for name, published in case.scenario.published.items():
+        if published.device not in (None, case.target.device):
             continue
-        abs_sum = recording.outputs[name]["abs_sum"] if name in recording.outputs else float("nan")
-        what = f"{name} abs_sum {abs_sum:.4f}, published {value['abs_sum']:.4f} ({value['source']})"
-        checks.append(Check(what, abs(abs_sum - value["abs_sum"]), value["within"]))
+        output = recording.outputs.get(name)
+        abs_sum = math.nan if output is None or output.abs_sum is None else output.abs_sum
+        checks.append(
+            Check(
+                name,
+                Metric.ABS_SUM,
+                abs(abs_sum - published.abs_sum),
+                published.within,
+                Against.PUBLISHED,
+                actual=abs_sum,
+                expected=published.abs_sum,
+                source=published.source,
+            )
+        )
     return checks
 
 
-def _stale(scenario: Scenario, match: Match, now: Recording) -> str:
-    if match.baseline.fingerprint != scenario.fingerprint:
-        edited = ", ".join(_edited(scenario, match.baseline))
-        when = match.baseline.provenance["date"]
-        return f"the baseline belongs to another version of the scenario (of {when}){f': {edited}' if edited else ''}"
-    other = divergence.other_weights(now, match.baseline.recording)
-    return f"the baseline belongs to other weights: {', '.join(other)}" if other else ""
+def _staleness(scenario: Scenario, baseline: Baseline, actual: Observed) -> _Staleness | None:
+    """Return why the baseline is stale; None where it is not."""
+    if baseline.fingerprint != scenario.fingerprint:
+        edits = _edits(scenario.decides, baseline.decides)
+        message = reasons.scenario_edited(baseline.provenance.date, edits)
+        return _Staleness(Reason.SCENARIO_EDITED, message)
+    other = first_difference.other_weights(actual, baseline)
+    if other:
+        return _Staleness(Reason.OTHER_WEIGHTS, reasons.other_weights(other))
+    return None
 
 
-def _edited(scenario: Scenario, then: Baseline) -> list[str]:
-    """Return what of the scenario decides the numbers and was edited since, as far as the baseline knows."""
-    if "decides" not in then.notes:
+def _edits(actual: Mapping[str, object], expected: Mapping[str, object]) -> list[str]:
+    """Return what of all that decides the numbers was edited, as far as the baseline knows.
+
+    The list is empty for a baseline that does not say what decided its numbers.
+    """
+    if not expected:
         return []
-    both = (flat(side) for side in (then.notes["decides"], scenario.decides))
-    before, after = (
-        {key: value for key, value in side.items() if value is not None} for side in both
-    )
-    keys = [key for key in sorted({*before, *after}) if before.get(key) != after.get(key)]
-    return [
-        f"{'.'.join(key)} {before.get(key, 'unset')} -> {after.get(key, 'unset')}" for key in keys
-    ]
+    changes = environment_diff.changes_of(_flat(actual), _flat(expected))
+    return [str(change) for change in changes]
 
 
-def structure(now: Recording, then: Recording) -> str:
-    """Return what makes two recordings' outputs incomparable: a name, shape or dtype; else nothing."""
-    for name in sorted({*now.outputs, *then.outputs}):
-        if name not in now.outputs or name not in then.outputs:
-            return f"output `{name}` is only in {'this run' if name in now.outputs else 'the baseline'}"
-        for fact in ("shape", "dtype"):
-            if now.outputs[name][fact] != then.outputs[name][fact]:
-                return f"output `{name}` has another {fact}: {then.outputs[name][fact]} -> {now.outputs[name][fact]}"
+def _flat(settings: Mapping[str, object]) -> dict[str, object]:
+    """Return settings by dotted key, one level deep; those that are None count as unset."""
+    found: dict[str, object] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            found |= {f"{name}.{key}": inner for key, inner in value.items()}
+        else:
+            found[name] = value
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def structure(actual: Observed, expected: Observed) -> str:
+    """Return what makes the outputs of two recordings incomparable; empty where nothing does.
+
+    That is an output that only one side has, or another shape or dtype.
+    """
+    mine, others = actual.outputs, expected.outputs
+    for name in sorted({*mine, *others}):
+        if name not in others:
+            return f"output `{name}` is only in this run"
+        if name not in mine:
+            return f"output `{name}` is only in the baseline"
+        own, its = mine[name], others[name]
+        if own.shape != its.shape:
+            before, after = list(its.shape), list(own.shape)
+            return f"output `{name}` has another shape: {before} -> {after}"
+        if own.dtype != its.dtype:
+            return f"output `{name}` has another dtype: {its.dtype} -> {own.dtype}"
     return ""
 
 
-def same_bits(now: Recording, then: Recording) -> bool:
-    """Return whether every output of `then` has the same bits now."""
-    return all(now.outputs[name]["digest"] == then.outputs[name]["digest"] for name in then.outputs)
+def same_bits(actual: Observed, expected: Observed) -> bool:
+    """Return whether every output of `expected` has the same bits in `actual`."""
+    mine = actual.output_digests
+    return all(mine[name] == digest for name, digest in expected.output_digests.items())
 
 
-def _still(output: dict[str, Any]) -> Drift:
-    size = 1
-    for extent in output["shape"]:
-        size *= extent
-    return Drift(0.0, 0.0, output["abs_sum"], output["abs_sum"], 0, size, (), 0.0, 0.0)
+def _no_drift(output: TensorFacts) -> Drift:
+    abs_sum = output.abs_sum or 0.0
+    return Drift(0.0, 0.0, abs_sum, abs_sum, 0, output.size, (), 0.0, 0.0)

@@ -1,8 +1,11 @@
-"""Environments with other package versions: layered on this interpreter's own, built whole or not at all, kept by content."""
+"""Environments with other package versions, layered on this interpreter's own packages.
+
+Each is built whole or not at all, kept by its content below one cache folder, and shared by all
+that ask for the same versions.
+"""
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -12,24 +15,27 @@ import sys
 import sysconfig
 import time
 import venv
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
-from packaging.version import Version
+from packaging.version import InvalidVersion, Version
 
 from harness.errors import SandboxError, UsageError
 from harness.launch import package_index as index
+from harness.launch.environment_lock import locked
 from harness.launch.process import INSTALLED
+from harness.scenario.fields import Framework
 
-# Frameworks that do not fit beside today's diffusers: each lives in an environment of its own, with pins known to work.
-# mindone 0.3 mirrors diffusers 0.32; 0.4 and 0.5 need operators that MindSpore's CPU lacks. Source: docs/mindspore.md.
-PINS = {
-    "mindspore": (
+# Frameworks that do not fit beside today's diffusers: each lives in an environment of its own, with
+# pins that are known to work. mindone 0.3 mirrors diffusers 0.32; 0.4 and 0.5 need operators that
+# MindSpore's CPU lacks. Source: docs/mindspore.md.
+PINS: dict[Framework, tuple[str, ...]] = {
+    Framework.MINDSPORE: (
         "mindspore==2.10.0",
         "mindone==0.3.0",
         "numpy==1.26.4",
@@ -38,13 +44,10 @@ PINS = {
     ),
 }
 NOTE = "harness-environment.json"
-FORMAT = 1  # part of the key: raise it when environments must be built anew
-BASE = (
-    "torch",
-    "numpy",
-    "safetensors",
-)  # they decide bits below the pipelines, and are large: never moved unless named
-# What a release uses without saying, in its requirements, which later version breaks it.
+FORMAT = 1  # part of an environment's key: raise it when environments must be built anew
+# They decide bits below the pipelines, and are large: they never move unless they are named.
+BASE = ("torch", "numpy", "safetensors")
+# What a release uses without saying so in its requirements, and which later version breaks it.
 COMPANIONS = {
     "diffusers": ("transformers", "huggingface-hub", "accelerate", "peft"),
     "transformers": ("huggingface-hub", "accelerate", "peft"),
@@ -56,28 +59,33 @@ for name in sys.argv[1:]:
     if importlib.util.find_spec(name):
         importlib.import_module(name)
 """
+BUILDING, LOCK = ".building", ".lock"  # suffixes of what lies beside an environment
+NOT_INHERITED = ("PYTHONPATH", "PYTHONHOME")  # variables that would lead into this environment
+LOG_CHARACTERS = 4000  # of the end of what an installer printed
+REASON_CHARACTERS = 300
+PIP_ERROR = "ERROR:"
+
+Versions = Mapping[str, str]  # of installed packages, by their canonical names
 
 
 def cache_folder() -> Path:
     """Return where environments are kept: under HARNESS_CACHE, else `~/.cache/harness`."""
-    return (
-        Path(os.environ.get("HARNESS_CACHE") or Path.home() / ".cache" / "harness") / "environments"
-    )
+    chosen = os.environ.get("HARNESS_CACHE")
+    root = Path(chosen) if chosen else Path.home() / ".cache" / "harness"
+    return root / "environments"
 
 
 def named(text: str) -> Requirement:
-    """Return a requirement such as `diffusers==0.30.3`.
+    """Return a requirement that names one version, such as `diffusers==0.30.3`.
 
     Raises:
-        UsageError: It is something else than a package with one version.
+        UsageError: The text is something else.
     """
     try:
         found = Requirement(text)
-        (specifier,) = found.specifier
-        Version(specifier.version)
-    except (InvalidRequirement, ValueError):
-        specifier = None
-    if specifier is None or specifier.operator != "==":
+    except InvalidRequirement:
+        found = None
+    if found is None or not _names_one_version(found):
         raise UsageError(
             f"expected a package with its version, such as `diffusers==0.30.3`, found `{text}`"
         )
@@ -85,221 +93,255 @@ def named(text: str) -> Requirement:
 
 
 def interpreter(requirements: Sequence[str]) -> Path | None:
-    """Return a Python that sees `requirements` and, behind them, everything that this one sees; builds it where needed.
+    """Return a Python that has `requirements`, and sees everything else that this one sees.
 
-    None where this environment has just these versions itself. Safe for many callers at once.
+    The environment is built where it is not there. Many callers may ask at once.
+
+    Returns:
+        None where this environment has just these versions itself.
 
     Raises:
         SandboxError: It cannot be built, or what was installed cannot be imported.
         UsageError: A requirement names no version.
     """
-    if (
-        not requirements
-    ):  # nothing to look up: reading what is installed takes as long as a small case
+    if not requirements:  # reading what is installed takes as long as a small case
         return None
-    wanted, installed = [named(text) for text in requirements], _installed()
+    wanted = [named(text) for text in requirements]
+    installed = _installed()
+    if _has_all(installed, wanted):
+        return None
     folder = _folder(wanted, installed)
-    if folder is None:
-        return None
-    with _locked(folder) as lock:
+    with locked(folder.with_suffix(LOCK)) as lock:
         if not folder.is_dir():
             _sweep()
-            building = folder.with_suffix(".building")
+            building = folder.with_suffix(BUILDING)
             try:
-                _build(building, wanted, installed, lock)
+                _Build(building, wanted, installed, lock).run()
                 os.replace(building, folder)
             finally:
                 shutil.rmtree(building, ignore_errors=True)
-    return folder / "bin" / "python"
+    return _python(folder)
 
 
 def is_made(requirements: Sequence[str]) -> bool:
     """Whether `interpreter` has nothing to build for `requirements`."""
-    folder = _folder([named(text) for text in requirements], _installed())
-    return folder is None or folder.is_dir()
+    wanted = [named(text) for text in requirements]
+    installed = _installed()
+    return _has_all(installed, wanted) or _folder(wanted, installed).is_dir()
 
 
-def _folder(wanted: Sequence[Requirement], installed: Mapping[str, str]) -> Path | None:
-    """Return where the environment with `wanted` lies or will lie; None where this one has just these versions."""
-    if all(
-        w.specifier.contains(installed.get(canonicalize_name(w.name), "0"), prereleases=True)
-        for w in wanted
-    ):
-        return None
+def clear() -> int:
+    """Remove every environment that nobody is building, and return how many there were."""
+    folders = [folder for folder in sorted(cache_folder().glob("*")) if folder.is_dir()]
+    return sum(_remove(folder) for folder in folders)
+
+
+def _names_one_version(requirement: Requirement) -> bool:
+    specifiers = list(requirement.specifier)
+    if len(specifiers) != 1 or specifiers[0].operator != "==":
+        return False
+    try:
+        Version(specifiers[0].version)
+    except InvalidVersion:  # such as `0.30.*`
+        return False
+    return True
+
+
+def _has_all(installed: Versions, wanted: Iterable[Requirement]) -> bool:
+    """Whether the installed packages are of just the wanted versions."""
+    return all(
+        requirement.specifier.contains(installed.get(_name(requirement), "0"), prereleases=True)
+        for requirement in wanted
+    )
+
+
+def _folder(wanted: Iterable[Requirement], installed: Versions) -> Path:
+    """Return where the environment with `wanted` lies, or will lie: its key is its content."""
     facts = [FORMAT, sys.version, sys.prefix, sorted(installed.items()), sorted(map(str, wanted))]
     return cache_folder() / hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 
-def clear() -> int:
-    """Remove every environment that nobody is building, and return their number."""
-    return sum(_remove(folder) for folder in sorted(cache_folder().glob("*")) if folder.is_dir())
+def _python(folder: Path) -> Path:
+    return folder / "bin" / "python"
+
+
+def _name(requirement: Requirement) -> str:
+    return canonicalize_name(requirement.name)
+
+
+def _installed() -> Versions:
+    """Return the versions of the packages that this interpreter sees; the first on its path win."""
+    found: dict[str, str] = {}
+    for distribution in reversed(list(metadata.distributions())):
+        name = distribution.metadata["Name"]
+        if name:
+            found[canonicalize_name(name)] = distribution.version
+    return found
 
 
 def _sweep() -> None:
-    """Remove what builds left that were killed."""
-    for folder in cache_folder().glob("*.building"):
+    """Remove what killed builds left."""
+    for folder in cache_folder().glob(f"*{BUILDING}"):
         _remove(folder)
 
 
 def _remove(folder: Path) -> bool:
+    """Remove an environment, or what a build left of one; False where it is being built."""
+    lock = folder.with_suffix(LOCK)
     try:
-        with _locked(folder.with_suffix(""), wait=False):
-            leftover = folder.with_suffix(".building")
+        with locked(lock, wait=False):
+            leftover = folder.with_suffix(BUILDING)
             if folder != leftover:  # under its own name it must be whole, even if we are killed now
                 shutil.rmtree(leftover, ignore_errors=True)
                 os.replace(folder, leftover)
             shutil.rmtree(leftover, ignore_errors=True)
-            folder.with_suffix(".lock").unlink(missing_ok=True)
+            lock.unlink(missing_ok=True)
     except BlockingIOError:
         return False
     return True
 
 
-@contextmanager
-def _locked(folder: Path, *, wait: bool = True) -> Iterator[int]:
-    """Hold the lock of an environment; yields its descriptor, which an installer inherits, so that it holds it too."""
-    path = folder.with_suffix(".lock")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    while True:
-        with path.open("ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            if path.exists() and os.path.samestat(
-                os.fstat(file.fileno()), path.stat()
-            ):  # else: removed while we waited
-                yield file.fileno()
-                return
+# Building.
 
 
-def _installed() -> dict[str, str]:
-    return {
-        canonicalize_name(d.metadata["Name"]): d.version
-        for d in reversed(list(metadata.distributions()))
-        if d.metadata["Name"]
-    }
+@dataclass(frozen=True)
+class _Build:
+    """An environment in the making.
 
-
-def _companions(wanted: Sequence[Requirement], installed: Mapping[str, str]) -> list[str]:
-    """Return the companions newer than the first package's release, each held to the newest version of that day.
-
-    One that a package of today needs newer than that is held to what that package asks of it.
+    `folder` is where it is made, `wanted` what it must have, `installed` what this environment has,
+    and `lock` the descriptor of its lock, which every process that it starts holds too.
     """
-    first, names = wanted[0], {canonicalize_name(requirement.name) for requirement in wanted}
-    here = [
-        c
-        for c in COMPANIONS.get(canonicalize_name(first.name), ())
-        if c in installed and c not in names
-    ]
-    if not here:
-        return []
-    days = [
-        release.day
-        for release in index.releases(first.name)
-        if first.specifier.contains(release.version, prereleases=True)
-    ]
-    fits = {companion: index.newest(companion, days[0]) for companion in here if days and days[0]}
-    held = []
-    for name, fit in fits.items():
-        if fit and fit.version < Version(installed[name]):
-            needed = _needed(
-                name,
-                [package for package in CHECKED if package in installed and package not in names],
-            )
-            held.append(
-                f"{name}<={fit.version}" if needed.contains(fit.version) else f"{name}{needed}"
-            )
-    return held
 
+    folder: Path
+    wanted: Sequence[Requirement]
+    installed: Versions
+    lock: int
 
-def _needed(name: str, by: Sequence[str]) -> SpecifierSet:
-    """Return the versions of a package that installed packages ask for."""
-    asked = SpecifierSet()
-    for requirement in (
-        Requirement(text) for package in by for text in metadata.requires(package) or ()
-    ):
-        if canonicalize_name(requirement.name) == name and (
-            requirement.marker is None or requirement.marker.evaluate({"extra": ""})
-        ):
-            asked &= requirement.specifier
-    return asked
+    def run(self) -> None:
+        """Make the environment, and check that it imports.
 
+        Raises:
+            SandboxError: Something does not install or import.
+        """
+        started = time.perf_counter()
+        shutil.rmtree(self.folder, ignore_errors=True)
+        venv.EnvBuilder(symlinks=True).create(self.folder)
+        self._show_packages_behind()
+        asked = [*map(str, self.wanted), *_companions(self.wanted, self.installed)]
+        self._start([*_installer(_python(self.folder), self.folder, self._fixed()), *asked])
+        modules = [requirement.name.replace("-", "_") for requirement in self.wanted]
+        self._start([str(_python(self.folder)), "-c", IMPORTS, *CHECKED, *modules])
+        note = {"requirements": asked, "seconds": round(time.perf_counter() - started, 1)}
+        (self.folder / NOTE).write_text(json.dumps(note), encoding="utf-8")
 
-def _build(
-    folder: Path, wanted: Sequence[Requirement], installed: Mapping[str, str], lock: int
-) -> None:
-    """Make a virtual environment in `folder`, with the caller's packages behind its own, and check that it imports."""
-    started, texts = time.perf_counter(), [str(requirement) for requirement in wanted]
-    shutil.rmtree(folder, ignore_errors=True)
-    venv.EnvBuilder(symlinks=True).create(folder)
-    python = folder / "bin" / "python"
-    own = Path(
-        sysconfig.get_path("purelib", "venv", {"base": str(folder), "platbase": str(folder)})
-    )
-    behind = dict.fromkeys(path for path in sys.path if Path(path).name in INSTALLED)
-    lines = [f"import site; site.addsitedir({path!r})\n" for path in behind]
-    (own / "behind.pth").write_text("".join(lines), encoding="utf-8")
-    names = {canonicalize_name(requirement.name) for requirement in wanted}
-    fixed = {name: installed[name] for name in BASE if name in installed and name not in names}
-    asked = [*texts, *_companions(wanted, installed)]
-    environment = {
-        key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONHOME")
-    }
+    def _show_packages_behind(self) -> None:
+        """Let the environment see this interpreter's packages, behind its own."""
+        base = str(self.folder)
+        paths = {"base": base, "platbase": base}
+        own = Path(sysconfig.get_path("purelib", "venv", paths))
+        behind = dict.fromkeys(path for path in sys.path if Path(path).name in INSTALLED)
+        lines = [f"import site; site.addsitedir({path!r})\n" for path in behind]
+        (own / "behind.pth").write_text("".join(lines), encoding="utf-8")
 
-    def run(command: Sequence[str]) -> None:
+    def _fixed(self) -> Versions:
+        """Return the packages that must stay as they are here, with their versions."""
+        names = {_name(requirement) for requirement in self.wanted}
+        kept = [name for name in BASE if name in self.installed and name not in names]
+        return {name: self.installed[name] for name in kept}
+
+    def _start(self, command: Sequence[str]) -> None:
+        """Run an installer or an interpreter to its end, which holds the lock, too."""
+        environment = {
+            name: value for name, value in os.environ.items() if name not in NOT_INHERITED
+        }
         done = subprocess.run(
             command,
             capture_output=True,
             text=True,
             check=False,
             env=environment,
-            pass_fds=(lock,),
+            pass_fds=(self.lock,),
             stdin=subprocess.DEVNULL,
         )
         if done.returncode:
-            raise SandboxError(texts, _reason(done.stderr), done.stderr[-4000:])
-
-    run([*_installer(python, folder, fixed), *asked])
-    run(
-        [
-            str(python),
-            "-c",
-            IMPORTS,
-            *CHECKED,
-            *(requirement.name.replace("-", "_") for requirement in wanted),
-        ]
-    )
-    note = {"requirements": asked, "seconds": round(time.perf_counter() - started, 1)}
-    (folder / NOTE).write_text(json.dumps(note), encoding="utf-8")
+            printed = index.redacted(done.stderr)
+            asked = [str(requirement) for requirement in self.wanted]
+            raise SandboxError(asked, _reason(printed), printed[-LOG_CHARACTERS:])
 
 
-def _installer(python: Path, folder: Path, fixed: Mapping[str, str]) -> list[str]:
-    """Return the command that installs into `python`'s environment: uv, or pip where uv is absent or pip alone knows an index.
+def _companions(wanted: Sequence[Requirement], installed: Versions) -> list[str]:
+    """Return requirements that hold back the companions of the first package.
 
-    pip sees the packages behind and keeps them; uv does not, so that it is told to leave `fixed` out.
+    Those that are newer than its release are held to the newest version of that day; one that a
+    package of today needs newer than that, to what that package asks of it.
     """
-    uv, list_of_fixed = shutil.which("uv"), folder / "fixed.txt"
+    first = wanted[0]
+    names = {_name(requirement) for requirement in wanted}
+    here = [
+        companion
+        for companion in COMPANIONS.get(_name(first), ())
+        if companion in installed and companion not in names
+    ]
+    day = _day_of(first) if here else ""
+    if not day:
+        return []
+    users = [package for package in CHECKED if package in installed and package not in names]
+    held = []
+    for companion in here:
+        fit = index.newest(companion, day)
+        if fit is not None and fit.version < Version(installed[companion]):
+            needed = _needed(companion, users)
+            versions = f"<={fit.version}" if needed.contains(fit.version) else str(needed)
+            held.append(f"{companion}{versions}")
+    return held
+
+
+def _day_of(requirement: Requirement) -> str:
+    """Return the day on which a release was uploaded; empty where the index does not tell."""
+    for release in index.releases(requirement.name):
+        if requirement.specifier.contains(release.version, prereleases=True):
+            return release.day
+    return ""
+
+
+def _needed(name: str, by: Iterable[str]) -> SpecifierSet:
+    """Return the versions of a package that the installed packages `by` ask for."""
+    asked = SpecifierSet()
+    for package in by:
+        for text in metadata.requires(package) or ():
+            requirement = Requirement(text)
+            if _name(requirement) == name and _applies(requirement):
+                asked &= requirement.specifier
+    return asked
+
+
+def _applies(requirement: Requirement) -> bool:
+    """Whether a requirement holds here, where no extra was asked for."""
+    return requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+
+
+def _installer(python: Path, folder: Path, fixed: Versions) -> list[str]:
+    """Return the command that installs into `python`'s environment.
+
+    It is uv's; or pip's, where uv is absent or pip alone knows an index. pip sees the packages
+    behind the environment's own, and is told to keep `fixed`. uv does not see them, and is told to
+    leave `fixed` out.
+    """
+    uv = shutil.which("uv")
+    listed = folder / "fixed.txt"
     if uv and not index.set_for_pip():
-        list_of_fixed.write_text(
-            "".join(f"{name} ; python_version < '0'\n" for name in fixed), encoding="utf-8"
-        )
-        return [
-            uv,
-            "pip",
-            "install",
-            "--quiet",
-            "--python",
-            str(python),
-            "--override",
-            str(list_of_fixed),
-        ]
-    list_of_fixed.write_text(
-        "".join(f"{name}=={version}\n" for name, version in fixed.items()), encoding="utf-8"
-    )
+        left_out = [f"{name} ; python_version < '0'\n" for name in fixed]
+        listed.write_text("".join(left_out), encoding="utf-8")
+        install = [uv, "pip", "install", "--quiet", "--python", str(python)]
+        return [*install, "--override", str(listed)]
+    kept = [f"{name}=={version}\n" for name, version in fixed.items()]
+    listed.write_text("".join(kept), encoding="utf-8")
     pip = [sys.executable, "-m", "pip", "--python", str(python), "install"]
-    return [*pip, "--quiet", "--no-compile", "--constraint", str(list_of_fixed)]
+    return [*pip, "--quiet", "--no-compile", "--constraint", str(listed)]
 
 
-def _reason(text: str) -> str:
-    """Return what an installer or an interpreter says it stumbled over, in one line."""
-    lines = [line.strip() for line in text.strip().splitlines()] or ["no message"]
-    errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR:")]
-    return "; ".join(errors)[:300] if errors else lines[-1][:300]
+def _reason(printed: str) -> str:
+    """Return what an installer or an interpreter stumbled over, in one line."""
+    lines = [line.strip() for line in printed.strip().splitlines()] or ["no message"]
+    errors = [line.removeprefix(PIP_ERROR).strip() for line in lines if line.startswith(PIP_ERROR)]
+    return ("; ".join(errors) or lines[-1])[:REASON_CHARACTERS]

@@ -1,100 +1,88 @@
-"""Hands the costs of scenario items to pytest-benchmark, where it is active, and keeps them apart by machine type."""
+"""Owns the way of costs into pytest-benchmark: one benchmark per case, stored by machine type.
+
+pytest-benchmark names a machine by its operating system and its Python alone, so that it would
+compare a run on one GPU with a run on another.
+"""
 
 from __future__ import annotations
 
-import platform
-import re
-import subprocess
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from harness.pytest_plugin.machine import machine_type
 from harness.records import Outcome
 
-DRIVER = Path("/proc/driver/nvidia/gpus")
-CONTROL = Path("/dev/nvidiactl")  # there where a GPU can be used
-CPUS = Path("/proc/cpuinfo")
+PLUGIN = "pytest-benchmark"
 _ASKED = pytest.StashKey[Any]()  # what --benchmark-compare was given
 
 
 def postpone_compare(config: pytest.Config) -> None:
-    """Keep pytest-benchmark from loading what it compares with before `keep_apart` has named this machine type."""
+    """Take away what --benchmark-compare was given.
+
+    pytest-benchmark would load at once what it compares with, from the folder of its own machine
+    name. `store_by_machine_type` lets it load from the right one.
+    """
     if hasattr(config.option, "benchmark_compare"):
-        config.stash[_ASKED], config.option.benchmark_compare = (
-            config.option.benchmark_compare,
-            None,
-        )
+        config.stash[_ASKED] = config.option.benchmark_compare
+        config.option.benchmark_compare = None
 
 
-def keep_apart(config: pytest.Config) -> None:
-    """Save and load in a folder of this machine type: pytest-benchmark's own name for it knows neither CPU nor GPU."""
-    bench = config.pluginmanager.get_plugin("pytest-benchmark")
+def store_by_machine_type(config: pytest.Config) -> None:
+    """Let pytest-benchmark save and load in a folder of this machine type."""
+    bench = config.pluginmanager.get_plugin(PLUGIN)
     if bench is None or _ASKED not in config.stash:
         return
-    bench.machine_id = bench.storage.default_machine_id = f"{bench.machine_id}-{machine_type()}"
-    bench.compare = config.option.benchmark_compare = config.stash[_ASKED]
+    name = f"{bench.machine_id}-{machine_type()}"
+    bench.machine_id = name
+    bench.storage.default_machine_id = name
+    bench.compare = config.stash[_ASKED]
+    config.option.benchmark_compare = config.stash[_ASKED]
     bench.handle_loading()
 
 
 def add(item: pytest.Item, outcome: Outcome) -> None:
-    """Add the steady rounds of one case; nothing where pytest-benchmark is absent, blocked, disabled or has nothing to time."""
-    bench = item.config.pluginmanager.get_plugin("pytest-benchmark")
-    rounds = outcome.cost.get("rounds_seconds")
-    if bench is None or bench.disabled or bench.skip or not rounds:
+    """Add the steady rounds of one case to what pytest-benchmark measured.
+
+    Nothing is added where pytest-benchmark is absent, blocked or disabled, and where the case was
+    not timed.
+    """
+    bench = item.config.pluginmanager.get_plugin(PLUGIN)
+    if bench is None or bench.disabled or bench.skip:
+        return
+    if outcome.cost is None or not outcome.cost.figures.rounds_seconds:
         return
     from pytest_benchmark.stats import Metadata
 
-    kept = ("peak_bytes", "first_seconds", "load_seconds")
-    extra = {
-        "verdict": outcome.verdict,
-        "device": outcome.device_kind,
-        **{name: outcome.cost[name] for name in kept},
-    }
-    extra |= {
-        f"step_seconds.{name}": seconds for name, seconds in outcome.cost["step_seconds"].items()
-    }
-    extra |= {
-        f"{name}.{metric}": getattr(d, metric)
-        for name, d in outcome.outputs.items()
-        for metric in ("l_inf", "rel_l2")
-    }
+    # What a fixture of pytest-benchmark would be to its `Metadata`.
     timed = SimpleNamespace(
-        name=item.name, fullname=item.nodeid, group=outcome.place, param=None, params=None,
-        extra_info=extra, cprofile_stats=None, has_error=False,
-    )  # fmt: skip
+        name=item.name,
+        fullname=item.nodeid,
+        group=str(outcome.target),
+        param=None,
+        params=None,
+        extra_info=_extra_info(outcome),
+        cprofile_stats=None,
+        has_error=False,
+    )
     made = Metadata(timed, iterations=1, options={})  # type: ignore[no-untyped-call]
-    for seconds in rounds:
+    for seconds in outcome.cost.figures.rounds_seconds:
         made.update(seconds)  # type: ignore[no-untyped-call]
     bench.benchmarks.append(made)
 
 
-def gpus() -> list[str]:
-    """Return the models of this machine's GPUs without importing a framework; a GPU of unknown model has the machine's name."""
-    found = [
-        re.search(r"^Model:\s*(.+)$", path.read_text(), re.MULTILINE)
-        for path in sorted(DRIVER.glob("*/information"))
-    ]
-    names = [match[1].strip() for match in found if match]
-    if not names and CONTROL.exists():
-        try:
-            query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
-            names = subprocess.run(
-                query, capture_output=True, text=True, check=True, timeout=60
-            ).stdout.split("\n")
-        except (OSError, subprocess.SubprocessError):
-            names = [f"gpu of {platform.node()}"]
-    return [name for name in names if name]
-
-
-def machine_type() -> str:
-    """Return this machine's type for file names: its GPU models, else its CPU model, such as `nvidia-h200`."""
-    try:
-        models = re.findall(
-            r"^model name\s*:\s*(.+)$", CPUS.read_text(encoding="utf-8"), re.MULTILINE
-        )
-    except OSError:
-        models = []
-    names = sorted(set(gpus())) or models[:1] or [platform.processor() or platform.machine()]
-    return re.sub(r"[^a-z0-9]+", "-", " ".join(names).lower()).strip("-")
+def _extra_info(outcome: Outcome) -> dict[str, object]:
+    """Return what stands beside the seconds: verdict, device, memory, steps and drift."""
+    found: dict[str, object] = {"verdict": str(outcome.verdict), "device": outcome.device_kind}
+    if outcome.cost is not None:
+        figures = outcome.cost.figures
+        found["peak_bytes"] = figures.peak_bytes
+        found["first_seconds"] = figures.first_seconds
+        found["load_seconds"] = figures.load_seconds
+        for scheduler, seconds in figures.step_seconds.items():
+            found[f"step_seconds.{scheduler}"] = seconds
+    for name, drift in outcome.outputs.items():
+        found[f"{name}.l_inf"] = drift.l_inf
+        found[f"{name}.rel_l2"] = drift.rel_l2
+    return found

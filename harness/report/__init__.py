@@ -1,1 +1,1 @@
-"""What people read of outcomes. Decides nothing."""
+"""What people read of outcomes and studies; nothing here decides anything."""

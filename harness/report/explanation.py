@@ -1,69 +1,113 @@
-"""An explanation in words: short enough for an issue tracker."""
+"""Owns how an explanation is worded: short enough for an issue tracker."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
+from harness.judge import reasons
+from harness.judge.checks import LocalCheck
+from harness.judge.first_difference import ByValue
 from harness.records import Drift
-from harness.study.explain import Explanation, Root
-from harness.worker.protocol import OWN_CODE
+from harness.report.safe_text import safe_line
+from harness.report.wording import changed_lines
+
+if TYPE_CHECKING:
+    from harness.study.explain import Explanation
+    from harness.study.revert import Setting
+    from harness.study.root_causes import Operator, RootCause
+
+UNSET = "unset"
 
 
 def text(found: Explanation, changes: Sequence[str] = ()) -> str:
-    """Return the explanation; `changes` are the differences of the environment, the likeliest first."""
-    lines = [found.case]
-    lines.append(f"  first:    {found.first or 'nothing differs'}")
-    for root in found.roots:
-        which = "with it" if root == found.roots[0] else "with it and those above"
-        lines += _root(
-            root, which, "what lies between the two sides here" if found.partly else "the drift"
-        )
-    for knob in found.knobs:
-        back = f"{knob.name} {knob.now or 'unset'} -> {knob.then or 'unset'}"
-        lines.append(f"  setting:  {back} explains {_share(knob.share)} of the drift")
-    lines += [f"  values:   {said}" for said in found.values]
+    """Return an explanation.
+
+    Args:
+        found: Why a case moved.
+        changes: What changed in the environment, the likeliest to matter first.
+    """
+    first = "nothing differs" if found.first is None else reasons.difference(found.first)
+    lines = [found.case, f"  first:    {first}"]
+    drift = "what lies between the two sides here" if found.partly else "the drift"
+    for index, cause in enumerate(found.root_causes):
+        lines += _cause_lines(cause, drift, is_first=index == 0)
+    lines += [f"  setting:  {_setting(setting)}" for setting in found.settings]
+    if found.by_value is not None:
+        lines += [f"  values:   {sentence}" for sentence in by_value(found.by_value)]
     if changes:
-        lines.append(f"  changed:  {changes[0]}")
-        lines += [f"            {change}" for change in changes[1:8]]
+        lines += changed_lines(changes)
     lines += [f"  note:     {note}" for note in found.notes]
-    return "\n".join(lines)
+    return "\n".join(map(safe_line, lines))
 
 
-def _root(root: Root, which: str, drift: str) -> list[str]:
-    lines = [f"  stage:    {root.stage}: the same bits in, others out"]
-    if not root.module:
+def by_value(found: ByValue) -> list[str]:
+    """Return in sentences what the sizes of drifts say."""
+    sentences = []
+    if found.outside is not None:
+        check = found.outside.check
+        sentences.append(f"{check.subject} is the first outside its bound: {_size(found.outside)}")
+    elif found.nearest is not None:
+        nearest = f"the smallest margin has {found.nearest.check.subject}"
+        sentences.append(f"no stage is outside its bound; {nearest}: {_size(found.nearest)}")
+    if found.jump is not None:
+        growth = f"{found.growth:.3g} times what it was"
+        sentences.append(f"free drift grows most at {found.jump}: {growth}")
+    return sentences
+
+
+def _cause_lines(cause: RootCause, drift: str, *, is_first: bool) -> list[str]:
+    """Return the lines on one root cause; `drift` says of what its share is a part."""
+    lines = [f"  stage:    {cause.stage}: same inputs, different output"]
+    if not cause.module:
         return lines
-    where = (
-        f"own code of {root.stage}" if root.module == OWN_CODE else f"{root.module} ({root.type})"
-    )
-    lines.append(f"  module:   {where}{_moved(root.moved)}")
-    if root.glue and root.module != OWN_CODE:
+    where = f"{cause.module} ({cause.type})"
+    if cause.is_stage_itself:
+        where = f"own code of {cause.stage}"
+    lines.append(f"  module:   {where}{_moved(cause.moved)}")
+    if cause.own_code and not cause.is_stage_itself:
+        lines.append("            its own code: the modules inside it agree on both sides")
+    if cause.operator is not None:
+        lines += _operator_lines(cause.operator)
+    elif cause.moved is not None:
         lines.append(
-            "            no module inside it turned the same bits into others: its own code did"
+            "  operator: none that both sides have: what the module holds (weights, buffers, "
+            "settings) differs, or its operators do"
         )
-    if root.operator:
-        operator = root.operator
-        lines.append(
-            f"  operator: {operator.name} of {', '.join(operator.shapes) or 'no tensor'}{_moved(operator.moved)}"
-        )
-        lines.append(
-            f"            called at {operator.source}"
-            + (f"; next comes {operator.next}" if operator.next else "")
-        )
-    elif root.moved:
-        lines.append(
-            "  operator: none that both sides have: what it holds (weights, buffers, settings) differs, or its operators do"
-        )
-    if root.share is not None:
-        lines.append(f"            {which} put back, {_share(root.share)} of {drift} goes")
+    if cause.share is not None:
+        places = "here" if is_first else "here and at the root causes above"
+        restored = f"restoring the baseline's result {places}"
+        lines.append(f"            {restored} removes {_percent(cause.share)} of {drift}")
     return lines
+
+
+def _operator_lines(operator: Operator) -> list[str]:
+    shapes = ", ".join(operator.shapes) or "no tensor"
+    following = f"; next comes {operator.following}" if operator.following else ""
+    return [
+        f"  operator: {operator.name} of {shapes}{_moved(operator.moved)}",
+        f"            called at {operator.source}{following}",
+    ]
+
+
+def _setting(setting: Setting) -> str:
+    reverted = f"{setting.actual or UNSET} -> {setting.expected or UNSET}"
+    return f"{setting.name} {reverted} explains {_percent(setting.share)} of the drift"
 
 
 def _moved(moved: Drift | None) -> str:
     if moved is None:
         return ""
-    return f": L-inf {moved.l_inf:.2e}, relative L2 {moved.rel_l2:.2e}, {moved.differing} of {moved.size} elements"
+    sizes = f"L-inf {moved.l_inf:.2e}, relative L2 {moved.rel_l2:.2e}"
+    return f": {sizes}, {moved.differing} of {moved.size} elements"
 
 
-def _share(share: float) -> str:
-    return "100 %" if share == 1 else f"{100 * share:.0f} %" if share < 0.995 else "over 99 %"
+def _size(found: LocalCheck) -> str:
+    return f"{found.check.value:.2e}, bound {found.check.bound:.2e}"
+
+
+def _percent(share: float) -> str:
+    """Return a share in percent; only all is 100 %."""
+    if share == 1:
+        return "100 %"
+    return f"{100 * share:.0f} %" if share < 0.995 else "over 99 %"

@@ -1,67 +1,110 @@
-"""A run as Markdown, for a pull request or a CI job's summary."""
+"""Owns a run as Markdown, for a pull request or the summary of a CI job.
+
+Whatever a scenario, a library or another machine wrote stays text there: see `report.safe_text`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from harness.records import Outcome
-from harness.report import wording as rows
+from harness.records import Outcome, Verdict
+from harness.report import wording
+from harness.report.safe_text import markdown_block, markdown_code, markdown_text
+from harness.report.study_report import OVERHEAD_HEADINGS, overhead_row
+from harness.store.recording import Environment
 
 if TYPE_CHECKING:
-    from harness.study.overhead import Price
+    from harness.study.overhead import Overhead
 
 
 def markdown(
-    outcomes: list[Outcome], environment: dict[str, Any], run: Path, prices: Sequence[Price] = ()
+    outcomes: Sequence[Outcome],
+    environment: Environment | None,
+    run: Path,
+    overheads: Sequence[Overhead] = (),
 ) -> str:
-    """Return the run as a Markdown document, with the prices that were measured beside it."""
-    outcomes = sorted(outcomes, key=lambda outcome: outcome.case)
-    parts = [f"# {rows.summary(outcomes)}", _where(environment)]
-    shown = [outcome for outcome in outcomes if outcome.verdict != "unverified"]
-    if shown:
-        parts.append(markdown_table(rows.HEADINGS, [rows.row(outcome) for outcome in shown]))
-    failures = [rows.paragraph(outcome, run) for outcome in outcomes if outcome.fails]
-    if failures:
-        parts.append("## Failures\n\n" + "\n\n".join(f"```text\n{text}\n```" for text in failures))
-    for heading, lines in (
-        ("Cost", rows.costs(outcomes)),
-        ("Not checked", rows.not_checked(outcomes)),
-    ):
-        if lines:
-            parts.append(f"## {heading}\n\n" + "\n".join(f"- {line}" for line in lines))
-    if prices:
-        parts.append(
-            "## The price of determinism\n\n"
-            + markdown_table(rows.PRICE_HEADINGS, [rows.price(one) for one in prices])
-        )
-    used = sorted({outcome.verdict for outcome in outcomes})
-    parts.append(
-        "## Words\n\n" + "\n".join(f"- `{verdict}`: {rows.MEANING[verdict]}" for verdict in used)
-    )
+    """Return a run as a Markdown document.
+
+    Args:
+        outcomes: Of the run, in any order.
+        environment: Where the run was recorded; None where no case left a recording.
+        run: Its folder.
+        overheads: What `harness cost` measured in the same folder.
+    """
+    outcomes = sorted(outcomes, key=_case_of)
+    parts = [
+        f"# {wording.summary(outcomes)}",
+        _where(environment),
+        _table_of(outcomes),
+        _failures(outcomes, run),
+        _list("Cost", wording.costs(outcomes)),
+        _list("Not checked", wording.not_checked(outcomes)),
+        _overheads(overheads),
+        _meanings(outcomes),
+    ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def markdown_table(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """Return a table; columns that are empty everywhere are left out."""
-    used = [index for index, _ in enumerate(headings) if any(line[index] for line in lines)]
-    made = [
+def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table; columns that are empty in every row are left out."""
+    used = [index for index, _ in enumerate(headings) if any(row[index] for row in rows)]
+    lines = [
         [headings[index] for index in used],
         ["---"] * len(used),
-        *([line[index] for index in used] for line in lines),
+        *([markdown_text(row[index]) for index in used] for row in rows),
     ]
-    return "\n".join(
-        "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in made
-    )
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _where(environment: dict[str, Any]) -> str:
-    if not environment:
+def _case_of(outcome: Outcome) -> str:
+    return outcome.case
+
+
+def _where(environment: Environment | None) -> str:
+    """Return the numerics class, the machine and the versions; empty where they are not known."""
+    if environment is None:
         return ""
-    versions = ", ".join(
-        f"{name} {version}" for name, version in sorted(environment["versions"].items())
-    )
-    hardware = environment["hardware"]
-    gpu = f", {hardware['gpu']['name']}" if "gpu" in hardware else ""
-    return f"Class `{environment['class']['name']}` on {hardware['cpu']}{gpu}; {versions}."
+    numerics_class = markdown_code(environment.numerics_class.name)
+    machine = [str(environment.hardware.get("cpu", "an unknown CPU"))]
+    if "name" in environment.gpu:
+        machine.append(str(environment.gpu["name"]))
+    versions = [f"{name} {version}" for name, version in sorted(environment.versions.items())]
+    facts = markdown_text(f"{', '.join(machine)}; {', '.join(versions)}")
+    return f"Class {numerics_class} on {facts}."
+
+
+def _table_of(outcomes: Sequence[Outcome]) -> str:
+    shown = [outcome for outcome in outcomes if outcome.verdict is not Verdict.UNVERIFIED]
+    if not shown:
+        return ""
+    return markdown_table(wording.HEADINGS, [wording.row(outcome) for outcome in shown])
+
+
+def _failures(outcomes: Sequence[Outcome], run: Path) -> str:
+    texts = [wording.paragraph(outcome, run) for outcome in outcomes if outcome.fails]
+    if not texts:
+        return ""
+    return "\n\n".join(["## Failures", *map(markdown_block, texts)])
+
+
+def _list(heading: str, lines: Sequence[str]) -> str:
+    if not lines:
+        return ""
+    items = "\n".join(f"- {markdown_text(line)}" for line in lines)
+    return f"## {heading}\n\n{items}"
+
+
+def _overheads(overheads: Sequence[Overhead]) -> str:
+    if not overheads:
+        return ""
+    table = markdown_table(OVERHEAD_HEADINGS, [overhead_row(each) for each in overheads])
+    return f"## The overhead of determinism\n\n{table}"
+
+
+def _meanings(outcomes: Sequence[Outcome]) -> str:
+    """Return what each verdict of the run means."""
+    used = {outcome.verdict for outcome in outcomes}
+    items = [f"- `{verdict}`: {wording.MEANING[verdict]}" for verdict in Verdict if verdict in used]
+    return "\n".join(["## Words\n", *items])

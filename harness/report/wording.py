@@ -1,22 +1,36 @@
-"""All wording of reports: outcomes as table rows, failures as paragraphs, runs as a line. Knows no medium."""
+"""Owns how outcomes are worded: rows of a table, paragraphs of failures, one line for a run.
+
+Every medium shows the same words; no medium is known here. A paragraph keeps text from elsewhere
+on the line where it belongs; single cells and lines are made safe by the medium that shows them.
+"""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from decimal import ROUND_CEILING, Decimal
-from functools import partial
 from pathlib import Path
-from shlex import quote
-from typing import TYPE_CHECKING
 
-from harness.judge.cost import CHANGED, UNBOUNDED, slowed
-from harness.records import FAIL, NO_BOUNDS, PASS, UNVERIFIED, Check, Outcome, Recording
-
-if TYPE_CHECKING:
-    from harness.study.challenge import Challenge, Trial
-    from harness.study.overhead import Price
+from harness.judge import reasons
+from harness.judge.cost import CHANGED, slowed_by
+from harness.records import (
+    Against,
+    Check,
+    Comparison,
+    Cost,
+    CostReason,
+    CostVerdict,
+    Drift,
+    JudgedBy,
+    Outcome,
+    Reason,
+    Verdict,
+    worst_first,
+)
+from harness.report import advice
+from harness.report.safe_text import safe_line
+from harness.store.recording import Recording
 
 HEADINGS = (
     "case",
@@ -25,236 +39,234 @@ HEADINGS = (
     "L-inf",
     "rel L2",
     "abs-sum",
-    "head-room",
+    "margin",
     "seconds",
     "cost",
     "peak",
 )
-SPARE = (
-    "peak",
-    "head-room",
-    "abs-sum",
-    "against",
-    "rel L2",
-    "seconds",
-    "cost",
-)  # what a narrow terminal does without, in turn
-PRICE_HEADINGS = ("case", "settings", "seconds", "against", "ratio", "spread", "bits")
+VERDICT_COLUMN = HEADINGS.index("verdict")
+# The columns that a narrow terminal leaves out, the first one first.
+SPARE = ("peak", "margin", "abs-sum", "against", "rel L2", "seconds", "cost")
+
 MEANING = {
-    "identical": "same bits",
-    "within": "inside every tolerance",
-    "drifted": "outside a tolerance, or other bits where the class owes the same",
-    "unrepeatable": "runs on this machine differ, or an expectation does not hold",
-    "missing": "no baseline",
-    "stale": "the baseline belongs to another version of the scenario or other weights",
-    "incomparable": "structure differs, or not finite",
-    "error": "it did not run to the end",
-    "unverified": "it could not run here",
+    Verdict.IDENTICAL: "same bits",
+    Verdict.WITHIN: "inside every tolerance",
+    Verdict.VARIES: "a control that must vary, and did",
+    Verdict.DRIFTED: "outside a tolerance, or other bits where the class owes the same",
+    Verdict.UNREPEATABLE: "runs on this machine differ, or an expectation does not hold",
+    Verdict.MISSING: "no baseline",
+    Verdict.STALE: "the baseline belongs to another version of the scenario or other weights",
+    Verdict.INCOMPARABLE: "structure differs, or not finite",
+    Verdict.ERROR: "it did not run to the end",
+    Verdict.UNVERIFIED: "it could not run here",
 }
+
+SHOWN_CHANGES = 8  # of the environment; results.json has all
+SHOWN_LOG_LINES = 6
+KIB, MIB = 1 << 10, 1 << 20
+
+
+# One outcome as a row of a table.
 
 
 def row(outcome: Outcome) -> tuple[str, ...]:
-    """Return one line of the table, in the order of `HEADINGS`; empty where there is nothing to say."""
-    worst = max(outcome.outputs.values(), key=lambda drift: _sortable(drift.l_inf), default=None)
-    cost = outcome.cost
+    """Return one row of the table, in the order of `HEADINGS`; what is not known is empty."""
     return (
         outcome.case,
-        outcome.verdict,
+        str(outcome.verdict),
         against(outcome),
-        f"{worst.l_inf:.2e}" if worst else "",
-        f"{worst.rel_l2:.2e}" if worst else "",
-        _abs_sum(worst.abs_sum, worst.abs_sum_expected) if worst else "",
-        head_room(outcome.checks),
-        f"{cost['seconds']:.3f}" if "seconds" in cost else "",
-        " ".join(
-            filter(
-                None,
-                [cost.get("verdict", ""), f"x{cost['ratio']:.2f}" if cost.get("ratio") else ""],
-            )
-        ),
-        f"{cost['peak_bytes'] / 2**20:.0f} MiB" if "peak_bytes" in cost else "",
+        *_drift_cells(list(outcome.outputs.values())),
+        margin(outcome.checks),
+        *_cost_cells(outcome.cost),
     )
 
 
 def against(outcome: Outcome) -> str:
-    """Return which kind of baseline judged: `same class`, `other class`, or nothing."""
-    if outcome.baseline is None:
-        return "published" if outcome.passes and "published" in outcome.reason else ""
-    return "same class" if outcome.baseline["same_class"] else "other class"
+    """Return what judged: a baseline of the `same class` or `other class`, a `published` value."""
+    if outcome.baseline is not None:
+        is_same = outcome.baseline.comparison is Comparison.SAME_CLASS
+        return "same class" if is_same else "other class"
+    return "published" if outcome.reason is Reason.PUBLISHED_VALUE_HOLDS else ""
 
 
-def head_room(checks: Iterable[Check]) -> str:
-    """Return how many times the tightest used tolerance is larger than what it was held against."""
-    used = [check.bound / check.value for check in checks if check.value > 0]
-    return f"x{min(used):.3g}" if used else ""
+def margin(checks: Iterable[Check]) -> str:
+    """Return the smallest margin of all checks that measured a difference: `x0.102`."""
+    margins = [check.margin for check in checks if check.value > 0]
+    return f"x{min(margins):.3g}" if margins else ""
 
 
-def required(check: Check) -> str:
-    """Return the smallest bound with two digits that would have admitted this number."""
-    if not math.isfinite(check.value) or check.value <= 0:
-        return "none"
-    number = Decimal(repr(check.value))
-    return f"{float(number.quantize(Decimal(1).scaleb(number.adjusted() - 1), ROUND_CEILING)):.1e}"
+def _drift_cells(drifts: Sequence[Drift]) -> tuple[str, str, str]:
+    """Return L-inf, relative L2 and abs-sum of the output that moved farthest."""
+    worst = max(drifts, key=_distance, default=None)
+    if worst is None:
+        return "", "", ""
+    return f"{worst.l_inf:.2e}", f"{worst.rel_l2:.2e}", _abs_sum(worst)
+
+
+def _distance(drift: Drift) -> float:
+    return worst_first(drift.l_inf)
+
+
+def _abs_sum(drift: Drift) -> str:
+    if drift.abs_sum == drift.abs_sum_expected:
+        return f"{drift.abs_sum:.4f}"
+    return f"{drift.abs_sum:.4f} ({drift.abs_sum - drift.abs_sum_expected:+.1e})"
+
+
+def _cost_cells(cost: Cost | None) -> tuple[str, str, str]:
+    """Return seconds, the word for the cost with its ratio, and peak memory."""
+    if cost is None:
+        return "", "", ""
+    word = str(cost.verdict)
+    if cost.ratio is not None:
+        word += f" x{cost.ratio:.2f}"
+    return f"{cost.figures.seconds:.3f}", word, f"{cost.figures.peak_bytes / MIB:.0f} MiB"
+
+
+# One failure as a paragraph.
 
 
 def paragraph(outcome: Outcome, run: Path) -> str:
-    """Return what a person needs to act on an outcome: what, where, how far, what changed, what to do next."""
-    lines = [f"{outcome.verdict}: {outcome.case}", f"  why:      {outcome.reason}"]
+    """Return what a person needs to act on an outcome.
+
+    That is: the verdict and why, how far each output moved, which bounds it exceeded, where it
+    moved first, what changed in the environment, the end of the log, and what to do next.
+    """
+    why, *more = outcome.message.splitlines() or [""]
+    lines = [f"{outcome.verdict}: {outcome.case}", f"  why:      {why}"]
+    lines += [f"            {line.strip()}" for line in more]
     for name, drift in outcome.outputs.items():
-        if drift.l_inf == 0:
-            continue
-        share = f"{drift.differing} of {drift.size} elements differ ({100 * drift.differing / drift.size:.3g} %)"
-        lines.append(f"  {name}: L-inf {drift.l_inf:.3e}, relative L2 {drift.rel_l2:.3e}; {share}")
-        lines.append(
-            f"    worst:  {drift.worst_index} expected {drift.worst_expected:.9g}, actual {drift.worst_actual:.9g}"
-        )
-        lines.append(f"    abs-sum {drift.abs_sum:.6f}, expected {drift.abs_sum_expected:.6f}")
-    for check in outcome.checks:
-        if not check.passed:
-            lines.append(
-                f"  over:     {check.what} = {check.value:.3e}, bound {check.bound:.3e}, required tolerance {required(check)}"
-            )
-    if outcome.first_divergence:
-        lines.append(f"  first:    {outcome.first_divergence}")
-    if outcome.baseline:
-        lines.append(f"  baseline: {outcome.baseline['why']}")
-        changed = outcome.changes or ("nothing in the environment",)
-        lines.append(f"  changed:  {changed[0]}")
-        lines += [f"            {change}" for change in changed[1:8]]
-        if len(changed) > 8:
-            lines.append(f"            and {len(changed) - 8} more in results.json")
+        lines += _output_lines(name, drift)
+    lines += [f"  over:     {_exceeded(check)}" for check in outcome.failed_checks]
+    if outcome.first_difference is not None:
+        lines.append(f"  first:    {reasons.difference(outcome.first_difference)}")
+    if outcome.baseline is not None:
+        lines += _baseline_lines(outcome.baseline, outcome.environment_changes)
     if outcome.log:
-        lines += ["  log:", *(f"    {line}" for line in outcome.log.strip().splitlines()[-6:])]
-    if outcome.verdict == "drifted" and outcome.baseline:
-        lines.append(
-            f"  explain:  harness explain {quote(str(run))} '{outcome.case}'{_store(outcome)}"
-        )
-    advice = advise(outcome, run)
-    return "\n".join([*lines, *([f"  next:     {advice}"] if advice else [])])
+        lines.append("  log:")
+        lines += [f"    {line}" for line in outcome.log.strip().splitlines()[-SHOWN_LOG_LINES:]]
+    explanation = advice.explanation(outcome, run)
+    if explanation:
+        lines.append(f"  explain:  {explanation}")
+    next_step = advice.next_step(outcome, run)
+    if next_step:
+        lines.append(f"  next:     {next_step}")
+    return "\n".join(map(safe_line, lines))
 
 
-def _store(outcome: Outcome) -> str:
-    return f" --baselines {quote(outcome.store)}" if outcome.store not in ("", "baselines") else ""
+def required(check: Check) -> str:
+    """Return the smallest bound of two digits that admits what a check measured."""
+    if not math.isfinite(check.value) or check.value <= 0:
+        return "none"
+    number = Decimal(repr(check.value))
+    last_digit = Decimal(1).scaleb(number.adjusted() - 1)
+    return f"{float(number.quantize(last_digit, ROUND_CEILING)):.1e}"
 
 
-def advise(outcome: Outcome, run: Path) -> str:
-    """Return the command that comes next, or nothing."""
-    chosen = f"-k '{outcome.case}'{_store(outcome)}"
-    if outcome.verdict == "missing":
-        return " ".join(
-            filter(None, ["harness record", quote(outcome.path) if outcome.path else "", chosen])
-        )
-    if outcome.verdict in ("drifted", "stale", "incomparable"):
-        bound = f"harness calibrate {quote(outcome.path)} {chosen} --write, to admit what other machines do; or "
-        chosen += f" --scenarios {quote(outcome.path)}" if outcome.path else ""
-        accept = f"harness accept {quote(str(run))} {chosen} --reason TEXT, if this is what you want from now on"
-        return bound + accept if NO_BOUNDS in outcome.reason and outcome.path else accept
-    return ""
-
-
-def summary(outcomes: list[Outcome]) -> str:
-    """Return one line: `14 cases: 12 identical, 2 unverified`."""
-    counted = Counter(outcome.verdict for outcome in outcomes)
-    words = [
-        f"{counted[verdict]} {verdict}"
-        for verdict in (*PASS, *FAIL, UNVERIFIED)
-        if counted[verdict]
-    ]
-    return f"{len(outcomes)} case{'s' if len(outcomes) != 1 else ''}: {', '.join(words) or 'nothing ran'}"
-
-
-def not_checked(outcomes: Iterable[Outcome]) -> list[str]:
-    """Return what was asked for and not verified: a line per reason, with the cases that it holds for."""
-    reasons: dict[str, list[str]] = {}
-    for outcome in outcomes:
-        if outcome.verdict == UNVERIFIED:
-            reasons.setdefault(outcome.reason, []).append(outcome.case)
-    return [f"{reason}: {', '.join(cases)}" for reason, cases in reasons.items()]
-
-
-def costs(outcomes: Iterable[Outcome]) -> list[str]:
-    """Return a line per case whose cost changed, with where, or whose seconds are no measure of it, with why."""
-    lines = []
-    for outcome in outcomes:
-        cost = outcome.cost
-        if cost.get("verdict") in CHANGED:
-            steps = [
-                f"a step of {name} {_change(seconds, cost['baseline_step_seconds'][name])}"
-                for name, seconds in cost.get("step_seconds", {}).items()
-                if name in cost.get("baseline_step_seconds", {})
-            ]
-            run = f"a run {_change(cost['seconds'], cost['baseline_seconds'])}"
-            lines.append(f"{outcome.case}: {cost['verdict']}: {', '.join([run, *steps])}")
-        elif cost.get("verdict") == "unknown" and cost.get("ratio") and cost["why"] != UNBOUNDED:
-            lines.append(f"{outcome.case}: {cost['verdict']}: {cost['why']}")
+def changed_lines(changes: Sequence[str]) -> list[str]:
+    """Return the lines that name what changed in the environment, the likeliest to matter first."""
+    shown = changes[:SHOWN_CHANGES] or ["nothing in the environment"]
+    lines = [f"  changed:  {shown[0]}"]
+    lines += [f"            {change}" for change in shown[1:]]
+    if len(changes) > SHOWN_CHANGES:
+        lines.append(f"            and {len(changes) - SHOWN_CHANGES} more in results.json")
     return lines
 
 
-def _change(now: float, before: float) -> str:
-    return f"{before:.4f} -> {now:.4f} s (x{now / before:.2f})"
+def _output_lines(name: str, drift: Drift) -> list[str]:
+    """Return the lines on an output that moved; none where it did not."""
+    if drift.l_inf == 0:
+        return []
+    percent = 100 * drift.differing / drift.size
+    share = f"{drift.differing} of {drift.size} elements differ ({percent:.3g} %)"
+    expected, actual = f"{drift.worst_expected:.9g}", f"{drift.worst_actual:.9g}"
+    return [
+        f"  {name}: L-inf {drift.l_inf:.3e}, relative L2 {drift.rel_l2:.3e}; {share}",
+        f"    worst:  {drift.worst_index} expected {expected}, actual {actual}",
+        f"    abs-sum {drift.abs_sum:.6f}, expected {drift.abs_sum_expected:.6f}",
+    ]
+
+
+def _exceeded(check: Check) -> str:
+    """Return a failed check, and the bound that would have admitted what it measured."""
+    joint = ": off by" if check.against is Against.PUBLISHED else " ="
+    bound = f"bound {check.bound:.3e}, required tolerance {required(check)}"
+    return f"{reasons.measured(check)}{joint} {check.value:.3e}, {bound}"
+
+
+def _baseline_lines(baseline: JudgedBy, changes: Sequence[str]) -> list[str]:
+    return [f"  baseline: {reasons.source_of(baseline)}", *changed_lines(changes)]
+
+
+# Many outcomes.
+
+
+def summary(outcomes: Sequence[Outcome]) -> str:
+    """Return one line, such as `14 cases: 12 identical, 2 unverified`."""
+    counted = Counter(outcome.verdict for outcome in outcomes)
+    words = [f"{counted[verdict]} {verdict}" for verdict in Verdict if counted[verdict]]
+    cases = "1 case" if len(outcomes) == 1 else f"{len(outcomes)} cases"
+    return f"{cases}: {', '.join(words) or 'nothing ran'}"
+
+
+def not_checked(outcomes: Iterable[Outcome]) -> list[str]:
+    """Return what was asked for and could not be verified: a line per reason, with its cases."""
+    cases: dict[str, list[str]] = {}
+    for outcome in outcomes:
+        if outcome.verdict is Verdict.UNVERIFIED:
+            cases.setdefault(outcome.message, []).append(outcome.case)
+    return [f"{message}: {', '.join(names)}" for message, names in cases.items()]
+
+
+def costs(outcomes: Iterable[Outcome]) -> list[str]:
+    """Return a line per case whose cost changed, or was asked for and could not be compared."""
+    lines = []
+    for outcome in outcomes:
+        words = "" if outcome.cost is None else _cost_words(outcome.cost)
+        if words:
+            lines.append(f"{outcome.case}: {words}")
+    return lines
+
+
+def _cost_words(cost: Cost) -> str:
+    """Return which of a case's seconds changed, or why they say nothing; empty where all is well.
+
+    Nothing is said where the scenario bounds no cost, and where there is nothing to compare with.
+    """
+    if cost.verdict in CHANGED:
+        return f"{cost.verdict}: {', '.join(_changed_seconds(cost))}"
+    was_asked_for = cost.ratio is not None and cost.reason is not CostReason.NO_BOUNDS
+    if cost.verdict is CostVerdict.UNKNOWN and was_asked_for:
+        return f"{cost.verdict}: {reasons.cost_is_unknown(cost)}"
+    return ""
+
+
+def _changed_seconds(cost: Cost) -> list[str]:
+    """Return the change of a run's seconds, then of each scheduler step that both sides timed."""
+    found = []
+    if cost.baseline_seconds is not None:
+        found.append(f"a run {_change(cost.figures.seconds, cost.baseline_seconds)}")
+    for scheduler, seconds in cost.figures.step_seconds.items():
+        if scheduler in cost.baseline_step_seconds:
+            before = cost.baseline_step_seconds[scheduler]
+            found.append(f"a step of {scheduler} {_change(seconds, before)}")
+    return found
+
+
+def _change(actual: float, expected: float) -> str:
+    return f"{expected:.4f} -> {actual:.4f} s (x{actual / expected:.2f})"
+
+
+# A baseline that was written.
 
 
 def wrote(path: Path, recording: Recording) -> str:
-    """Return what was written of a recording as the baseline at `path`, and whether its seconds are good for nothing."""
+    """Return what was written of a recording as a baseline, and what its cost is worth."""
     size = recording.tensors_path.stat().st_size
-    told = (
-        f"wrote {path} and {size / 2**20:.1f} MiB of tensors"
-        if size >= 2**20
-        else f"wrote {path} and {size / 2**10:.0f} KiB of tensors"
-    )
-    by = slowed(recording.content["cost"])
-    return (
-        f"{told}; its cost judges no run, for the GPU was slowed down by {', '.join(by)}"
-        if by
-        else told
-    )
-
-
-def price(found: Price) -> tuple[str, ...]:
-    """Return one line of the table of prices, in the order of `PRICE_HEADINGS`."""
-    seconds, spread = (
-        (f"{found.seconds:.3f}", f"{found.against:.3f}"),
-        f"{found.least:.2f} to {found.most:.2f}",
-    )
-    return (
-        found.case,
-        found.pair,
-        *seconds,
-        f"x{found.ratio:.2f}",
-        spread,
-        "same" if found.same_bits else "other",
-    )
-
-
-def methods(found: Challenge) -> list[tuple[str, str, str]]:
-    """Return how many faults each method catches: those in use elsewhere, and this harness in the same and another class."""
-    from harness.study.other_methods import METHODS
-
-    def line(name: str, caught: Callable[[Trial], bool]) -> tuple[str, str, str]:
-        counts = [
-            (sum(map(caught, trials)), len(trials))
-            for trials in (list(found.trials), found.above_noise)
-        ]
-        every, above = (
-            f"{hits} of {total} ({100 * hits / max(1, total):.0f} %)" for hits, total in counts
-        )
-        return name, every, above
-
-    elsewhere = [line(name, partial(_seen_by, name)) for name in METHODS]
-    own = [
-        line("harness, same class", lambda _: True),
-        line("harness, other class", lambda trial: trial.cross_class),
-    ]
-    return [*elsewhere, *own]
-
-
-def _seen_by(method: str, trial: Trial) -> bool:
-    return method not in trial.unseen_by
-
-
-def _abs_sum(actual: float, expected: float) -> str:
-    return f"{actual:.4f}" if actual == expected else f"{actual:.4f} ({actual - expected:+.1e})"
-
-
-def _sortable(number: float) -> float:
-    return math.inf if math.isnan(number) else number
+    amount = f"{size / MIB:.1f} MiB" if size >= MIB else f"{size / KIB:.0f} KiB"
+    words = f"wrote {path} and {amount} of tensors"
+    held_down_by = slowed_by(recording.cost)
+    if held_down_by:
+        names = ", ".join(held_down_by)
+        words += f"; its cost judges no run, for the GPU was slowed down by {names}"
+    return words

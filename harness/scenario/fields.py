@@ -1,6 +1,6 @@
-"""What a scenario file may hold, key by key: read by the harness, and printed as JSON Schema for editors.
+"""What a scenario file may hold, key by key: read by the harness, printed as a JSON Schema.
 
-python -m harness.shape > harness/data/scenario.schema.json
+Print the schema with `python -m harness.scenario.fields > harness/data/scenario.schema.json`.
 """
 
 from __future__ import annotations
@@ -9,50 +9,95 @@ import importlib.util
 import json
 import re
 from dataclasses import replace
+from enum import StrEnum
 from functools import cache
 from pathlib import Path
-from typing import Any
 
+from harness.records import Device, Dtype
+from harness.scenario.inputs import Call
 from harness.scenario.located_yaml import Anything, Either, Number, OneOrMore, Record, Table, Text
+from harness.scenario.tolerance import EXACT
 
-GENERATORS = ("cpu", "device", "numpy", "none", "reused", "shared")
-EXPECTATIONS = (
-    "repeatable",
-    "varies",
-    "batch-equals-single",
-    "identical-images",
-    "distinct-images",
-    "identical-noise",
-)
-UNREPEATABLE = ("none", "reused")  # generators whose runs must differ
-PROFILES = (
-    "native",
-    "portable",
-)  # which CPU instructions the libraries may use; see harness/launch/local.py
-SAVERS = (
+
+class Framework(StrEnum):
+    """Whose pipelines run: diffusers on torch, or mindone on MindSpore."""
+
+    TORCH = "torch"
+    MINDSPORE = "mindspore"
+
+
+class CheckpointKind(StrEnum):
+    """Where weights come from."""
+
+    BUNDLED = "bundled"
+    SYNTHETIC = "synthetic"
+    PATH = "path"
+    HUB = "hub"
+
+
+class Generator(StrEnum):
+    """Where a run's noise comes from; docs/scenarios.md explains each."""
+
+    CPU = "cpu"
+    DEVICE = "device"
+    NUMPY = "numpy"
+    NONE = "none"
+    REUSED = "reused"
+    SHARED = "shared"
+
+    @property
+    def must_vary(self) -> bool:
+        """Whether runs that draw from it must differ, so that no baseline can hold them."""
+        return self in (Generator.NONE, Generator.REUSED)
+
+
+class Expectation(StrEnum):
+    """What must hold of a case's runs, apart from any baseline."""
+
+    REPEATABLE = "repeatable"
+    VARIES = "varies"
+    BATCH_EQUALS_SINGLE = "batch-equals-single"
+    IDENTICAL_IMAGES = "identical-images"
+    DISTINCT_IMAGES = "distinct-images"
+    IDENTICAL_NOISE = "identical-noise"
+    STATELESS = "stateless"
+
+
+class Determinism(StrEnum):
+    """Whether a worker sets every deterministic switch, or leaves the libraries as they are."""
+
+    FULL = "full"
+    DEFAULT = "default"
+
+
+class Profile(StrEnum):
+    """Which CPU instructions the libraries may use; see `launch.process`."""
+
+    NATIVE = "native"
+    PORTABLE = "portable"
+
+
+DEVICES_OF = {
+    Framework.TORCH: (Device.CPU, Device.CUDA),
+    Framework.MINDSPORE: (Device.CPU, Device.ASCEND),
+}
+SAVERS = (  # the pipelines' own memory savers
     "attention_slicing",
     "vae_slicing",
     "vae_tiling",
     "model_cpu_offload",
     "sequential_cpu_offload",
-)  # of the pipeline
-ENABLES = (*SAVERS, "channels_last", "compile", "tf32")  # all move bits
-ATTENTION = (
-    "math",
-    "flash",
-    "mem_efficient",
-    "cudnn",
-)  # torch's backends of scaled-dot-product attention
-DTYPES = ("float32", "float16", "bfloat16", "float64")
-FRAMEWORKS = {"torch": ("cpu", "cuda"), "mindspore": ("cpu", "ascend")}  # with the devices of each
-DEVICES = tuple(dict.fromkeys(device for devices in FRAMEWORKS.values() for device in devices))
-REFERENCE = re.compile(rf"(\w[\w.-]*/)?({'|'.join(DEVICES)})-({'|'.join(DTYPES)})")
-SOURCES = ("bundled", "synthetic", "path", "hub")
+)
+ENABLES = (*SAVERS, "channels_last", "compile", "tf32")  # each of them moves bits
+ATTENTION = ("math", "flash", "mem_efficient", "cudnn")  # torch's attention backends
 
 
 @cache
 def diffusers_names(what: str) -> frozenset[str]:
-    """Return the public names of the installed diffusers that hold `what`, without importing it; none where it is missing."""
+    """Return the public names of the installed diffusers that contain `what`, without importing it.
+
+    The set is empty where diffusers is not installed.
+    """
     spec = importlib.util.find_spec("diffusers")
     if spec is None or spec.origin is None:
         return frozenset()
@@ -60,19 +105,24 @@ def diffusers_names(what: str) -> frozenset[str]:
     return frozenset(name for name in re.findall(r'"([A-Z]\w+)"', text) if what in name)
 
 
-_FREE = {name: Number(least=0) for name in ("l_inf", "rel_l2")}
-_LOCAL = Either(Number(least=0), Table(Number(least=0)))  # one for all stages, or by kind of stage
+_DEVICE = Text(tuple(Device))
+_DTYPE = Text(tuple(Dtype))
+_AT_LEAST_ZERO = Number(least=0)
+_POSITIVE_WHOLE = Number(least=1, whole=True)
+
+_FREE = {"l_inf": _AT_LEAST_ZERO, "rel_l2": _AT_LEAST_ZERO}
+_LOCAL = Either(_AT_LEAST_ZERO, Table(_AT_LEAST_ZERO))  # one bound, or one for each kind of stage
 _BOUNDS = Record(
     {**_FREE, "local_l_inf": _LOCAL, "local_rel_l2": _LOCAL},
     help={
         "l_inf": "largest difference of any element, in the output's unit",
         "rel_l2": "L2 norm of the difference over the L2 norm of the baseline",
-        "local_l_inf": "the same as l_inf, per stage, when every stage gets the baseline's inputs: one bound, or one per kind",
-        "local_rel_l2": "the same as rel_l2, per stage, when every stage gets the baseline's inputs: one bound, or one per kind",
+        "local_l_inf": "l_inf of each stage, teacher-forced: one bound, or one per kind",
+        "local_rel_l2": "rel_l2 of each stage, teacher-forced: one bound, or one per kind",
     },
 )
-_CLOSE = Either(Text(("identical",)), replace(_BOUNDS, filled=True))
-_BATCH = Either(Text(("identical",)), Record(_FREE, filled=True))
+_CROSS_CLASS = Either(Text((EXACT,)), replace(_BOUNDS, filled=True))
+_BATCH = Either(Text((EXACT,)), Record(_FREE, filled=True))
 _EVIDENCE = Record(
     {
         "bounds": _BOUNDS,
@@ -80,63 +130,66 @@ _EVIDENCE = Record(
         "noise": _BOUNDS,
         "worst": _BOUNDS,
         "platforms": Number(least=0, whole=True),
-        "seeds": Number(least=1, whole=True),
+        "seeds": _POSITIVE_WHOLE,
+        "device": _DEVICE,
         "on": Text(),
         "date": Text(),
     },
     required=("bounds",),
 )
+_PUBLISHED = Record(
+    {
+        "abs_sum": _AT_LEAST_ZERO,
+        "within": _AT_LEAST_ZERO,
+        "on": Text((Device.CPU, Device.CUDA)),
+        "source": Text(),
+    },
+    required=("abs_sum", "within", "source"),
+)
+
 SHAPE = Record(
     {
         "description": Text(),
         "pipeline": Text(what="the name of a pipeline class of diffusers"),
-        "framework": Text(tuple(FRAMEWORKS)),
-        "checkpoint": Record({source: Text() for source in SOURCES} | {"revision": Text()}),
+        "framework": Text(tuple(Framework)),
+        "checkpoint": Record({kind: Text() for kind in CheckpointKind} | {"revision": Text()}),
         "scheduler": Table(Anything()),
-        "call": Table(Anything()),
+        "call": Call(),
         "seed": OneOrMore(Number(least=0, whole=True)),
-        "generator": Text(GENERATORS),
+        "generator": Text(tuple(Generator)),
         "cases": Record(
             {
-                "device": OneOrMore(Text(DEVICES), distinct=True),
-                "dtype": OneOrMore(Text(DTYPES), distinct=True),
+                "device": OneOrMore(_DEVICE, distinct=True),
+                "dtype": OneOrMore(_DTYPE, distinct=True),
             }
         ),
         "enable": OneOrMore(Text(ENABLES), distinct=True),
         "attention": Text(ATTENTION),
-        "component-dtype": Table(Text(DTYPES)),
-        "determinism": Text(("full", "default")),
-        "profile": Text(PROFILES),
-        "expect": OneOrMore(Text(EXPECTATIONS), distinct=True),
-        "reference": Text(),
+        "component-dtype": Table(_DTYPE),
+        "determinism": Text(tuple(Determinism)),
+        "profile": Text(tuple(Profile)),
+        "expect": OneOrMore(Text(tuple(Expectation)), distinct=True),
+        "reference": Record(
+            {"scenario": Text(), "device": _DEVICE, "dtype": _DTYPE}, required=("device", "dtype")
+        ),
         "tolerance": Record(
             {
-                "same-class": Text(("identical",)),
-                "cross-class": _CLOSE,
+                "same-class": Text((EXACT,)),
+                "cross-class": _CROSS_CLASS,
                 "batch": _BATCH,
                 "evidence": _EVIDENCE,
                 "reason": Text(),
             }
         ),
-        "published": Table(
-            Record(
-                {
-                    "abs_sum": Number(least=0),
-                    "within": Number(least=0),
-                    "on": Text(("cpu", "cuda")),
-                    "source": Text(),
-                },
-                required=("abs_sum", "within", "source"),
-            )
-        ),
+        "published": Table(_PUBLISHED),
         "cost": Record(
             {
                 "slower": Number(least=1),
-                "at_least_seconds": Number(least=0),
-                "rounds": Number(least=1, whole=True),
+                "at_least_seconds": _AT_LEAST_ZERO,
+                "rounds": _POSITIVE_WHOLE,
             }
         ),
-        "keep-every": Number(least=1, whole=True),
+        "keep-every": _POSITIVE_WHOLE,
         "timeout": Number(above=0),
         "tags": OneOrMore(Text(), distinct=True),
     },
@@ -144,37 +197,34 @@ SHAPE = Record(
     help={
         "description": "what the scenario is, in a sentence",
         "pipeline": "the name of a pipeline class of diffusers",
-        "framework": "torch, or mindspore, which runs the pipeline of the same name in mindone, in an environment of its own",
+        "framework": "torch, or mindspore: the pipeline of the same name in mindone",
         "checkpoint": "where weights come from: one of bundled, synthetic, path, hub",
         "scheduler": "replaces the checkpoint's own: class, and settings of that class",
-        "call": "passed to the pipeline as it is",
+        "call": "arguments of the pipeline's call, passed as they are",
         "seed": "one seed, or a list: one per image",
         "generator": "where noise comes from; made anew for every run",
         "cases": "devices and dtypes on which the scenario runs",
-        "enable": "memory savers of the pipeline, memory format, compilation, TF32; they change its arithmetic",
-        "attention": "the one backend of scaled-dot-product attention; math with full determinism, unless this says otherwise",
-        "component-dtype": "types of single components, where they differ from the case's",
-        "determinism": "full sets every deterministic switch; default leaves the libraries as they are",
-        "profile": "native uses every CPU instruction; portable only those of any x86-64 machine with AVX2",
+        "enable": "memory savers, memory format, compilation, TF32; each changes the arithmetic",
+        "attention": "the one attention backend; math where determinism is full, unless set here",
+        "component-dtype": "dtypes of single components, where they differ from the case's",
+        "determinism": "full sets every deterministic switch; default leaves the libraries alone",
+        "profile": "native uses every CPU instruction; portable those of any x86-64 with AVX2",
         "expect": "what must hold of the runs",
-        "reference": "device and dtype whose baseline judges cases that have none; SCENARIO/DEVICE-DTYPE for another scenario's",
+        "reference": "the case whose baseline judges cases that have none of their own",
         "tolerance": "how close is close enough, per kind of comparison",
         "published": "values from a paper or a guide, where no array exists",
-        "cost": "when a change of run time is worth a word, and how often to time; without it, one run is timed",
-        "keep-every": "of the schedulers' steps, every how many a baseline keeps a tensor, for anchored runs; 1 keeps all",
+        "cost": "when a change of run time counts, and how often to time; without it, one run",
+        "keep-every": "N: a baseline keeps the tensor of every N-th scheduler step; 1 keeps all",
         "timeout": "seconds until the case is ended as an error",
         "tags": "words that -k finds",
     },
 )
 
 
-def json_schema() -> dict[str, Any]:
+def json_schema() -> dict[str, object]:
     """Return the JSON Schema of a scenario."""
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "harness scenario",
-        **SHAPE.schema(),
-    }
+    dialect = "https://json-schema.org/draft/2020-12/schema"
+    return {"$schema": dialect, "title": "harness scenario", **SHAPE.schema()}
 
 
 if __name__ == "__main__":

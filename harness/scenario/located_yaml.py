@@ -1,17 +1,33 @@
-"""Shapes of YAML values: one description that reads a file, naming the line of every mistake, and prints as JSON Schema."""
+"""YAML values read into shapes: every mistake is placed on its line, and hostile files are refused.
+
+A shape is one description of what a value may be. It reads a file, naming the line of each mistake,
+and prints itself as JSON Schema. Files are bounded in size, nesting and aliases, and may name no
+tag, so that no file can exhaust the machine or make an object.
+"""
 
 from __future__ import annotations
 
 import difflib
 import math
+import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import yaml
 
 from harness.errors import ScenarioError
+
+MOST_BYTES = 1 << 20  # of a file: 1 MiB
+MOST_LEVELS = 40  # of nesting
+MOST_NODES = 100_000  # after every alias has been replaced by what it stands for
+TEXT_OF_A_NODE = 64  # characters: each further such piece of a text counts as one more node
+MOST_DIGITS = 400  # of a number, more than float64 can hold
+MOST_SHOWN = 60  # characters of a value, where a message says what it is
+MOST_SAID = 300  # characters of any part of a message that comes from the file
+
+REPOSITORY_MARKS = (".git", "pyproject.toml")
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _KINDS = {
@@ -21,6 +37,7 @@ _KINDS = {
     "str": "a string",
     "null": "nothing",
 }
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 
 
 @dataclass(frozen=True)
@@ -31,16 +48,15 @@ class Place:
     node: yaml.Node
     field: str = ""
 
+    @property
+    def line(self) -> int:
+        """The line on which the value begins, counted from 1."""
+        return int(self.node.start_mark.line) + 1
+
     def wrong(self, expected: str, found: str = "", hint: str = "") -> ScenarioError:
         """Return the error that says what was expected here."""
-        return ScenarioError(
-            self.path,
-            self.node.start_mark.line + 1,
-            self.field,
-            expected,
-            found or self.found(),
-            hint,
-        )
+        parts = (_cut(part, MOST_SAID) for part in (found or self.found(), hint))
+        return ScenarioError(self.path, self.line, _cut(self.field, MOST_SAID), expected, *parts)
 
     def found(self) -> str:
         """Return what stands here, in words."""
@@ -49,23 +65,34 @@ class Place:
         if isinstance(self.node, yaml.SequenceNode):
             return f"a list of {len(self.node.value)}"
         kind = _KINDS.get(self.node.tag.rsplit(":", 1)[-1], "another type")
-        return f"{self.node.value!r} ({kind})" if self.node.value or kind == "a string" else kind
+        if self.node.value or kind == "a string":
+            return f"{_cut(self.node.value, MOST_SHOWN)!r} ({kind})"
+        return kind
 
     def inside(self, node: yaml.Node, key: str | int) -> Place:
-        """Return the place of a member."""
-        name = f"[{key}]" if isinstance(key, int) else f".{key}" if self.field else str(key)
-        return Place(self.path, node, f"{self.field}{name}")
+        """Return the place of a member; a path that no message shows whole is cut short."""
+        if isinstance(key, int):
+            field = f"{self.field}[{key}]"
+        else:
+            field = f"{self.field}.{key}" if self.field else key
+        return Place(self.path, node, _cut(field, MOST_SAID))
 
     def members(self) -> dict[str, tuple[Place, Place]]:
-        """Return the members of a mapping by key, each as (place of the key, place of the value); refuses repeated keys."""
+        """Return the members of a mapping by key, each as (place of the key, place of the value).
+
+        Raises:
+            ScenarioError: This is no mapping, or a key is no word, or stands in it twice.
+        """
         if not isinstance(self.node, yaml.MappingNode):
             raise self.wrong("a mapping")
         found: dict[str, tuple[Place, Place]] = {}
         for key_node, value_node in self.node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise replace(self, node=key_node).wrong("a word as the key")
             key = str(key_node.value)
             place = self.inside(key_node, key)
             if key in found:
-                first = found[key][0].node.start_mark.line + 1
+                first = found[key][0].line
                 raise place.wrong(
                     "each key once", f"`{key}` again; it first stands on line {first}"
                 )
@@ -84,16 +111,21 @@ class Shape(Protocol):
 
 
 def load(path: Path, shape: Shape) -> tuple[Any, Place]:
-    """Read a YAML file of one document that must have `shape`; also returns its place, for checks across fields.
+    """Read a YAML file of one document that must have `shape`.
+
+    Returns:
+        The value, and its place, for checks across fields.
 
     Raises:
-        ScenarioError: The file cannot be read, is no YAML, or does not fit.
+        ScenarioError: The file cannot be read, is no YAML, is too large, or does not fit.
     """
+    return parse(path, _text(path), shape)
+
+
+def parse(path: Path, text: str, shape: Shape) -> tuple[Any, Place]:
+    """Read the text of a YAML file as `load` does; the file may have another text by now."""
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ScenarioError(path, 1, "", "a readable text file in UTF-8", str(error)) from error
-    try:
+        _check_size(path, text)
         node = yaml.compose(text, Loader=_LOADER)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
@@ -105,6 +137,74 @@ def load(path: Path, shape: Shape) -> tuple[Any, Place]:
     return shape.read(place), place
 
 
+def _text(path: Path) -> str:
+    """Return the text of a regular file of bounded size."""
+    try:
+        if path.exists() and not path.is_file():
+            raise ScenarioError(path, 1, "", "a regular file", "a folder, a pipe or a device")
+        _check_inside(path)
+        with path.open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
+        if len(content) > MOST_BYTES:
+            raise ScenarioError(path, 1, "", f"a file of at most {MOST_BYTES} bytes", "more")
+        return content.decode("utf-8")
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a path that holds NUL
+        expected = "a readable text file in UTF-8"
+        raise ScenarioError(path, 1, "", expected, str(error)) from error
+
+
+def repository_of(path: Path) -> Path:
+    """Return the root of the repository or project that holds a file; else its folder."""
+    folder = path.parent.resolve()
+    for candidate in (folder, *folder.parents):
+        if any((candidate / mark).exists() for mark in REPOSITORY_MARKS):
+            return candidate
+    return folder
+
+
+def _check_inside(path: Path) -> None:
+    """Refuse a link to a file elsewhere: a message would quote what stands there."""
+    root = repository_of(path)
+    if not Path(os.path.realpath(path)).is_relative_to(root):
+        found = "a symbolic link that leads out of it"
+        raise ScenarioError(path, 1, "", f"a file inside {root}", found)
+
+
+def _check_size(path: Path, text: str) -> None:
+    """Refuse a text whose nesting, aliases or tags are out of bounds; reads it event by event.
+
+    The composer of yaml recurses: unbounded nesting would end the process.
+    """
+    sizes: list[int] = [0]  # nodes in each open collection, from the document inwards
+    anchors: list[str | None] = [None]
+    known: dict[str | None, int] = {}
+    event: Any
+    for event in yaml.parse(text, Loader=_LOADER):
+        line = event.start_mark.line + 1
+        if isinstance(event, yaml.CollectionStartEvent):
+            sizes.append(0)
+            anchors.append(event.anchor)
+        elif isinstance(event, yaml.CollectionEndEvent):
+            inner, anchor = 1 + sizes.pop(), anchors.pop()
+            sizes[-1] += inner
+            known[anchor] = inner
+        elif isinstance(event, yaml.AliasEvent):
+            if event.anchor in anchors:
+                raise ScenarioError(path, line, "", "aliases of other values", "an alias of itself")
+            sizes[-1] += known.get(event.anchor, 1)
+        elif isinstance(event, yaml.ScalarEvent):
+            weight = 1 + len(event.value) // TEXT_OF_A_NODE
+            sizes[-1] += weight
+            known[event.anchor] = weight
+        if getattr(event, "tag", None) is not None:
+            raise ScenarioError(path, line, "", "values without a tag", f"the tag `{event.tag}`")
+        if len(sizes) > MOST_LEVELS:
+            raise ScenarioError(path, line, "", f"at most {MOST_LEVELS} levels", "deeper nesting")
+        if sum(sizes) > MOST_NODES:
+            expected = f"at most {MOST_NODES} values, counting what aliases stand for"
+            raise ScenarioError(path, line, "", expected, "more")
+
+
 def nearest(word: str, words: Iterable[str]) -> str:
     """Return a hint that names the nearest known word, or nothing."""
     near = difflib.get_close_matches(word, list(words), n=1, cutoff=0.6)
@@ -112,14 +212,25 @@ def nearest(word: str, words: Iterable[str]) -> str:
 
 
 def _construct(place: Place) -> Any:
-    """Return the scalar at `place` as a Python value; a value that cannot be made is a mistake of the file."""
+    """Return the scalar at `place` as a Python value.
+
+    Raises:
+        ScenarioError: No value can be made of it, such as a date in a 13th month.
+    """
+    text = place.node.value
+    if place.node.tag in _NUMBERS and len(text) > MOST_DIGITS:
+        raise place.wrong(f"a number of at most {MOST_DIGITS} characters")
     try:
         return yaml.constructor.SafeConstructor().construct_object(place.node, deep=True)
-    except (yaml.YAMLError, ValueError) as error:
-        raise place.wrong(
-            "a value that can be read",
-            f"{place.node.value!r} ({getattr(error, 'problem', None) or error})",
-        ) from error
+    except (yaml.YAMLError, ValueError, OverflowError) as error:
+        problem = getattr(error, "problem", None) or error
+        found = f"{_cut(text, MOST_SHOWN)!r} ({problem})"
+        raise place.wrong("a value that can be read", found) from error
+
+
+def _cut(text: str, most: int) -> str:
+    """Return a text of at most `most` characters; dots stand for what is left out."""
+    return text if len(text) <= most else text[: most - 3] + "..."
 
 
 @dataclass(frozen=True)
@@ -156,28 +267,26 @@ class Number:
 
     def _expected(self) -> str:
         kind = "a whole number" if self.whole else "a number"
-        bound = (
-            f" >= {self.least:g}"
-            if self.least is not None
-            else f" > {self.above:g}"
-            if self.above is not None
-            else ""
-        )
-        return kind + bound
+        if self.least is not None:
+            return f"{kind} >= {self.least:g}"
+        if self.above is not None:
+            return f"{kind} > {self.above:g}"
+        return kind
+
+    def _admits(self, value: float) -> bool:
+        if not _is_finite(value) or (self.whole and not isinstance(value, int)):
+            return False
+        if self.least is not None and value < self.least:
+            return False
+        return self.above is None or value > self.above
 
     def read(self, place: Place) -> float | int:
         value = _construct(place) if isinstance(place.node, yaml.ScalarNode) else None
         if isinstance(value, str) and _is_number(value):
-            raise place.wrong(
-                self._expected(), hint=f"YAML 1.1 reads `{value}` as text; write {_with_dot(value)}"
-            )
+            raise place.wrong(self._expected(), hint=_read_as_text(value))
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise place.wrong(self._expected())
-        if not _is_finite(value) or (self.whole and not isinstance(value, int)):
-            raise place.wrong(self._expected())
-        if (self.least is not None and value < self.least) or (
-            self.above is not None and value <= self.above
-        ):
+        if not self._admits(value):
             raise place.wrong(self._expected())
         return value
 
@@ -203,11 +312,16 @@ def _is_finite(value: float) -> bool:
         return False
 
 
-def _with_dot(text: str) -> str:
-    mantissa, _, exponent = text.lower().partition("e")
+def _read_as_text(value: str) -> str:
+    """Return the hint for a number that YAML 1.1 takes for text, such as `1e-5` or `"0.1"`."""
+    mantissa, _, exponent = value.lower().partition("e")
     if not exponent:
-        return text.strip("'\"") + " without quotes"
-    return f"{mantissa if '.' in mantissa else mantissa + '.0'}e{exponent if exponent[0] in '+-' else '+' + exponent}"
+        right = value.strip("'\"") + " without quotes"
+    else:
+        dotted = mantissa if "." in mantissa else f"{mantissa}.0"
+        signed = exponent if exponent[0] in "+-" else f"+{exponent}"
+        right = f"{dotted}e{signed}"
+    return f"YAML 1.1 reads `{value}` as text; write {right}"
 
 
 @dataclass(frozen=True)
@@ -224,9 +338,8 @@ class OneOrMore:
         if not places:
             raise place.wrong("at least one item", "an empty list")
         values = [self.item.read(item) for item in places]
-        for index, value in enumerate(values):
-            if self.distinct and value in values[:index]:
-                raise places[index].wrong("each item once", f"`{value}` again")
+        if self.distinct:
+            _check_distinct(values, places)
         return values
 
     def schema(self) -> dict[str, Any]:
@@ -239,6 +352,15 @@ class OneOrMore:
         return {"anyOf": [self.item.schema(), many]}
 
 
+def _check_distinct(values: Iterable[str | float], places: Iterable[Place]) -> None:
+    """Refuse a value that stands twice in a list; a set keeps a list of any length fast."""
+    seen = set()
+    for value, place in zip(values, places, strict=True):
+        if value in seen:
+            raise place.wrong("each item once", f"`{value}` again")
+        seen.add(value)
+
+
 @dataclass(frozen=True)
 class Record:
     """A mapping with known keys; unknown ones are refused."""
@@ -249,6 +371,9 @@ class Record:
     help: Mapping[str, str] = field(default_factory=dict)
 
     def read(self, place: Place) -> dict[str, Any]:
+        if self.required and not isinstance(place.node, yaml.MappingNode):
+            names = ", ".join(f"`{name}`" for name in self.required)
+            raise place.wrong(f"a mapping with {names}")
         members = place.members()
         for key, (key_place, _) in members.items():
             if key not in self.fields:
@@ -312,35 +437,32 @@ class Either:
 
 @dataclass(frozen=True)
 class Anything:
-    """A value that is passed on as it is: text, finite numbers, true or false, nothing, lists and mappings of them."""
+    """A value that is passed on as it is.
+
+    That is text, a finite number, true, false, nothing, or a list or a mapping of those.
+    """
 
     def read(self, place: Place) -> Any:
         if isinstance(place.node, yaml.MappingNode):
             return {key: self.read(value) for key, (_, value) in place.members().items()}
         if isinstance(place.node, yaml.SequenceNode):
-            return [
-                self.read(place.inside(node, index)) for index, node in enumerate(place.node.value)
-            ]
+            items = enumerate(place.node.value)
+            return [self.read(place.inside(node, index)) for index, node in items]
         value = _construct(place)
         if isinstance(value, float) and not math.isfinite(value):
             raise place.wrong("a finite number")
-        if (
-            isinstance(value, str)
-            and "e" in value.lower()
-            and _is_number(value)
-            and isinstance(place.node, yaml.ScalarNode)
-            and not place.node.style
-        ):
-            raise place.wrong(
-                "a number or a quoted string",
-                hint=f"YAML 1.1 reads `{value}` as text; write {_with_dot(value)}",
-            )
+        if isinstance(value, str) and _looks_like_a_number(value, place):
+            raise place.wrong("a number or a quoted string", hint=_read_as_text(value))
         if value is not None and not isinstance(value, str | int | float | bool):
-            raise place.wrong(
-                "text, a number, true, false, a list or a mapping",
-                f"{place.node.value!r} (a date or binary value)",
-            )
+            found = f"{place.node.value!r} (a date or binary value)"
+            raise place.wrong("text, a number, true, false, a list or a mapping", found)
         return value
 
     def schema(self) -> dict[str, Any]:
         return {}
+
+
+def _looks_like_a_number(value: str, place: Place) -> bool:
+    """Whether a text is a number such as `1e-5` without quotes, which is text in YAML 1.1."""
+    is_plain = isinstance(place.node, yaml.ScalarNode) and not place.node.style
+    return is_plain and "e" in value.lower() and _is_number(value)

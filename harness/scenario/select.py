@@ -1,4 +1,4 @@
-"""Which cases a command means: scenarios by path, cases by `-k`, device and dtype."""
+"""Which cases a command means: the grammar of `-k`, and the choice by device and profile."""
 
 from __future__ import annotations
 
@@ -7,15 +7,30 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from harness.errors import UsageError
+from harness.records import Device
+from harness.scenario.fields import Profile
 from harness.scenario.model import Case, Scenario
 
-Matcher = Callable[[str], bool]
+Words = tuple[str, ...]  # of a case: its id, then its tags
+Matcher = Callable[[Words], bool]
+RESERVED = ("and", "or", ")")
+MOST_SHOWN = 300  # characters of an expression, in a message
+MOST_LEVELS = 50  # of `not` and parentheses inside each other
 
 
 def select(
-    scenarios: Iterable[Scenario], expression: str, device: str | None, profile: str | None = None
+    scenarios: Iterable[Scenario],
+    expression: str,
+    device: Device | None,
+    profile: Profile | None = None,
 ) -> list[Case]:
-    """Return the cases of `scenarios` that `expression` and `device` admit, with another CPU profile where one is given.
+    """Return the cases of `scenarios` that `expression` and `device` admit.
+
+    Args:
+        scenarios: Whose cases to choose from.
+        expression: What `-k` was given; empty admits all.
+        device: None admits every device.
+        profile: Replaces the scenarios' own CPU profile, where it is given.
 
     Raises:
         UsageError: The expression cannot be read, or nothing is left.
@@ -29,7 +44,7 @@ def select(
     chosen = [
         case
         for case in cases
-        if (device is None or case.device == device) and admits(case_words(case))
+        if (device is None or case.target.device == device) and admits(words_of(case))
     ]
     if not chosen:
         fits = f" fits -k {expression!r}" if expression else " is"
@@ -37,75 +52,108 @@ def select(
     return chosen
 
 
-def case_words(case: Case) -> tuple[str, ...]:
-    """Return what `-k` searches: the case's id and its tags."""
+def words_of(case: Case) -> Words:
+    """Return what `-k` searches: the case's id, then its tags."""
     return (case.id, *case.scenario.tags)
 
 
-def compile_expression(text: str) -> Callable[[Iterable[str]], bool]:
-    """Compile `not slow and (ddim or sd)`: a word fits when it is part of a case's id, or a whole tag;
-    one that ends in `]` must be the whole id.
+def compile_expression(text: str) -> Matcher:
+    """Compile an expression such as `not slow and (ddim or sd)`.
+
+    A word fits a case when it is part of the case's id, or a whole tag. A word that ends in `]`
+    must be the whole id.
 
     Raises:
         UsageError: The expression cannot be read.
     """
-    tokens = re.findall(r"\(|\)|[^\s()]+", text)
-    if not tokens:
-        return lambda words: True
-    position = 0
+    parser = _Parser(text)
+    return parser.parse() if parser.tokens else _admit_all
 
-    def peek() -> str:
-        return tokens[position] if position < len(tokens) else ""
 
-    def take(expected: str = "") -> str:
-        nonlocal position
-        token = peek()
-        if not token or (expected and token != expected):
-            found = f"`{token}`" if token else "the end"
-            raise UsageError(f"-k {text!r}: expected {expected or 'a word'}, found {found}")
-        position += 1
+class _Parser:
+    """A recursive-descent parser: `either := both (or both)*`, `both := one (and one)*`."""
+
+    def __init__(self, text: str) -> None:
+        self.tokens = re.findall(r"\(|\)|[^\s()]+", text)
+        self._text = text
+        self._position = 0
+        self._levels = 0
+
+    def parse(self) -> Matcher:
+        matcher = self._either()
+        if self._next:
+            raise self._wrong("`and` or `or`")
+        return matcher
+
+    def _either(self) -> Matcher:
+        matchers = [self._both()]
+        while self._next == "or":
+            self._take()
+            matchers.append(self._both())
+        return _any_of(matchers)
+
+    def _both(self) -> Matcher:
+        matchers = [self._one()]
+        while self._next == "and":
+            self._take()
+            matchers.append(self._one())
+        return _all_of(matchers)
+
+    def _one(self) -> Matcher:
+        self._levels += 1
+        if self._levels > MOST_LEVELS:
+            raise self._wrong(f"at most {MOST_LEVELS} levels")
+        matcher = self._operand()
+        self._levels -= 1
+        return matcher
+
+    def _operand(self) -> Matcher:
+        if self._next == "not":
+            self._take()
+            return _not(self._one())
+        if self._next == "(":
+            self._take()
+            inner = self._either()
+            if self._next != ")":
+                raise self._wrong(")")
+            self._take()
+            return inner
+        if not self._next or self._next in RESERVED:
+            raise self._wrong("a word")
+        return _word(self._take())
+
+    @property
+    def _next(self) -> str:
+        return self.tokens[self._position] if self._position < len(self.tokens) else ""
+
+    def _take(self) -> str:
+        token = self._next
+        self._position += 1
         return token
 
-    def either() -> Callable[[tuple[str, ...]], bool]:
-        left = both()
-        while peek() == "or":
-            take()
-            left = _join(any, left, both())
-        return left
-
-    def both() -> Callable[[tuple[str, ...]], bool]:
-        left = one()
-        while peek() == "and":
-            take()
-            left = _join(all, left, one())
-        return left
-
-    def one() -> Callable[[tuple[str, ...]], bool]:
-        if peek() == "not":
-            take()
-            inner = one()
-            return lambda words: not inner(words)
-        if peek() == "(":
-            take()
-            inner = either()
-            take(")")
-            return inner
-        word = take()
-        if word in ("and", "or", ")"):
-            raise UsageError(f"-k {text!r}: expected a word, found `{word}`")
-        if word.endswith("]"):
-            return lambda words: word == words[0]
-        return lambda words: word in words[0] or word in words[1:]
-
-    admits = either()
-    if peek():
-        raise UsageError(f"-k {text!r}: expected `and` or `or`, found `{peek()}`")
-    return lambda words: admits(tuple(words))
+    def _wrong(self, expected: str) -> UsageError:
+        found = f"`{self._next}`" if self._next else "the end"
+        shown = self._text if len(self._text) <= MOST_SHOWN else f"{self._text[:MOST_SHOWN]}..."
+        return UsageError(f"-k {shown!r}: expected {expected}, found {found}")
 
 
-def _join(
-    how: Callable[[Iterable[bool]], bool],
-    left: Callable[[tuple[str, ...]], bool],
-    right: Callable[[tuple[str, ...]], bool],
-) -> Callable[[tuple[str, ...]], bool]:
-    return lambda words: how((left(words), right(words)))
+def _admit_all(_words: Words) -> bool:
+    return True
+
+
+def _any_of(matchers: list[Matcher]) -> Matcher:
+    return lambda words: any(matcher(words) for matcher in matchers)
+
+
+def _all_of(matchers: list[Matcher]) -> Matcher:
+    return lambda words: all(matcher(words) for matcher in matchers)
+
+
+def _not(matcher: Matcher) -> Matcher:
+    return lambda words: not matcher(words)
+
+
+def _word(word: str) -> Matcher:
+    if word.endswith("]"):
+        return lambda words: word == words[0]
+    return lambda words: word in words[0] or word in words[1:]

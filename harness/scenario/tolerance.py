@@ -1,57 +1,243 @@
-"""Bounds by their keys, as a scenario nests them and as code reads them; and how loose one may be beside its evidence."""
+"""Tolerances as types: the bounds of a scenario, the evidence behind them, and their keys."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
 
-from harness.scenario.located_yaml import Place
+from harness.records import Device, Metric, Stage
 
-LOOSE = 4  # how many times looser than its evidence a bound may be without a reason
+ANY_STAGE = ""  # the pattern of a local bound that covers every stage which no other one covers
+EXACT = "identical"  # the word in YAML for a tolerance that admits no difference
+LOOSE = 4  # a bound may be this many times looser than its evidence without a reason
+FREE_METRICS = (Metric.REL_L2, Metric.L_INF)
+LOCAL_METRICS = (Metric.LOCAL_REL_L2, Metric.LOCAL_L_INF)
+
+# Bounds as YAML holds them: numbers by metric, or for a local metric numbers by stage pattern.
+YamlBounds = Mapping[str, float | Mapping[str, float]]
 
 
-def flat(bounds: dict[str, Any]) -> dict[tuple[str, ...], float]:
-    """Return bounds by the path of their keys: `("rel_l2",)`, `("local_rel_l2", "vae.decode")`."""
-    found: dict[tuple[str, ...], float] = {}
-    for name, bound in bounds.items():
-        found.update(
-            {(name, kind): most for kind, most in bound.items()}
-            if isinstance(bound, dict)
-            else {(name,): bound}
+class Kind(StrEnum):
+    """Which comparisons a tolerance is for; the values are the keys under `tolerance` in YAML."""
+
+    CROSS_CLASS = "cross-class"
+    BATCH = "batch"
+
+
+@dataclass(frozen=True, order=True)
+class BoundKey:
+    """Names one bound of a scenario: of which comparison, on which metric, for which stages.
+
+    `pattern` is a stage's name (`scheduler.step#3`), its kind (`scheduler.step`), or `ANY_STAGE`,
+    which is also the pattern of every bound that is not on local drift.
+    """
+
+    kind: Kind
+    metric: Metric
+    pattern: str = ANY_STAGE
+
+    def __str__(self) -> str:
+        subject = f"{self.metric} of {self.pattern}" if self.pattern else str(self.metric)
+        return subject if self.kind is Kind.CROSS_CLASS else f"{self.kind} {subject}"
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """The bounds that one kind of comparison admits; `exact` admits no difference.
+
+    `local` has bounds by metric and by stage pattern.
+    """
+
+    exact: bool = False
+    free: Mapping[Metric, float] = field(default_factory=dict)
+    local: Mapping[Metric, Mapping[str, float]] = field(default_factory=dict)
+
+    @classmethod
+    def from_yaml(cls, value: str | YamlBounds) -> Tolerance:
+        """Return the tolerance that a scenario's checked `cross-class` or `batch` means."""
+        if isinstance(value, str):
+            return cls(exact=True)
+        free: dict[Metric, float] = {}
+        local: dict[Metric, Mapping[str, float]] = {}
+        for name, bound in value.items():
+            metric = Metric(name)
+            if metric in LOCAL_METRICS:
+                local[metric] = bound if isinstance(bound, Mapping) else {ANY_STAGE: bound}
+            elif not isinstance(bound, Mapping):
+                free[metric] = bound
+        return cls(free=free, local=local)
+
+    def as_yaml(self) -> str | dict[str, float | dict[str, float]]:
+        """Return the tolerance as a scenario holds it; the inverse of `from_yaml`."""
+        if self.exact:
+            return EXACT
+        found: dict[str, float | dict[str, float]] = {
+            str(m): bound for m, bound in self.free.items()
+        }
+        for metric, by_pattern in self.local.items():
+            general = by_pattern.get(ANY_STAGE)
+            alone = general is not None and len(by_pattern) == 1
+            found[str(metric)] = general if alone and general is not None else dict(by_pattern)
+        return found
+
+    @property
+    def metrics(self) -> set[Metric]:
+        """The metrics on which there is a bound."""
+        return {*self.free, *self.local}
+
+    def local_pattern(self, metric: Metric, stage: Stage) -> str | None:
+        """Return the pattern of the bound that covers `stage`; None where nothing bounds it.
+
+        That is the stage's own, else its kind's, else the general one.
+        """
+        patterns = self.local.get(metric, {})
+        for pattern in (str(stage), stage.kind, ANY_STAGE):
+            if pattern in patterns:
+                return pattern
+        return None
+
+    def local_bound(self, metric: Metric, stage: Stage) -> float | None:
+        """Return the bound on the local drift of `stage`; None where nothing bounds it."""
+        pattern = self.local_pattern(metric, stage)
+        return None if pattern is None else self.local[metric][pattern]
+
+    def by_key(self, kind: Kind) -> dict[BoundKey, float]:
+        """Return every bound by its key, as the tolerance of `kind`."""
+        return dict(self._keyed(kind))
+
+    @classmethod
+    def from_keys(cls, bounds: Mapping[BoundKey, float]) -> Tolerance:
+        """Return the tolerance with these bounds, whatever kind their keys name."""
+        free = {key.metric: bound for key, bound in bounds.items() if key.metric in FREE_METRICS}
+        local: dict[Metric, dict[str, float]] = {}
+        for key, bound in bounds.items():
+            if key.metric in LOCAL_METRICS:
+                local.setdefault(key.metric, {})[key.pattern] = bound
+        return cls(free=free, local=local)
+
+    def _keyed(self, kind: Kind) -> Iterator[tuple[BoundKey, float]]:
+        for metric, bound in self.free.items():
+            yield BoundKey(kind, metric), bound
+        for metric, by_pattern in self.local.items():
+            for pattern, bound in by_pattern.items():
+                yield BoundKey(kind, metric, pattern), bound
+
+
+NO_DIFFERENCE = Tolerance(exact=True)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the bounds of a scenario were derived from, as `harness calibrate --write` measured it.
+
+    `bounds` and `batch` are the bounds that followed; `noise` is the median effect of moving the
+    inputs by one unit in the last place, `worst` the worst drift of any platform; `on` is the
+    numerics class against which everything was measured, `device` its device.
+    """
+
+    bounds: Tolerance
+    batch: Tolerance | None = None
+    noise: Tolerance | None = None
+    worst: Tolerance | None = None
+    platforms: int = 0
+    seeds: int = 0
+    device: Device | None = None
+    on: str = ""
+    date: str = ""
+
+    @classmethod
+    def from_yaml(cls, value: Mapping[str, object]) -> Evidence:
+        """Return the evidence that a scenario's checked `tolerance.evidence` holds."""
+        given = dict(value)
+        for key in ("bounds", "batch", "noise", "worst"):
+            if key in given:
+                given[key] = Tolerance.from_yaml(given[key])  # type: ignore[arg-type]
+        if "device" in given:
+            given["device"] = Device(str(given["device"]))
+        return cls(**given)  # type: ignore[arg-type]
+
+    def as_yaml(self) -> dict[str, object]:
+        """Return the evidence as a scenario holds it; the inverse of `from_yaml`.
+
+        What is not known is left out: a scenario admits no empty text.
+        """
+        found: dict[str, object] = {"bounds": self.bounds.as_yaml()}
+        for key, tolerance in (("batch", self.batch), ("noise", self.noise), ("worst", self.worst)):
+            if tolerance is not None:
+                found[key] = tolerance.as_yaml()
+        found["platforms"] = self.platforms
+        device = None if self.device is None else str(self.device)
+        facts = {"seeds": self.seeds, "device": device, "on": self.on, "date": self.date}
+        return found | {key: fact for key, fact in facts.items() if fact}
+
+    def measured(self, kind: Kind) -> Tolerance | None:
+        """Return the measured bounds of one kind of comparison; None where none were measured."""
+        return self.bounds if kind is Kind.CROSS_CLASS else self.batch
+
+    def measured_bound(self, key: BoundKey) -> float | None:
+        """Return the measured bound that the bound at `key` is held against.
+
+        That is its own, else that of its stage's kind, else the largest of its metric.
+        """
+        measured = self.measured(key.kind)
+        if measured is None:
+            return None
+        if key.metric in FREE_METRICS:
+            return measured.free.get(key.metric)
+        by_pattern = measured.local.get(key.metric, {})
+        for pattern in (key.pattern, key.pattern.partition("#")[0]):
+            if pattern in by_pattern:
+                return by_pattern[pattern]
+        return max(by_pattern.values(), default=None)
+
+
+@dataclass(frozen=True)
+class Tolerances:
+    """All that a scenario says under `tolerance`; a kind that it does not set is None.
+
+    `reason` is why a bound may be much looser than its evidence.
+    """
+
+    cross_class: Tolerance | None = None
+    batch: Tolerance | None = None
+    evidence: Evidence | None = None
+    reason: str = ""
+
+    @classmethod
+    def from_yaml(cls, value: Mapping[str, object]) -> Tolerances:
+        """Return what a scenario's checked `tolerance` means."""
+        cross_class, batch, evidence = (
+            value.get(key) for key in ("cross-class", "batch", "evidence")
         )
-    return found
+        return cls(
+            None if cross_class is None else Tolerance.from_yaml(cross_class),  # type: ignore[arg-type]
+            None if batch is None else Tolerance.from_yaml(batch),  # type: ignore[arg-type]
+            None if evidence is None else Evidence.from_yaml(evidence),  # type: ignore[arg-type]
+            str(value.get("reason", "")),
+        )
 
+    def of(self, kind: Kind) -> Tolerance | None:
+        """Return the tolerance of one kind of comparison; None where the scenario sets none."""
+        return self.cross_class if kind is Kind.CROSS_CLASS else self.batch
 
-def nested(figures: dict[tuple[str, ...], float]) -> dict[str, Any]:
-    """Return figures as a scenario holds them; the inverse of `flat`."""
-    found: dict[str, Any] = {}
-    for key, value in figures.items():
-        if len(key) == 1:
-            found[key[0]] = value
-        else:
-            found.setdefault(key[0], {})[key[1]] = value
-    return found
+    @property
+    def bounds_free_drift(self) -> bool:
+        """Whether it bounds the free drift of outputs across classes."""
+        return self.cross_class is not None and bool(self.cross_class.free)
 
+    def too_loose(self) -> list[tuple[BoundKey, float, float]]:
+        """Return each bound that is more than `LOOSE` times its measured one, with both numbers.
 
-def _evidence_for(keys: tuple[str, ...], measured: dict[tuple[str, ...], float]) -> float | None:
-    """Return the measured bound that a bound is held against: its own, else its kind's, else the largest of its metric."""
-    mine = {own[-1]: bound for own, bound in measured.items() if own[0] == keys[0]}
-    return mine.get(keys[-1], mine.get(keys[-1].split("#")[0], max(mine.values(), default=None)))
-
-
-def check_evidence(tolerance: dict[str, Any], members: dict[str, Place]) -> None:
-    """Refuse a bound that is much looser than what was measured, unless a person says why."""
-    evidence = tolerance.get("evidence", {})
-    for kind, name in (("cross-class", "bounds"), ("batch", "batch")):
-        bounds, measured = tolerance.get(kind), flat(evidence.get(name, {}))
-        for keys, bound in (
-            flat(bounds).items() if isinstance(bounds, dict) and "reason" not in tolerance else ()
-        ):
-            found = _evidence_for(keys, measured)
-            if found is not None and bound > LOOSE * found:
-                place = members["tolerance"].members()[kind][1]
-                for key in keys:
-                    place = place.members()[key][1]
-                raise place.wrong(
-                    f"at most {LOOSE} times the measured {found:g}, or a `reason` beside it",
-                    f"{bound:g}",
-                )
+        Empty where a reason is given, or where nothing was measured.
+        """
+        if self.evidence is None or self.reason:
+            return []
+        found = []
+        for kind in Kind:
+            tolerance = self.of(kind)
+            for key, bound in tolerance.by_key(kind).items() if tolerance else ():
+                measured = self.evidence.measured_bound(key)
+                if measured is not None and bound > LOOSE * measured:
+                    found.append((key, bound, measured))
+        return found

@@ -1,226 +1,421 @@
-"""The store of baselines: finds the one that judges a case, checks that it is whole, and writes new ones atomically."""
+"""The store of baselines: finds the one that judges a case, checks it, and writes new ones.
+
+A baseline is two files: `SCENARIO/TARGET/CLASS.json`, which seals itself, and beside it the tensors
+that it names, in `CLASS.DIGEST.safetensors`. The JSON file is replaced last, and tensors are
+removed only when no JSON file names them, so that a reader finds the old baseline or the new one.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import getpass
-import hashlib
-import json
 import os
+import re
 import subprocess
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-import numpy as np
+from filelock import FileLock
 
-from harness.errors import BaselineError
-from harness.records import Baseline, Match, Recording
-from harness.scenario.model import Case
-from harness.worker.observe.digest import digest_bytes
-from harness.worker.protocol import dumps
+from harness.errors import BaselineError, FileError, writing
+from harness.records import Comparison, DetectionRate, Device, JudgedBy, Target
+from harness.scenario.model import Case, Reference
+from harness.scenario.tolerance import Evidence
+from harness.store.recording import (
+    NumericsClass,
+    Observed,
+    Recording,
+    TensorsFile,
+    check_format,
+    check_seal,
+)
+from harness.store.safetensors import digest_file
+from harness.store.typed_json import (
+    NOT_IN_JSON,
+    MalformedError,
+    decode,
+    encode,
+    read_json,
+)
+from harness.worker.files import digest_json, dumps, remove_leftovers, write_file
 
-FORMAT = "harness-baseline/1"
-KEPT = (
-    "environment",
-    "inputs",
-    "noise",
-    "outputs",
-    "stages",
-    "cost",
-)  # of a recording; the rest belongs to the run
+FORMAT = "harness-baseline/2"
+CLASS_NAME = re.compile(r"\w[\w.+-]*")  # a numerics class names a file
+LOCKS = ".locks"  # a folder of the store that git ignores
+REMEDY = "restore both files from version control, or replace them by `harness accept`"
+RETRIES = 20  # for a reader whose baseline is replaced meanwhile
+RETRY_SECONDS = 0.05
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Who accepted a baseline, when, why, at which commit, and the seal of what it replaced."""
+
+    author: str
+    date: str
+    reason: str
+    commit: str | None = None
+    replaced: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Baseline(Observed):
+    """An accepted recording.
+
+    `reference` says that it judges machines of other classes; `decides` is what the scenario said
+    of all that decides the numbers; `evidence` what its bounds were derived from, as YAML has it.
+    """
+
+    scenario: str
+    target: Target
+    fingerprint: str
+    reference: bool
+    provenance: Provenance
+    decides: dict[str, object]
+    evidence: dict[str, object] | None = None
+    detection_rate: DetectionRate | None = None
+    path: Path = field(default=Path(), metadata=NOT_IN_JSON)
+
+
+@dataclass(frozen=True)
+class Match:
+    """The baseline that judges a case, and why this one.
+
+    `reference` is the case whose reference it is, None for a baseline of the same class.
+    """
+
+    baseline: Baseline
+    reference: Reference | None = None
+
+    @property
+    def comparison(self) -> Comparison:
+        """Whether bits are owed, or a tolerance."""
+        return Comparison.SAME_CLASS if self.reference is None else Comparison.CROSS_CLASS
+
+    @property
+    def same_class(self) -> bool:
+        """Whether the baseline was made in the numerics class of this machine."""
+        return self.reference is None
+
+    def judged_by(self) -> JudgedBy:
+        """Return what an outcome says of the baseline."""
+        return JudgedBy(
+            numerics_class=self.baseline.numerics_class.name,
+            comparison=self.comparison,
+            reference="" if self.reference is None else str(self.reference),
+            digest=self.baseline.digest,
+            detection_rate=self.baseline.detection_rate,
+        )
 
 
 class Store:
-    """Baselines in a folder: `SCENARIO/DEVICE-DTYPE/CLASS.json`, with the tensors in `CLASS.DIGEST.safetensors` beside it."""
+    """The baselines below one folder."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def files(self, scenario: str, place: str) -> list[Path]:
-        """Return the JSON files of a scenario on one device and dtype, one per numerics class."""
-        return sorted((self.root / scenario / place).glob("*.json"))
+    def folder(self, scenario: str, target: Target) -> Path:
+        """Return where the baselines of a scenario on one target lie."""
+        return self.root / scenario / str(target)
 
-    def match(self, case: Case, numerics_class: dict[str, Any]) -> Match | None:
+    def files(self, scenario: str, target: Target) -> list[Path]:
+        """Return the JSON files of a scenario on one target, one per numerics class."""
+        return sorted(self.folder(scenario, target).glob("*.json"))
+
+    def match(self, case: Case, numerics_class: NumericsClass) -> Match | None:
         """Return the baseline that judges `case` on a machine of `numerics_class`.
 
-        The same class if there is one; else the case's reference; else the reference of the scenario's `reference`
-        place; else None. There is no nearest match.
+        That is the one of the same class; else the reference of the case's own target; else the
+        reference of the case that the scenario's `reference` names; else None.
 
         Raises:
-            BaselineError: A baseline is damaged or of another format.
+            BaselineError: A baseline is damaged, misplaced or of another format.
         """
-        own = self.root / case.scenario.name / case.place / f"{numerics_class['name']}.json"
+        own = self.folder(case.scenario.name, case.target) / f"{numerics_class.name}.json"
         if own.exists():
             baseline = self.read(own)
-            if baseline.recording.numerics_class["hash"] == numerics_class["hash"]:
-                return Match(baseline, True, f"the same class {numerics_class['name']}")
-        for reference in dict.fromkeys([case.place, case.scenario.reference or case.place]):
-            *other, place = reference.split("/")
-            for path in self.files(other[0] if other else case.scenario.name, place):
+            if baseline.numerics_class.hash == numerics_class.hash:
+                return Match(baseline)
+        for reference in _references(case):
+            scenario = reference.scenario or case.scenario.name
+            for path in self.files(scenario, reference.target):
                 baseline = self.read(path)
                 if baseline.reference:
-                    return Match(
-                        baseline,
-                        False,
-                        f"class {baseline.recording.numerics_class['name']}, the reference of {reference}",
-                    )
+                    return Match(baseline, reference)
         return None
 
     def known(self, case: Case) -> dict[str, dict[str, str]]:
-        """Return the digests of the outputs of every baseline of `case` in its place, by class and name.
+        """Return the digests of the outputs of each baseline of `case`, by class and by output.
 
-        Read without a check: nothing is judged by them. Of another version of the scenario none is known.
+        A baseline of another version of the scenario, or one that cannot be read, is left out:
+        nothing is judged by these digests.
         """
         found: dict[str, dict[str, str]] = {}
-        for path in self.files(case.scenario.name, case.place):
-            with contextlib.suppress(OSError, ValueError, KeyError, AttributeError, TypeError):
-                content = json.loads(path.read_text(encoding="utf-8"))
-                if content["fingerprint"] == case.scenario.fingerprint:
-                    found[path.stem] = {
-                        name: output["digest"] for name, output in content["outputs"].items()
-                    }
+        for path in self.files(case.scenario.name, case.target):
+            try:
+                baseline = _parsed(path)
+            except FileError:
+                continue
+            if baseline.fingerprint == case.scenario.fingerprint:
+                found[path.stem] = baseline.output_digests
         return found
 
     def of_other_classes(
-        self, case: Case, numerics_class: dict[str, Any], devices: Sequence[str]
+        self, case: Case, numerics_class: NumericsClass, devices: Sequence[Device]
     ) -> list[Baseline]:
-        """Return the baselines of this version of `case` that machines of other classes left on any of `devices`."""
-        places = [f"{device}-{case.dtype}" for device in devices]
-        found = [
-            self.read(path) for place in places for path in self.files(case.scenario.name, place)
-        ]
-        others = [b for b in found if b.recording.numerics_class["hash"] != numerics_class["hash"]]
+        """Return the baselines of this version of `case` that other classes left on `devices`."""
+        targets = [Target(device, case.target.dtype) for device in devices]
+        paths = [path for target in targets for path in self.files(case.scenario.name, target)]
         return [
-            baseline for baseline in others if baseline.fingerprint == case.scenario.fingerprint
+            baseline
+            for baseline in map(self.read, paths)
+            if baseline.numerics_class.hash != numerics_class.hash
+            and baseline.fingerprint == case.scenario.fingerprint
         ]
 
     def read(self, path: Path) -> Baseline:
-        """Read one baseline and check that neither file was changed after it was written.
+        """Return one baseline, checked: whole, unchanged, and lying where it says that it belongs.
 
         Raises:
-            BaselineError: It is damaged, or of another format.
+            BaselineError: It is damaged, misplaced, outside the store, or of another format.
         """
-        remedy = "restore both files from version control, or delete them and record the case again"
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise BaselineError(path, f"cannot be read: {error}", remedy) from error
-        found = content.get("format") if isinstance(content, dict) else None
-        if found != FORMAT:
-            raise BaselineError(
-                path,
-                f"has format {found!r}; this harness reads {FORMAT!r}",
-                "use the harness that wrote it, or record again",
-            )
-        digest = content.pop("digest", None)
-        if digest != _digest_json(content):
-            raise BaselineError(
-                path, "was changed by hand or cut short: its digest does not fit", remedy
-            )
-        tensors = path.parent / content["tensors"]["file"]
-        if not tensors.is_file() or _digest_file(tensors) != content["tensors"]["digest"]:
-            raise BaselineError(tensors, "is missing or damaged: its digest does not fit", remedy)
-        recording = Recording({key: content[key] for key in KEPT}, tensors)
-        provenance = {**content["provenance"], "digest": digest}
-        notes = {
-            name: content[name]
-            for name in ("decides", "evidence", "certificate")
-            if name in content
-        }
-        return Baseline(
-            path, content["fingerprint"], content["reference"], provenance, recording, notes
-        )
+        for _ in range(RETRIES):
+            baseline = self._checked(path)
+            problem = _tensors_problem(baseline)
+            if not problem:
+                return baseline
+            if not _was_replaced(baseline):
+                raise BaselineError(baseline.tensors_path, problem, REMEDY)
+            time.sleep(RETRY_SECONDS)
+        raise BaselineError(path, "was replaced by others again and again while it was read")
 
     def write(self, case: Case, recording: Recording, reason: str) -> Path:
-        """Make `recording` the baseline of `case` for its numerics class, and return the path of its JSON file.
+        """Make `recording` the baseline of `case` for its numerics class; returns the JSON file.
 
-        The first baseline of a device and dtype becomes the reference there, and stays it. A reader finds the old
-        baseline or the new one, never a mixture: the tensors' file carries their digest in its name, and the JSON file,
-        which names it, is replaced last.
+        The first baseline of a target becomes the reference there, and stays it. Writers of one
+        case wait for each other.
+
+        Raises:
+            FileError: The recording is damaged, or the store cannot be written to.
         """
-        folder = self.root / case.scenario.name / case.place
-        path = folder / f"{recording.numerics_class['name']}.json"
-        replaced = self.read(path) if path.exists() else None
+        recording.verify_tensors()
         packed = recording.tensors_path.read_bytes()
-        digest = digest_bytes(np.frombuffer(packed, dtype=np.uint8))
+        folder = self.folder(case.scenario.name, case.target)
+        self._check_inside(folder)
+        path = folder / f"{_file_stem(recording)}.json"
+        digest = recording.tensors_file.digest
         tensors = path.with_name(f"{path.stem}.{digest[:8]}.safetensors")
-        content: dict[str, Any] = {
-            "format": FORMAT,
-            "scenario": case.scenario.name,
-            "place": case.place,
-            "fingerprint": case.scenario.fingerprint,
-            "reference": replaced.reference
-            if replaced
-            else not self.files(case.scenario.name, case.place),
-            "tensors": {"file": tensors.name, "digest": digest},
-            "provenance": _provenance(reason, replaced),
-            "decides": case.scenario.decides,
-            **{key: recording.content[key] for key in KEPT},
-            **(
-                {"evidence": case.scenario.tolerance["evidence"]}
-                if "evidence" in case.scenario.tolerance
-                else {}
-            ),
-        }
-        content["digest"] = _digest_json(content)
-        folder.mkdir(parents=True, exist_ok=True)
-        _write_whole(tensors, packed)
-        _write_whole(path, dumps(content).encode())
-        if replaced and replaced.recording.tensors_path != tensors:
-            replaced.recording.tensors_path.unlink(missing_ok=True)
+        with self._locked(case.scenario.name, case.target), writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(folder)
+            baseline = self._baseline(case, recording, reason, path)
+            content = encode(replace(baseline, tensors_file=TensorsFile(tensors.name, digest)))
+            write_file(tensors, packed)
+            _write_sealed(path, content)
+            _remove_unnamed_tensors(folder)
         return path
 
+    def annotate(
+        self,
+        path: Path,
+        *,
+        evidence: Evidence | None = None,
+        detection_rate: DetectionRate | None = None,
+    ) -> None:
+        """Keep what a study measured in the baseline at `path`; its recording stays as it is.
 
-def annotate(path: Path, name: str, facts: dict[str, Any]) -> None:
-    """Keep facts about the scenario's tolerances in the baseline at `path`; its recording stays as it is.
+        Raises:
+            FileError: The baseline is damaged, or the store cannot be written to.
+        """
+        found = self.read(path)
+        with self._locked(found.scenario, found.target), writing(path):
+            baseline = self.read(path)  # again: another writer may have come first
+            if evidence is not None:
+                baseline = replace(baseline, evidence=evidence.as_yaml())
+            if detection_rate is not None:
+                baseline = replace(baseline, detection_rate=detection_rate)
+            _write_sealed(path, encode(baseline))
 
-    `name` is `evidence`, what the bounds were derived from, or `certificate`, which faults they catch.
-    """
-    content = json.loads(path.read_text(encoding="utf-8"))
-    content.pop("digest")
-    content[name] = facts
-    _write_whole(path, dumps({**content, "digest": _digest_json(content)}).encode())
-
-
-def _provenance(reason: str, replaced: Baseline | None) -> dict[str, Any]:
-    return {
-        "author": (_git("var", "GIT_AUTHOR_IDENT") or getpass.getuser()).split(" <")[0],
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "reason": reason,
-        "commit": _git("rev-parse", "HEAD"),
-        "replaced": replaced.provenance["digest"] if replaced else None,
-    }
-
-
-def _git(*arguments: str) -> str | None:
-    try:
-        done = subprocess.run(
-            ["git", *arguments], capture_output=True, text=True, check=False, timeout=10
+    def _baseline(self, case: Case, recording: Recording, reason: str, path: Path) -> Baseline:
+        """Return the baseline that `recording` becomes."""
+        replaced = self._replaced(path)
+        others = [other for other in self.files(case.scenario.name, case.target) if other != path]
+        if replaced is not None:
+            is_reference = replaced.reference
+        else:
+            is_reference = not any(_says_reference(other) for other in others)
+        evidence = case.scenario.tolerances.evidence
+        kept = {each.name: getattr(recording, each.name) for each in fields(Observed)}
+        return Baseline(
+            **{**kept, "format": FORMAT},
+            scenario=case.scenario.name,
+            target=case.target,
+            fingerprint=case.scenario.fingerprint,
+            reference=is_reference,
+            provenance=_provenance(reason, replaced),
+            decides=case.scenario.decides,
+            evidence=None if evidence is None else evidence.as_yaml(),
         )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() or None if done.returncode == 0 else None
+
+    def _replaced(self, path: Path) -> Baseline | None:
+        """Return the baseline at `path`; None where there is none, or where it is damaged."""
+        try:
+            return self.read(path) if path.exists() else None
+        except BaselineError:
+            return None
+
+    def _checked(self, path: Path) -> Baseline:
+        """Return the baseline at `path`, without a look at its tensors."""
+        self._check_inside(path)
+        try:
+            baseline = _parsed(path)
+        except FileError as error:
+            raise BaselineError(error.path, error.problem, error.remedy or REMEDY) from error
+        stated = (baseline.scenario, str(baseline.target), f"{baseline.numerics_class.name}.json")
+        if path.parts[-3:] != stated:
+            belongs = "/".join(stated)
+            raise BaselineError(path, f"is misplaced: it states that it is {belongs}", REMEDY)
+        return baseline
+
+    def _check_inside(self, path: Path) -> None:
+        """Raise BaselineError where symbolic links lead out of the store."""
+        real, root = Path(os.path.realpath(path)), Path(os.path.realpath(self.root))
+        if not real.is_relative_to(root):
+            raise BaselineError(path, "leads out of the store by a symbolic link", REMEDY)
+
+    @contextmanager
+    def _locked(self, scenario: str, target: Target) -> Iterator[None]:
+        """Hold the lock of the writers of one case."""
+        locks = self.root / LOCKS
+        with writing(locks):
+            locks.mkdir(parents=True, exist_ok=True)
+            ignore = locks / ".gitignore"
+            if not ignore.exists():
+                write_file(ignore, b"*\n")
+            lock = FileLock(locks / f"{scenario}-{target}.lock")
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
 
 
-def _digest_json(content: dict[str, Any]) -> str:
-    return hashlib.sha256(dumps(content).encode()).hexdigest()[:32]
+def _references(case: Case) -> list[Reference]:
+    """Return the cases whose references may judge `case`, the first one first."""
+    own = Reference(case.target)
+    named = case.scenario.reference
+    return [own] if named is None or named == own else [own, named]
 
 
-def _digest_file(path: Path) -> str:
-    return digest_bytes(
-        np.memmap(path, dtype=np.uint8, mode="r") if path.stat().st_size else np.zeros(0, np.uint8)
+def _parsed(path: Path) -> Baseline:
+    """Return the baseline in a JSON file that seals itself.
+
+    Raises:
+        FileError: It is damaged, or of another format.
+    """
+    content = read_json(path)
+    check_format(path, content, FORMAT)
+    check_seal(path, content, REMEDY)
+    try:
+        baseline = decode(Baseline, content)
+    except MalformedError as error:
+        raise FileError(path, f"is no baseline: {error}", REMEDY) from error
+    name = baseline.tensors_file.file
+    if Path(name).name != name:
+        raise FileError(path, f"names tensors outside its folder: {name}", REMEDY)
+    return replace(baseline, path=path, tensors_path=path.parent / name)
+
+
+def _tensors_problem(baseline: Baseline) -> str:
+    """Return what is wrong with the tensors of a baseline; empty where they are whole."""
+    path = baseline.tensors_path
+    if path.is_symlink():
+        return "is a symbolic link; tensors must lie in the store"
+    try:
+        digest = digest_file(path)
+    except FileError as error:
+        return error.problem
+    return "" if digest == baseline.tensors_file.digest else "is damaged: its digest does not fit"
+
+
+def _was_replaced(baseline: Baseline) -> bool:
+    """Whether another process has replaced a baseline since it was read."""
+    try:
+        return _parsed(baseline.path).digest != baseline.digest
+    except FileError:
+        return False
+
+
+def _says_reference(path: Path) -> bool:
+    """Whether a baseline says that it is a reference; one that cannot be read says nothing."""
+    try:
+        return _parsed(path).reference
+    except FileError:
+        return False
+
+
+def _write_sealed(path: Path, content: object) -> None:
+    """Write a baseline's JSON with the digest over itself."""
+    assert isinstance(content, Mapping)  # noqa: S101 (for the type checker: a dataclass was encoded)
+    sealed = {**content, "digest": digest_json(content)}
+    write_file(path, dumps(sealed).encode())
+
+
+def _remove_unnamed_tensors(folder: Path) -> None:
+    """Remove tensors that no baseline in the folder names; all stay where one is damaged."""
+    named = set()
+    for path in folder.glob("*.json"):
+        try:
+            named.add(_parsed(path).tensors_file.file)
+        except FileError:
+            return
+    for path in folder.glob("*.safetensors"):
+        if path.name not in named:
+            path.unlink(missing_ok=True)
+
+
+def _file_stem(recording: Recording) -> str:
+    """Return the name of a recording's numerics class, which may come from another machine.
+
+    Raises:
+        FileError: It is not the name of a file.
+    """
+    name = recording.numerics_class.name
+    if not CLASS_NAME.fullmatch(name):
+        problem = f"has a numerics class that cannot be the name of a file: {name!r}"
+        raise FileError(recording.tensors_path.parent, problem, "run the case again")
+    return name
+
+
+def _provenance(reason: str, replaced: Baseline | None) -> Provenance:
+    return Provenance(
+        author=_author(),
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        reason=reason,
+        commit=_git("rev-parse", "HEAD"),
+        replaced=None if replaced is None else replaced.digest,
     )
 
 
-def _write_whole(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+def _author() -> str:
+    """Return who runs the harness, as git or else the system names them."""
+    identity = _git("var", "GIT_AUTHOR_IDENT")
+    if identity is not None:
+        return identity.split(" <")[0]
     try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container runs as a user without an entry
+        return "unknown"
+
+
+def _git(*arguments: str) -> str | None:
+    """Return what git prints; None where it is not there or refuses."""
+    command = ["git", *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None if done.returncode == 0 else None

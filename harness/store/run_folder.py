@@ -1,58 +1,153 @@
-"""A run's folder by its time, and its `results.json`: written whole, and read back."""
+"""A run's folder: who owns it, its `results.json`, and what several processes wrote there."""
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-from harness.errors import HarnessError, UsageError
+from filelock import FileLock, Timeout
+
+from harness.errors import FileError, UsageError, writing
 from harness.records import Outcome
-from harness.worker.protocol import dumps
+from harness.store.recording import Environment, check_format, check_seal
+from harness.store.typed_json import MalformedError, decode, encode, read_json
+from harness.worker.files import digest_json, dumps, write_file
 
-RESULTS_FORMAT = "harness-results/1"
+RESULTS_FORMAT = "harness-results/2"
 RESULTS_FILE = "results.json"
 PART_FILES = "results-*.json"  # of processes that share a run's folder
+OWNER_LOCK = ".owner.lock"
+RUNS = Path("runs")
+
+
+@dataclass(frozen=True)
+class Results:
+    """The content of `results.json`: the outcomes by their ids, and where they were recorded.
+
+    `environment` is that of the first recording; None where no case left one. `written` is when the
+    file was written, in UTC. `digest` seals all other keys.
+    """
+
+    format: str
+    outcomes: tuple[Outcome, ...]
+    environment: Environment | None = None
+    written: str = ""
+    digest: str = ""
 
 
 def write_results(
-    out: Path, outcomes: Iterable[Outcome], environment: dict[str, Any], part: str = ""
+    out: Path, outcomes: Iterable[Outcome], environment: Environment | None, part: str = ""
 ) -> Path:
-    """Write the outcomes of a run in the order of their ids, or of the `part` of it that one process ran; returns the file."""
-    out.mkdir(parents=True, exist_ok=True)
-    told = [outcome.as_json() for outcome in sorted(outcomes, key=lambda outcome: outcome.case)]
-    path = out / (f"results-{part}.json" if part else RESULTS_FILE)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(
-        dumps({"format": RESULTS_FORMAT, "environment": environment, "outcomes": told}),
-        encoding="utf-8",
+    """Write the outcomes of a run, or of the `part` of it that one process ran.
+
+    Returns:
+        The file.
+
+    Raises:
+        FileError: The folder cannot be written to.
+    """
+    results = Results(
+        format=RESULTS_FORMAT,
+        outcomes=tuple(sorted(outcomes, key=_case_of)),
+        environment=environment,
+        written=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    os.replace(temporary, path)
+    path = out / (f"results-{part}.json" if part else RESULTS_FILE)
+    content = encode(results)
+    assert isinstance(content, dict)  # noqa: S101 (for the type checker: a dataclass was encoded)
+    sealed = {**content, "digest": digest_json(content)}
+    with writing(path):
+        out.mkdir(parents=True, exist_ok=True)
+        write_file(path, dumps(sealed).encode())
     return path
 
 
-def new_run(root: Path = Path("runs")) -> Path:
-    """Return the path of a new run's folder, named by the time."""
-    return root / datetime.now(UTC).strftime("%Y-%m-%dT%H-%M-%S")
-
-
-def read_results(run: Path) -> tuple[list[Outcome], dict[str, Any]]:
-    """Return the outcomes and the environment of a run: its folder, or its `results.json`.
+def read_results(run: Path) -> Results:
+    """Return the results of a run: of its folder, or of its `results.json`.
 
     Raises:
-        UsageError: There is no such run.
-        HarnessError: The file is of another format.
+        FileError: There is no such run, or its results are damaged or of another format.
     """
     path = run / RESULTS_FILE if run.is_dir() else run
+    content = read_json(path)
+    check_format(path, content, RESULTS_FORMAT)
+    check_seal(path, content, "run again; results are never edited by hand")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path}: no results of a run here ({error})") from error
-    if content.get("format") != RESULTS_FORMAT:
-        raise HarnessError(
-            f"{path}: has format {content.get('format')!r}; this harness reads {RESULTS_FORMAT!r}"
-        )
-    return [Outcome.from_json(data) for data in content["outcomes"]], content["environment"]
+        return decode(Results, content)
+    except MalformedError as error:
+        raise FileError(path, f"holds no results of a run: {error}") from error
+
+
+def gather_parts(out: Path) -> tuple[list[Outcome], Environment | None]:
+    """Return what other processes wrote into a run's folder."""
+    outcomes: list[Outcome] = []
+    environment: Environment | None = None
+    for part in sorted(out.glob(PART_FILES)):
+        results = read_results(part)
+        outcomes += results.outcomes
+        environment = environment or results.environment
+    return outcomes, environment
+
+
+def remove_parts(out: Path) -> None:
+    """Remove what `gather_parts` reads."""
+    for part in out.glob(PART_FILES):
+        part.unlink(missing_ok=True)
+
+
+def new_run(root: Path = RUNS) -> Path:
+    """Make the folder of a new run, named by the time and, where that is taken, by a number.
+
+    Raises:
+        FileError: The folder cannot be made.
+    """
+    moment = datetime.now(UTC).strftime("%Y-%m-%dT%H-%M-%S")
+    with writing(root):
+        root.mkdir(parents=True, exist_ok=True)
+        for number in range(1, 1000):
+            path = root / (moment if number == 1 else f"{moment}-{number}")
+            try:
+                path.mkdir()
+            except FileExistsError:
+                continue
+            return path
+    raise UsageError(f"{root}: a thousand runs began in this second; name one with --out")
+
+
+class RunOwner:
+    """Holds a run's folder, so that no second run writes into it at the same time.
+
+    Args:
+        out: The folder; made where it is not there.
+    """
+
+    def __init__(self, out: Path) -> None:
+        self._out = out
+        self._lock = FileLock(out / OWNER_LOCK)
+
+    def acquire(self) -> None:
+        """Take the folder.
+
+        Raises:
+            UsageError: Another run that is still going on has it.
+            FileError: The folder cannot be written to.
+        """
+        with writing(self._out):
+            self._out.mkdir(parents=True, exist_ok=True)
+            try:
+                self._lock.acquire(timeout=0)
+            except Timeout:
+                raise UsageError(
+                    f"{self._out}: another run is writing there now; wait for it, or name "
+                    "another folder with --out"
+                ) from None
+
+    def release(self) -> None:
+        """Give the folder back."""
+        self._lock.release()
+
+
+def _case_of(outcome: Outcome) -> str:
+    return outcome.case

@@ -1,42 +1,58 @@
-"""Which release moved a case's output: a search or a walk over releases, each recorded once, in an environment of its own."""
+"""Finds the release of a package that moved a case's output, by a search or a walk over releases.
+
+Each release is recorded once, in an environment of its own. What is recorded stays in the run's
+folder, where a later call goes on.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from importlib import metadata
-from typing import Any
+from pathlib import Path
+
+from packaging.utils import canonicalize_name
 
 from harness.errors import NotRecordedError, UsageError
-from harness.judge import (
-    checks as tolerance,
-)
-from harness.judge import (
-    drift,
-)
-from harness.judge import (
-    environment_diff as changes,
-)
-from harness.judge import (
-    first_difference as divergence,
-)
+from harness.judge import drift, first_difference, reasons
+from harness.judge.checks import check_output, failed
+from harness.judge.environment_diff import list_changes
 from harness.judge.verdict import same_bits, structure
 from harness.launch.sandbox import BASE, named
-from harness.records import Recording
+from harness.records import Difference, DifferenceKind, Drift, worst_first
 from harness.scenario.model import Case
 from harness.session import Session
+from harness.store.recording import Environment, Recording
+from harness.store.typed_json import encode
 from harness.worker.protocol import RECORDING_FILE
 
 OnStep = Callable[[str], None]
 
+SHOWN_REASONS = 3  # of skipped releases, where nothing else could be found
+NOTHING = "nothing"
+
+
+class Until(StrEnum):
+    """Until when a case counts as not moved."""
+
+    IDENTICAL = "identical"  # it has the same bits
+    WITHIN = "within"  # the scenario's cross-class tolerance admits how far it moved
+
 
 @dataclass(frozen=True)
 class Change:
-    """A release whose output differs from that of the release it is held against.
+    """A release whose output differs from that of the release that it is held against.
 
-    `l_inf` and `rel_l2` are those of the output that moved farthest, NaN where the outputs' structure differs; `first` is
-    the first differing input or stage; `beside` is what else changed: a scheduler's configuration, the environment.
+    Attributes:
+        release: Its version.
+        against: The version of the other release.
+        l_inf: The L-inf drift of the output that moved farthest; NaN where the structure of the
+            outputs differs.
+        rel_l2: The relative L2 drift of the same output.
+        first: The first input or stage that differs, in words.
+        beside: What else changed, in words: a scheduler's configuration, the environment.
     """
 
     release: str
@@ -47,12 +63,20 @@ class Change:
     beside: tuple[str, ...]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Bisection:
-    """What was found for one case: `changes` has one entry, or none, after a search, and all of them after a walk.
+    """What was found for one case.
 
-    Where `suspects`, releases that had to be skipped, lie just before the one that a search found, any of them may have
-    moved the output. `skipped` holds the reason by release.
+    Attributes:
+        case: The case's id.
+        package: Whose releases.
+        releases: All that were considered, the oldest first.
+        tried: Those that could be recorded.
+        changes: After a search the first release that moved the output, if any did; after a walk
+            every one.
+        suspects: Releases just before the one that a search found, which had to be skipped: any of
+            them may have moved the output.
+        skipped: Why a release was skipped, by its version.
     """
 
     case: str
@@ -63,208 +87,313 @@ class Bisection:
     suspects: tuple[str, ...] = ()
     skipped: dict[str, str] = field(default_factory=dict)
 
-    def as_json(self) -> dict[str, Any]:
-        """Return it as `bisect.json` holds it."""
-        return asdict(self)
+    def as_json(self) -> object:
+        """Return it as `bisect.json` holds it; a number that is not finite is null."""
+        return encode(self)
 
 
 class Trials:
-    """One case in one release after the other: run when first asked for, then read from the run's folder."""
+    """One case in one release after the other, each run when it is first asked for.
+
+    Args:
+        session: Runs the case; its folder keeps the recordings.
+        case: In this environment's own versions.
+        package: Whose releases.
+        companions: Other packages with their versions, for every release's environment.
+        on_step: Called with what is known so far.
+
+    Attributes:
+        tried: The recordings by release.
+        skipped: Why a release cannot be had, by its version.
+    """
 
     def __init__(
         self, session: Session, case: Case, package: str, companions: Sequence[str], on_step: OnStep
     ) -> None:
-        self.case, self.package = case, package
-        self.skipped: dict[str, str] = {}
+        self.case = case
+        self.package = package
         self.tried: dict[str, Recording] = {}
-        self._session, self._companions, self._on_step = session, companions, on_step
+        self.skipped: dict[str, str] = {}
+        self._session = session
+        self._companions = companions
+        self._on_step = on_step
 
     def get(self, release: str) -> Recording | None:
-        """Return the recording of a release, or None where it cannot be had; the reason is then in `skipped`."""
-        if release not in self.tried and release not in self.skipped:
-            case = replace(self.case, env=(f"{self.package}=={release}", *self._companions))
-            folder = self._session.out / "releases" / release / case.scenario.name / case.place
-            try:
-                kept = Recording.read(folder) if (folder / RECORDING_FILE).is_file() else None
-                recording = (
-                    kept
-                    if kept and _is_of(kept, case)
-                    else self._session.record(case, folder=folder)
-                )
-            except NotRecordedError as error:
-                self._skip(release, error.reason)
-            else:
-                if recording.content["repeat"]["distinct"] > 1:
-                    self._skip(release, "two runs of the case differ in it")
-                else:
-                    self.tried[release] = recording
-        return self.tried.get(release)
+        """Return the recording of a release; None where it cannot be had, as `skipped` explains."""
+        if release in self.tried or release in self.skipped:
+            return self.tried.get(release)
+        try:
+            recording = self._record(release)
+        except NotRecordedError as error:
+            self._skip(release, error.reason)
+            return None
+        if recording.repeat.distinct > 1:
+            self._skip(release, "two runs of the case differ in it")
+            return None
+        self.tried[release] = recording
+        return recording
 
     def say(self, text: str) -> None:
         """Tell the caller what is known so far."""
         self._on_step(f"{self.case.id}: {text}")
+
+    def _record(self, release: str) -> Recording:
+        """Return the recording that an earlier call left of a release, or else a new one."""
+        requirement = named(f"{self.package}=={release}")
+        case = replace(self.case, env=(str(requirement), *self._companions))
+        folder = self._folder(release)
+        if (folder / RECORDING_FILE).is_file():
+            kept = Recording.read(folder)
+            if _is_of(kept, case):
+                return kept
+        return self._session.record(case, folder=folder)
+
+    def _folder(self, release: str) -> Path:
+        name = self.case.scenario.name
+        return self._session.out / "releases" / release / name / str(self.case.target)
 
     def _skip(self, release: str, reason: str) -> None:
         self.skipped[release] = reason
         self.say(f"{self.package} {release} skipped: {reason}")
 
 
-def search(trials: Trials, releases: Sequence[str], until: str = "identical") -> Bisection:
-    """Find the first release whose output differs from that of `releases[0]`, given that the last one's does.
+def search(
+    trials: Trials, releases: Sequence[str], until: Until | str = Until.IDENTICAL
+) -> Bisection:
+    """Find the first release whose output differs from that of the first one in `releases`.
 
     Args:
         trials: Gives the recording of a release.
-        releases: From the good end to the bad one, oldest first.
-        until: `identical`: other bits count as moved; `within`: what the scenario's tolerance between classes does not admit.
+        releases: From the good end to the bad one, the oldest first.
+        until: Until when a case counts as not moved.
 
     Raises:
-        UsageError: An end cannot be recorded, or `until` is `within` and the scenario bounds no free drift.
+        UsageError: An end cannot be recorded, or `until` is `within` and the scenario bounds no
+            free drift.
     """
+    until = Until(until)
     good, bad, package = releases[0], releases[-1], trials.package
-    then = _end(trials, good)
-    if not _moved(trials.case, _end(trials, bad), then, until):
+    expected = _end(trials, good)
+    if not _has_moved(trials.case, _end(trials, bad), expected, until):
         trials.say(f"{package} {bad}: not moved since {good}")
         return _summary(trials, releases)
 
-    def moved(index: int) -> bool | None:
-        now = trials.get(releases[index])
-        return None if now is None else _moved(trials.case, now, then, until)
+    def has_moved(index: int) -> bool | None:
+        recording = trials.get(releases[index])
+        if recording is None:
+            return None
+        return _has_moved(trials.case, recording, expected, until)
 
-    low, high = bisect(
-        len(releases), moved, lambda low, high: trials.say(_known(package, releases, low, high))
-    )
-    against = releases[low] if until == "identical" else good
-    change = measure(
-        trials.tried[releases[high]], trials.tried[against], package, releases[high], against
-    )
+    def say_what_is_known(low: int, high: int) -> None:
+        trials.say(_known(package, releases, low, high))
+
+    low, high = bisect(len(releases), has_moved, say_what_is_known)
+    against = releases[low] if until is Until.IDENTICAL else good
+    change = _change(trials, releases[high], against)
     return _summary(trials, releases, [change], releases[low + 1 : high])
 
 
 def walk(trials: Trials, releases: Iterable[str]) -> Bisection:
-    """Record every release and hold each against the one before it that could be recorded."""
-    found: list[Change] = []
-    releases, before = tuple(releases), ""
+    """Record every release, and hold each against the one before it that could be recorded.
+
+    Raises:
+        UsageError: Fewer than two could be recorded.
+    """
+    releases = tuple(releases)
+    changes: list[Change] = []
+    before = ""
     for release in releases:
-        now = trials.get(release)
-        if now is None:
+        recording = trials.get(release)
+        if recording is None:
             continue
-        if before and _differ(now, trials.tried[before]):
-            found.append(measure(now, trials.tried[before], trials.package, release, before))
+        if before and _differ(recording, trials.tried[before]):
+            change = _change(trials, release, before)
             trials.say(
-                f"{trials.package} {release} moved it: L-inf {found[-1].l_inf:.2e}, first {found[-1].first}"
+                f"{trials.package} {release} moved it: L-inf {change.l_inf:.2e}, "
+                f"first {change.first}"
             )
+            changes.append(change)
         before = release
     if len(trials.tried) < 2:
+        reasons_given = _some_reasons(trials.skipped)
         raise UsageError(
-            f"{trials.case.id}: fewer than two releases could be recorded; {_reasons(trials.skipped)}"
+            f"{trials.case.id}: fewer than two releases could be recorded; {reasons_given}"
         )
-    return _summary(trials, releases, found)
+    return _summary(trials, releases, changes)
 
 
 def bisect(
-    count: int, moved: Callable[[int], bool | None], on_step: Callable[[int, int], None]
+    count: int, has_moved: Callable[[int], bool | None], on_step: Callable[[int, int], None]
 ) -> tuple[int, int]:
-    """Return (last that has not moved, first that has) of `count` in order, of which the ends are known.
+    """Return the last of `count` releases that has not moved, and the first that has.
 
-    `moved` says None for one that cannot be told; those between the two that are returned stay unknown.
+    The two ends are known: the first has not moved, the last has.
+
+    Args:
+        count: How many releases there are, in order.
+        has_moved: Says whether one has, None where that cannot be told. All that lie between the
+            two that are returned are such.
+        on_step: Called with the two as far as they are known.
     """
-    low, high, unknown = 0, count - 1, set()
-    while left := [index for index in range(low + 1, high) if index not in unknown]:
+    low, high = 0, count - 1
+    unknown: set[int] = set()
+    while True:
+        left = [index for index in range(low + 1, high) if index not in unknown]
+        if not left:
+            return low, high
         on_step(low, high)
-        middle = min(left, key=lambda index: abs(index - (low + high) / 2))
-        answer = moved(middle)
+        middle = _nearest(left, (low + high) / 2)
+        answer = has_moved(middle)
         if answer is None:
             unknown.add(middle)
         elif answer:
             high = middle
         else:
             low = middle
-    return low, high
 
 
-def measure(now: Recording, then: Recording, package: str, release: str, against: str) -> Change:
-    """Return how far the output moved between two releases, and where first."""
-    other, weights = structure(now, then), divergence.other_weights(now, then)
-    drifts = {} if other else drift.of_outputs(now, then)
-    worst = max(
-        drifts.values(), key=lambda d: math.inf if math.isnan(d.l_inf) else d.l_inf, default=None
+def _nearest(indices: Sequence[int], to: float) -> int:
+    def distance(index: int) -> float:
+        return abs(index - to)
+
+    return min(indices, key=distance)
+
+
+def _change(trials: Trials, release: str, against: str) -> Change:
+    """Return how far the output moved between two releases, where first, and what else changed."""
+    actual, expected = trials.tried[release], trials.tried[against]
+    worst = _worst_drift(actual, expected)
+    return Change(
+        release,
+        against,
+        l_inf=math.nan if worst is None else worst.l_inf,
+        rel_l2=math.nan if worst is None else worst.rel_l2,
+        first=_first(actual, expected),
+        beside=_beside(actual, expected, trials.package),
     )
-    first = (
-        f"weights of {', '.join(weights)}"
-        if weights
-        else other or divergence.besides_settings(now, then) or "nothing"
+
+
+def _worst_drift(actual: Recording, expected: Recording) -> Drift | None:
+    """Return the drift of the output that moved farthest; None where the structure differs."""
+    if structure(actual, expected):
+        return None
+    drifts = drift.of_outputs(actual, expected).values()
+    return max(drifts, key=_l_inf, default=None)
+
+
+def _l_inf(moved: Drift) -> float:
+    return worst_first(moved.l_inf)
+
+
+def _first(actual: Recording, expected: Recording) -> str:
+    """Return the first input or stage that differs; a scheduler's configuration is no such."""
+    weights = first_difference.other_weights(actual, expected)
+    if weights:
+        return reasons.difference(Difference(DifferenceKind.WEIGHTS, ", ".join(weights)))
+    other = structure(actual, expected)
+    if other:
+        return other
+    found = first_difference.besides_settings(actual, expected)
+    return NOTHING if found is None else reasons.difference(found)
+
+
+def _beside(actual: Recording, expected: Recording, package: str) -> tuple[str, ...]:
+    """Return what else changed: a scheduler's configuration, and the environment.
+
+    The version of `package` is left out, which is what is being looked at.
+    """
+    lines = list_changes(
+        _without_version(actual.environment, package),
+        _without_version(expected.environment, package),
     )
-    lines = changes.list_changes(now.content["environment"], then.content["environment"])
-    settings = divergence.configuration(now, then)
-    beside = tuple(line for line in lines if not line.startswith(f"{package} "))
-    beside = (settings, *beside) if settings else beside
-    numbers = (worst.l_inf, worst.rel_l2) if worst else (math.nan, math.nan)
-    return Change(release, against, *numbers, first, beside)
+    settings = first_difference.configuration(actual, expected)
+    return lines if settings is None else (reasons.difference(settings), *lines)
 
 
-def _moved(case: Case, now: Recording, then: Recording, until: str) -> bool:
-    if until == "identical" or not _differ(now, then):
-        return _differ(now, then)
-    bounds = case.scenario.tolerance.get("cross-class")
-    if not isinstance(bounds, dict) or not {"rel_l2", "l_inf"} & set(bounds):
-        raise UsageError(
-            f"{case.scenario.path}: `--until within` needs `rel_l2` or `l_inf` in `tolerance.cross-class`"
-        )
-    if structure(now, then):
+def _without_version(environment: Environment, package: str) -> Environment:
+    name = canonicalize_name(package)
+    versions = {
+        other: version
+        for other, version in environment.versions.items()
+        if canonicalize_name(other) != name
+    }
+    return replace(environment, versions=versions)
+
+
+def _has_moved(case: Case, actual: Recording, expected: Recording, until: Until) -> bool:
+    if not _differ(actual, expected):
+        return False
+    if until is Until.IDENTICAL:
         return True
-    drifts = drift.of_outputs(now, then)
-    return not all(
-        check.passed for name, d in drifts.items() for check in tolerance.check(name, d, bounds)
-    )
+    tolerances = case.scenario.tolerances
+    if tolerances.cross_class is None or not tolerances.bounds_free_drift:
+        raise UsageError(
+            f"{case.scenario.path}: `--until within` needs `rel_l2` or `l_inf` in "
+            "`tolerance.cross-class`"
+        )
+    if structure(actual, expected):
+        return True
+    checks = [
+        check
+        for name, moved in drift.of_outputs(actual, expected).items()
+        for check in check_output(name, moved, tolerances.cross_class)
+    ]
+    return bool(failed(checks))
 
 
-def _differ(now: Recording, then: Recording) -> bool:
-    return bool(structure(now, then)) or not same_bits(now, then)
+def _differ(actual: Recording, expected: Recording) -> bool:
+    return bool(structure(actual, expected)) or not same_bits(actual, expected)
 
 
 def _end(trials: Trials, release: str) -> Recording:
+    """Return the recording of an end of a search."""
     recording = trials.get(release)
     if recording is None:
-        raise UsageError(
-            f"{trials.package} {release} cannot be an end of the search: {trials.skipped[release]}"
-        )
+        reason = trials.skipped[release]
+        raise UsageError(f"{trials.package} {release} cannot be an end of the search: {reason}")
     return recording
 
 
 def _is_of(recording: Recording, case: Case) -> bool:
-    """Whether a recording that an earlier call left is of this very case, beside the packages that are installed now."""
-    names = {named(text).name for text in case.env}
-    versions = recording.content["environment"]["versions"]
-    same = all(versions.get(name) == metadata.version(name) for name in BASE if name not in names)
-    return same and recording.content["case"] == case.request()
+    """Whether a recording that an earlier call left is of this very case.
+
+    The packages that its environment takes from this one must be those of today.
+    """
+    chosen = {canonicalize_name(named(text).name) for text in case.env}
+    versions = recording.environment.versions
+    same_base = all(
+        versions.get(name) == metadata.version(name) for name in BASE if name not in chosen
+    )
+    return same_base and recording.case == case.request()
 
 
 def _known(package: str, releases: Sequence[str], low: int, high: int) -> str:
-    inside = high - low - 1
+    """Return in words what a search knows, and how many releases it will still try."""
+    between = high - low - 1
     left = math.ceil(math.log2(high - low))
-    return f"{package} {releases[low]} has not moved, {releases[high]} has; {inside} between, about {left} to try"
-
-
-def _reasons(skipped: dict[str, str]) -> str:
     return (
-        "; ".join(f"{release}: {reason}" for release, reason in list(skipped.items())[:3])
-        or "none was skipped"
+        f"{package} {releases[low]} has not moved, {releases[high]} has; {between} between, "
+        f"about {left} to try"
     )
+
+
+def _some_reasons(skipped: Mapping[str, str]) -> str:
+    shown = list(skipped.items())[:SHOWN_REASONS]
+    return "; ".join(f"{release}: {reason}" for release, reason in shown) or "none was skipped"
 
 
 def _summary(
     trials: Trials,
     releases: Sequence[str],
-    found: Sequence[Change] = (),
+    changes: Sequence[Change] = (),
     suspects: Sequence[str] = (),
 ) -> Bisection:
-    tried = tuple(release for release in releases if release in trials.tried)
     return Bisection(
-        trials.case.id,
-        trials.package,
-        tuple(releases),
-        tried,
-        tuple(found),
-        tuple(suspects),
-        dict(trials.skipped),
+        case=trials.case.id,
+        package=trials.package,
+        releases=tuple(releases),
+        tried=tuple(release for release in releases if release in trials.tried),
+        changes=tuple(changes),
+        suspects=tuple(suspects),
+        skipped=dict(trials.skipped),
     )

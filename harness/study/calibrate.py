@@ -1,86 +1,121 @@
-"""Derives a scenario's tolerances from measured noise, and keeps the evidence beside them."""
+"""Derives the tolerances of a scenario from measured noise, and gathers the evidence for them.
+
+The noise is what perturbed inputs and other platforms do. Every platform runs twice: freely, for
+the drift of the outputs, and teacher-forced, for the drift of each stage by itself.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from statistics import median, median_low
-from typing import Any
+
+import numpy as np
+from packaging.version import InvalidVersion, Version
 
 from harness.errors import NotRecordedError, UsageError
-from harness.judge import checks as tolerance
-from harness.judge import drift
-from harness.judge import expectations as expect
+from harness.judge import drift, expectations
 from harness.judge.environment_diff import FRAMEWORKS
 from harness.judge.first_difference import other_weights
 from harness.judge.verdict import structure
-from harness.records import UNVERIFIED, Baseline, Recording
+from harness.records import Device, Dtype, Metric, Stage, Verdict, worst_first
+from harness.scenario.fields import Expectation, Framework
 from harness.scenario.model import Case, Scenario
-from harness.scenario.tolerance import nested
-from harness.session import Session, alone
+from harness.scenario.tolerance import (
+    FREE_METRICS,
+    LOCAL_METRICS,
+    BoundKey,
+    Evidence,
+    Kind,
+    Tolerance,
+    Tolerances,
+)
+from harness.session import Session
+from harness.store.baselines import Baseline
+from harness.store.recording import Observed, Recording
 from harness.study.platforms import Platform, held_together
 
-OVER_NOISE = 8.0  # a bound is at least this many times the effect of one unit in the last place,
-OVER_WORST = 2.0  # and at least this many times the worst drift of any platform. Source: docs/measurements.md, Tolerances.
-FAR = 4.0  # times the median of its kind: a stage above that, such as a badly conditioned first step, gets a bound of its own
+# A bound is at least this many times the effect of one unit in the last place, and at least this
+# many times the worst drift of any platform. Source: docs/measurements.md, Tolerances.
+OVER_NOISE = 8.0
+OVER_WORST = 2.0
+# A stage that drifts more than this many times the median of its kind, such as a badly conditioned
+# first step, gets a bound of its own.
+FAR = 4.0
+# One unit in the last place, relative to the value.
 LAST_PLACE = {
-    "float64": 2.0**-52,
-    "float32": 2.0**-23,
-    "float16": 2.0**-10,
-    "bfloat16": 2.0**-7,
-}  # relative to the value
+    Dtype.FLOAT64: 2.0**-52,
+    Dtype.FLOAT32: 2.0**-23,
+    Dtype.FLOAT16: 2.0**-10,
+    Dtype.BFLOAT16: 2.0**-7,
+}
+SEED_STRIDE = 1000  # from the seeds of one replica to those of the next one
+COMPARED_IMAGES = (Expectation.BATCH_EQUALS_SINGLE, Expectation.IDENTICAL_IMAGES)
 
-Figures = dict[
-    tuple[str, ...], float
-]  # by keys: ("rel_l2",), ("local_rel_l2", "vae.decode#0"), ("batch", "l_inf")
+# Measured drifts, or bounds, by what a scenario calls them. Local ones are by the stage.
+Figures = dict[BoundKey, float]
+
+REL_L2 = BoundKey(Kind.CROSS_CLASS, Metric.REL_L2)
+L_INF = BoundKey(Kind.CROSS_CLASS, Metric.L_INF)
 
 
 @dataclass(frozen=True)
 class Calibration:
     """What was measured of one case, and the bounds that follow.
 
-    `noise` is the median effect of moving the inputs by one unit in the last place; `platforms` the worst drift of each
-    platform over all seeds; `on` the numerics class against which everything was measured; `last_place` the relative size
-    of one unit in the last place of the case's dtype; `quantum` the step of outputs that are whole numbers, else 0; `missed`
-    the platforms that could not be measured here, with the reason; of a device that is not here the first one.
+    Attributes:
+        case: The case's id.
+        on: The name of the numerics class against which everything was measured.
+        device: Its device.
+        seeds: How many seeds were replicated.
+        perturbations: How many perturbations were run.
+        noise: The median effect of moving the inputs by one unit in the last place.
+        platforms: The worst drift of each platform over all seeds, by the platform's name.
+        devices: The devices on which something was measured.
+        last_place: One unit in the last place of the case's dtype, relative to the value.
+        quantum: The step of outputs that are whole numbers, else 0.
+        missed: Why a platform could not be measured here, by its name; of a device that is not
+            here, the first platform alone.
     """
 
     case: str
     on: str
+    device: Device
     seeds: int
     perturbations: int
     noise: Figures
     platforms: dict[str, Figures]
+    devices: frozenset[Device] = frozenset()
     last_place: float = 0.0
     quantum: float = 0.0
     missed: dict[str, str] = field(default_factory=dict)
 
     def worst(self, without: str = "") -> Figures:
-        """Return the worst drift of any platform but one."""
-        return _worst([figures for name, figures in self.platforms.items() if name != without])
+        """Return the worst drift of any platform, leaving out the one called `without`."""
+        return _largest(figures for name, figures in self.platforms.items() if name != without)
 
     def limits(self, without: str = "") -> Figures:
-        """Return the bounds that follow, rounded up to two digits; `without` leaves one platform out of the evidence.
+        """Return the bounds that follow, one per stage, rounded up to two digits.
 
-        Nothing is held closer than one unit in the last place: what no platform here moved, another one may.
+        Nothing is held closer than one unit in the last place: what no platform moves here, another
+        one may.
+
+        Args:
+            without: The name of a platform that is left out of the evidence.
         """
-        worst, found = self.worst(without), {}
+        worst = self.worst(without)
+        found: Figures = {}
         for key in sorted({*self.noise, *worst}):
-            found[key] = _round_up(
-                max(
-                    OVER_NOISE * self.noise.get(key, 0.0),
-                    OVER_WORST * worst.get(key, 0.0),
-                    self._least(key),
-                )
+            limit = max(
+                OVER_NOISE * self.noise.get(key, 0.0),
+                OVER_WORST * worst.get(key, 0.0),
+                self._least(key),
             )
-        return {key: bound for key, bound in found.items() if bound > 0}
-
-    def _least(self, key: tuple[str, ...]) -> float:
-        if key[-1] == "l_inf":
-            return self.quantum
-        return self.last_place if key[0] != "batch" else 0.0
+            if limit > 0:
+                found[key] = _round_up(limit)
+        return found
 
     def left_out(self) -> dict[str, bool]:
         """Return for each platform whether the bounds derived without it admit it."""
@@ -89,25 +124,47 @@ class Calibration:
             for name, figures in self.platforms.items()
         }
 
-    def bounds(self) -> dict[str, Any]:
-        """Return the limits as a scenario's `tolerance` holds them: `cross-class`, and `batch` where images were compared."""
-        found = nested(compact(self.limits()))
-        batch = found.pop("batch", {})
-        return {"cross-class": found, **({"batch": batch} if batch else {})}
+    def bounds(self) -> dict[Kind, Tolerance]:
+        """Return the tolerances that follow: `cross-class`, and `batch` where it was measured."""
+        limits = compact(self.limits())
+        batch = _of_kind(Kind.BATCH, limits)
+        found = {Kind.CROSS_CLASS: Tolerance.from_keys(_of_kind(Kind.CROSS_CLASS, limits))}
+        if batch:
+            found[Kind.BATCH] = Tolerance.from_keys(batch)
+        return found
 
-    def evidence(self) -> dict[str, Any]:
-        """Return what the scenario and its baselines keep."""
+    def bounds_for(self, tolerances: Tolerances) -> dict[Kind, Tolerance]:
+        """Return the tolerances to write into a scenario that has `tolerances`.
+
+        Across classes only those metrics are kept that the scenario bounds already, such as local
+        drift alone; all of them where it bounds none.
+        """
+        found = self.bounds()
+        cross_class = tolerances.cross_class
+        if cross_class is not None and cross_class.metrics:
+            found[Kind.CROSS_CLASS] = _restricted(found[Kind.CROSS_CLASS], cross_class.metrics)
+        return found
+
+    def evidence(self) -> Evidence:
+        """Return what the scenario and its baselines keep of what was measured."""
         bounds = self.bounds()
-        return {
-            "bounds": bounds["cross-class"],
-            **({"batch": bounds["batch"]} if "batch" in bounds else {}),
-            "noise": nested(_summary(self.noise)),
-            "worst": nested(_summary(self.worst())),
-            "platforms": len(self.platforms),
-            "seeds": self.seeds,
-            "on": self.on,
-            "date": datetime.now(UTC).date().isoformat(),
-        }
+        return Evidence(
+            bounds=bounds[Kind.CROSS_CLASS],
+            batch=bounds.get(Kind.BATCH),
+            noise=_summary(self.noise),
+            worst=_summary(self.worst()),
+            platforms=len(self.platforms),
+            seeds=self.seeds,
+            device=self.device,
+            on=self.on,
+            date=datetime.now(UTC).date().isoformat(),
+        )
+
+    def _least(self, key: BoundKey) -> float:
+        """Return what the bound at `key` is at least, however little was measured."""
+        if key.metric is Metric.L_INF:
+            return self.quantum
+        return self.last_place if key.kind is Kind.CROSS_CLASS else 0.0
 
 
 def calibrate(
@@ -119,227 +176,392 @@ def calibrate(
     perturbations: int,
     on_step: Callable[[str], None],
 ) -> Calibration:
-    """Measure the noise of `case`: nudged inputs on this platform, then every other platform, each free and anchored.
+    """Measure the noise of a case: perturbed inputs on this platform, then every other platform.
 
-    Baselines of other numerics classes in the store are platforms too, real ones, where weights and frameworks are the same:
-    what a release moved is no noise.
+    Baselines of other numerics classes in the store are platforms too, real ones, where their
+    weights and frameworks are the same: what a release moved is no noise.
 
     Args:
         session: Runs the cases; its folder keeps the recordings.
-        case: On this machine's own settings. In another framework than torch it is held against the same case in torch.
+        case: The case, on this machine's own settings. In another framework than torch it is held
+            against the same case in torch.
         platforms: By name.
-        seeds: How many seeds are replicated; reruns of one seed would be identical.
-        perturbations: How many nudges by one unit in the last place.
+        seeds: How many seeds are replicated; runs of one seed would be identical.
+        perturbations: How many times the inputs are moved by one unit in the last place.
         on_step: Called with what is being measured.
 
     Raises:
-        UsageError: The case is expected to vary, so that nothing can be held against anything.
+        UsageError: The case is expected to vary, so that nothing can be held against anything, or
+            something that was measured has no value.
         NotRecordedError: A run failed on this platform itself.
     """
     if not case.scenario.owes_baseline:
         raise UsageError(f"{case.id} is expected to vary; there is no tolerance to calibrate")
-
-    def run(variant: Case, name: str) -> Recording:
-        on_step(name)
-        return session.record(
-            variant, folder=session.out / "recordings" / case.scenario.name / case.place / name
-        )
-
-    def drifts(variant: Case, base: Recording, name: str) -> Figures:
-        free = run(variant, name)
-        seen.add(free.numerics_class["hash"])
-        singles = [
-            run(replace(variant, image=image), f"{name}-image{image}")
-            for image in alone(variant.scenario)
-        ]
-        anchored = run(replace(variant, anchors=base.tensors_path.resolve()), f"{name}-anchored")
-        return {**_figures(free, anchored, base), **_batch(variant.scenario, free, singles)}
-
-    seen: set[str] = (
-        set()
-    )  # numerics classes: the baseline of one that a platform is says nothing more
     replicas = [_reseeded(case, index) for index in range(seeds)]
-    twins = [
-        replace(replica, scenario=replace(replica.scenario, framework="torch"))
-        for replica in replicas
+    runs = _Runs(session, case, on_step)
+    bases = [
+        runs.record(_in_torch(replica), f"base-{index}") for index, replica in enumerate(replicas)
     ]
-    bases = [run(twin, f"base-{index}") for index, twin in enumerate(twins)]
-    nudged = [(index, index % seeds) for index in range(perturbations)]
-    nudges = [
-        drifts(replace(twins[seed], perturb=index), bases[seed], f"nudge-{index}")
-        for index, seed in nudged
-    ]
+    noise = _noise(runs, replicas, bases, perturbations)
+    elsewhere = _on_platforms(runs, replicas, bases, platforms)
+    others = _other_machines(session, case, bases[0], runs.seen)
+    measured = dict(elsewhere.measured)
+    for baseline in others.fit:
+        name = baseline.numerics_class.name
+        measured[name] = runs.drifts(case, baseline, baseline.path.stem)
+    _check_finite(case, {"perturbations": noise, **measured})
+    return Calibration(
+        case=case.id,
+        on=bases[0].numerics_class.name,
+        device=case.target.device,
+        seeds=seeds,
+        perturbations=perturbations,
+        noise=noise,
+        platforms=measured,
+        devices=frozenset({case.target.device, *elsewhere.devices}),
+        last_place=LAST_PLACE[case.target.dtype],
+        quantum=_quantum(bases[0]),
+        missed={**elsewhere.missed, **others.unfit},
+    )
 
-    def replicated(name: str, platform: Platform) -> Figures:
-        return _worst(
-            [
-                drifts(platform.carry(replica), bases[seed], f"{name}-{seed}")
-                for seed, replica in enumerate(replicas)
-            ]
+
+def check_writable(case: Case, calibration: Calibration) -> None:
+    """Check that a scenario's bounds may be replaced by those of a calibration.
+
+    Raises:
+        UsageError: No platform was measured, or the scenario's bounds were measured on a device of
+            which this calibration says nothing.
+    """
+    if not calibration.platforms:
+        raise UsageError(f"{case.id}: nothing is written: no platform could be measured")
+    evidence = case.scenario.tolerances.evidence
+    before = None if evidence is None else evidence.device
+    if before is not None and before not in {case.target.device, *calibration.devices}:
+        device = case.target.device
+        raise UsageError(
+            f"{case.scenario.path}: its bounds were measured on {before}, and would be replaced by "
+            f"those of {device} alone; give the cases on {device} a scenario of their own"
         )
 
-    measured, missed = _elsewhere(platforms, replicated)
-    others, unfit = _left_by_others(session, case, bases[0], seen)
-    measured.update(
-        {b.recording.numerics_class["name"]: drifts(case, b.recording, b.path.stem) for b in others}
-    )
-    noise = {key: median(figures[key] for figures in nudges) for key in nudges[0]} if nudges else {}
-    _check_finite(case, {"nudges": noise, **measured})
-    here, missed, last = bases[0].numerics_class["name"], missed | unfit, LAST_PLACE[case.dtype]
-    return Calibration(
-        case.id, here, seeds, perturbations, noise, measured, last, _quantum(bases[0]), missed
-    )
+
+# Running.
 
 
-def _elsewhere(
+class _Runs:
+    """The runs of one calibration; `seen` has the hashes of the numerics classes they ran in."""
+
+    def __init__(self, session: Session, case: Case, on_step: Callable[[str], None]) -> None:
+        self.seen: set[str] = set()
+        self._session = session
+        self._on_step = on_step
+        self._folder = session.out / "recordings" / case.scenario.name / str(case.target)
+
+    def record(self, case: Case, name: str) -> Recording:
+        """Run a case and return its recording, in a folder called `name`."""
+        self._on_step(name)
+        return self._session.record(case, folder=self._folder / name)
+
+    def drifts(self, case: Case, base: Observed, name: str) -> Figures:
+        """Run a case freely, each image alone, and teacher-forced; return how far it moved."""
+        free = self.record(case, name)
+        self.seen.add(free.numerics_class.hash)
+        singles = [
+            self.record(replace(case, image=image), f"{name}-image{image}")
+            for image in case.scenario.single_images
+        ]
+        forced = replace(case, teacher_tensors=base.tensors_path.resolve())
+        teacher_forced = self.record(forced, f"{name}-teacher-forced")
+        return {
+            **_figures(free, teacher_forced, base),
+            **_batch_figures(case.scenario, free, singles),
+        }
+
+
+def _reseeded(case: Case, index: int) -> Case:
+    """Return one replica of a case: the same, from other seeds."""
+    seeds = tuple(seed + SEED_STRIDE * index for seed in case.scenario.seeds)
+    return replace(case, scenario=replace(case.scenario, seeds=seeds))
+
+
+def _in_torch(case: Case) -> Case:
+    return replace(case, scenario=replace(case.scenario, framework=Framework.TORCH))
+
+
+def _noise(
+    runs: _Runs, replicas: Sequence[Case], bases: Sequence[Recording], perturbations: int
+) -> Figures:
+    """Return the median effect of perturbed inputs, over replicas in turn."""
+    measured = []
+    for index in range(perturbations):
+        replica = index % len(replicas)
+        perturbed = replace(_in_torch(replicas[replica]), perturbation=index)
+        measured.append(runs.drifts(perturbed, bases[replica], f"perturbation-{index}"))
+    if not measured:
+        return {}
+    return {key: _median([figures[key] for figures in measured]) for key in measured[0]}
+
+
+def _median(values: Sequence[float]) -> float:
+    """Return the median; NaN where any value is."""
+    return math.nan if any(map(math.isnan, values)) else median(values)
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """What platforms measured, and why those that could not run here did not, by their names.
+
+    `devices` are those of the platforms that name one, and ran.
+    """
+
+    measured: dict[str, Figures]
+    missed: dict[str, str]
+    devices: frozenset[Device]
+
+
+def _on_platforms(
+    runs: _Runs,
+    replicas: Sequence[Case],
+    bases: Sequence[Recording],
+    platforms: Mapping[str, Platform],
+) -> Elsewhere:
+    """Return how far every replica moves on other platforms: of each platform the worst."""
+
+    def measure(name: str, platform: Platform) -> Figures:
+        return _largest(
+            runs.drifts(platform.carry(replica), bases[index], f"{name}-{index}")
+            for index, replica in enumerate(replicas)
+        )
+
+    return measure_platforms(platforms, measure)
+
+
+def measure_platforms(
     platforms: Mapping[str, Platform], measure: Callable[[str, Platform], Figures]
-) -> tuple[dict[str, Figures], dict[str, str]]:
-    """Return what each platform measures, and why those that cannot run here do not; a device that is not here is asked once."""
+) -> Elsewhere:
+    """Measure each platform; a device that is not here is asked once.
+
+    An attention backend may lack a kernel for a GPU or a dtype, which is no defect.
+
+    Raises:
+        NotRecordedError: A platform that should run here failed.
+    """
     measured: dict[str, Figures] = {}
     missed: dict[str, str] = {}
-    absent: list[str] = []
+    absent: list[Device | None] = []
     for name, platform in platforms.items():
         if platform.device in absent:
             continue
         try:
             measured[name] = measure(name, platform)
         except NotRecordedError as error:
-            if (
-                error.verdict != UNVERIFIED and not platform.attention
-            ):  # a backend may have no kernel for a GPU or a dtype
+            is_absent = error.verdict is Verdict.UNVERIFIED
+            if not is_absent and platform.attention is None:
                 raise
             missed[name] = error.reason
-            absent += [platform.device] if error.verdict == UNVERIFIED else []
-    return measured, missed
+            if is_absent:
+                absent.append(platform.device)
+    devices = frozenset(filter(None, (platforms[name].device for name in measured)))
+    return Elsewhere(measured, missed, devices)
 
 
-def _left_by_others(
+@dataclass(frozen=True)
+class _OtherMachines:
+    """The baselines that other machines left of a case: those that fit, and why others do not."""
+
+    fit: list[Baseline]
+    unfit: dict[str, str]
+
+
+def _other_machines(
     session: Session, case: Case, base: Recording, seen: set[str]
-) -> tuple[list[Baseline], dict[str, str]]:
-    """Return the baselines of other machines that say something new of a case, and why some do not; of classes not yet `seen`."""
-    fit, unfit = [], {}
-    for baseline in session.store.of_other_classes(case, base.numerics_class, held_together(case)):
-        other = baseline.recording.numerics_class
-        if other["hash"] not in seen and _is_comparable(baseline.recording, base):
+) -> _OtherMachines:
+    """Return the baselines of other machines, of numerics classes that were not `seen` yet."""
+    fit: list[Baseline] = []
+    unfit: dict[str, str] = {}
+    devices = held_together(case)
+    for baseline in session.store.of_other_classes(case, base.numerics_class, devices):
+        if baseline.numerics_class.hash in seen:
+            continue
+        if is_comparable(baseline, base):
             fit.append(baseline)
-        elif other["hash"] not in seen:
-            unfit[other["name"]] = (
-                "its baseline is of other weights, another structure or other releases"
-            )
-    return fit, unfit
+        else:
+            reason = "its baseline is of other weights, another structure or other releases"
+            unfit[baseline.numerics_class.name] = reason
+    return _OtherMachines(fit, unfit)
 
 
-def _is_comparable(baseline: Recording, base: Recording) -> bool:
-    """Whether the same code computed the same thing; `+cpu` and `+cu130` are two builds of one release of torch."""
-    installed = [side.content["environment"]["versions"] for side in (baseline, base)]
-    versions = [[str(one.get(name)).partition("+")[0] for name in FRAMEWORKS] for one in installed]
-    return (
-        not other_weights(base, baseline)
-        and not structure(base, baseline)
-        and versions[0] == versions[1]
-    )
+def is_comparable(baseline: Observed, base: Observed) -> bool:
+    """Whether the same code computed the same thing.
+
+    `2.13.0+cpu` and `2.13.0+cu130` are two builds of one release of torch.
+    """
+    if other_weights(base, baseline) or structure(base, baseline):
+        return False
+    mine, others = base.environment.versions, baseline.environment.versions
+    return all(_release(mine.get(name)) == _release(others.get(name)) for name in FRAMEWORKS)
 
 
-def _check_finite(case: Case, measured: Mapping[str, Figures]) -> None:
-    for platform, figures in measured.items():
-        for key, value in figures.items():
-            if not math.isfinite(value):
-                what = " of ".join(key)
-                raise UsageError(
-                    f"{case.id}, {platform}: {what} is {value}, of which no bound follows; bound it by hand"
-                )
+def _release(version: str | None) -> str | None:
+    """Return a version without the label of its build."""
+    if version is None:
+        return None
+    try:
+        return Version(version).public
+    except InvalidVersion:  # a build of one's own
+        return version
 
 
-def _reseeded(case: Case, index: int) -> Case:
-    seeds = tuple(seed + 1000 * index for seed in case.scenario.seeds)
-    return replace(case, scenario=replace(case.scenario, seeds=seeds))
+# Measuring.
 
 
-def _figures(free: Recording, anchored: Recording, base: Recording) -> Figures:
-    """Return the worst output's free drift, and the local drift of each stage."""
+def _figures(free: Recording, teacher_forced: Recording, base: Observed) -> Figures:
+    """Return the free drift of the output that moved farthest, and the local one of each stage."""
     outputs = drift.of_outputs(free, base).values()
-    found: Figures = {
-        ("rel_l2",): max(d.rel_l2 for d in outputs),
-        ("l_inf",): max(d.l_inf for d in outputs),
+    found = {
+        REL_L2: max((moved.rel_l2 for moved in outputs), key=worst_first),
+        L_INF: max((moved.l_inf for moved in outputs), key=worst_first),
     }
-    for stage, moved in drift.of_stages(anchored, base).items():
-        key = ("local_rel_l2", tolerance.stage_of(stage))
-        found[key] = max(found.get(key, 0.0), moved["rel_l2"], key=_nan_first)
+    for moved in drift.of_stages(teacher_forced, base):
+        key = BoundKey(Kind.CROSS_CLASS, Metric.LOCAL_REL_L2, str(moved.stage))
+        found[key] = max(found.get(key, 0.0), moved.rel_l2, key=worst_first)
     return found
 
 
-def _nan_first(number: float) -> float:
-    return math.inf if math.isnan(number) else number
+def _batch_figures(scenario: Scenario, batch: Recording, singles: list[Recording]) -> Figures:
+    """Return how far images lie apart that the scenario expects to be alike.
 
-
-def _batch(scenario: Scenario, batch: Recording, singles: list[Recording]) -> Figures:
-    """Return how far images lie apart that the scenario expects to be alike within `tolerance.batch`."""
-    if "batch" not in scenario.tolerance:
+    Nothing is returned where it has no `tolerance.batch`, by which they may differ.
+    """
+    if scenario.tolerances.batch is None:
         return {}
-    open_wide = {**scenario.tolerance, "batch": {"rel_l2": math.inf, "l_inf": math.inf}}
-    compared = tuple(e for e in scenario.expect if e in ("batch-equals-single", "identical-images"))
-    checks = expect.broken(replace(scenario, tolerance=open_wide, expect=compared), batch, singles)[
-        1
-    ]
-    metrics = ("rel_l2", "l_inf")
-    return {
-        ("batch", m): max((c.value for c in checks if c.what.endswith(m)), default=0.0)
-        for m in metrics
-    }
-
-
-def compact(limits: Figures) -> Figures:
-    """Return limits with one per kind of stage, and one of its own for every stage far above the others of its kind."""
-    found = {key: limit for key, limit in limits.items() if key[0] != "local_rel_l2"}
-    kinds: dict[str, Figures] = {}
-    for key, limit in limits.items():
-        if key[0] == "local_rel_l2":
-            kinds.setdefault(tolerance.kind_of(key[1]), {})[key] = limit
-    for kind, stages in kinds.items():
-        usual = FAR * median_low(stages.values())
-        found.update({key: limit for key, limit in stages.items() if limit > usual})
-        found["local_rel_l2", kind] = max(limit for limit in stages.values() if limit <= usual)
-    return found
-
-
-def worst_of(
-    key: tuple[str, ...], figures: Figures, bounds: Figures
-) -> tuple[tuple[str, ...], float]:
-    """Return the largest figure that the bound at `key` covers, with the figure's own key."""
-    covered = {
-        k: v
-        for k, v in figures.items()
-        if k == key or (k not in bounds and (k[0], *map(tolerance.kind_of, k[1:])) == key)
-    }
-    return max(covered.items(), key=lambda item: item[1], default=(key, 0.0))
-
-
-def _summary(figures: Figures) -> Figures:
-    """Return figures for the evidence: of local ones the worst of each kind."""
+    anything = Tolerance(free=dict.fromkeys(FREE_METRICS, math.inf))
+    measured = replace(
+        scenario,
+        tolerances=replace(scenario.tolerances, batch=anything),
+        expect=tuple(each for each in scenario.expect if each in COMPARED_IMAGES),
+    )
+    _, checks = expectations.hold_all(measured, batch, singles)
     found: Figures = {}
-    for key, value in figures.items():
-        if key[0] != "batch":
-            short = (key[0], tolerance.kind_of(key[1])) if len(key) > 1 else key
-            found[short] = max(found.get(short, 0.0), _round_up(value))
+    for metric in FREE_METRICS:
+        values = [check.value for check in checks if check.metric is metric]
+        found[BoundKey(Kind.BATCH, metric)] = max(values, default=0.0)
     return found
-
-
-def _worst(many: list[Figures]) -> Figures:
-    return {
-        key: max(figures.get(key, 0.0) for figures in many)
-        for key in sorted({key for figures in many for key in figures})
-    }
-
-
-def _admits(bounds: Figures, figures: Figures) -> bool:
-    def most(key: tuple[str, ...]) -> float:
-        return bounds.get(key, bounds.get((key[0], tolerance.kind_of(key[-1])), 0.0))
-
-    return all(value <= most(key) for key, value in figures.items())
 
 
 def _quantum(recording: Recording) -> float:
-    return 1.0 if any("int" in output["dtype"] for output in recording.outputs.values()) else 0.0
+    """Return the smallest step of an output that holds whole numbers; 0 where none does."""
+    arrays = recording.output_tensors.values()
+    return 1.0 if any(np.issubdtype(array.dtype, np.integer) for array in arrays) else 0.0
+
+
+def _check_finite(case: Case, measured: Mapping[str, Figures]) -> None:
+    """Refuse figures without a size.
+
+    A stage that is zero on one side alone has no relative distance.
+    """
+    for platform, figures in measured.items():
+        for key, value in figures.items():
+            if not math.isfinite(value):
+                raise UsageError(
+                    f"{case.id}, {platform}: {key} is {value}, of which no bound follows; bound it "
+                    "by hand"
+                )
+
+
+# From figures to bounds.
+
+
+def compact(limits: Mapping[BoundKey, float]) -> Figures:
+    """Return limits with one per kind of stage, in place of one per stage.
+
+    A stage whose limit is far above those of its kind keeps its own.
+    """
+    found = {key: limit for key, limit in limits.items() if key.metric not in LOCAL_METRICS}
+    kinds: dict[BoundKey, Figures] = {}
+    for key, limit in limits.items():
+        if key.metric in LOCAL_METRICS:
+            kinds.setdefault(_of_its_kind(key), {})[key] = limit
+    for kind, stages in kinds.items():
+        usual = FAR * median_low(stages.values())
+        found |= {key: limit for key, limit in stages.items() if limit > usual}
+        found[kind] = max(limit for limit in stages.values() if limit <= usual)
+    return found
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured value, and what it was measured of."""
+
+    key: BoundKey
+    value: float
+
+
+def worst_of(
+    key: BoundKey, figures: Mapping[BoundKey, float], bounds: Mapping[BoundKey, float]
+) -> Figure:
+    """Return the largest of `figures` that the bound at `key` covers; zero where there is none.
+
+    Args:
+        key: Of one of `bounds`.
+        figures: Drifts, the local ones by stage.
+        bounds: As `compact` returns them.
+    """
+    covered = [
+        Figure(of, value) for of, value in figures.items() if _covering_key(of, bounds) == key
+    ]
+    return max(covered, key=_value, default=Figure(key, 0.0))
+
+
+def _value(figure: Figure) -> float:
+    return figure.value
+
+
+def _covering_key(key: BoundKey, bounds: Mapping[BoundKey, float]) -> BoundKey:
+    """Return which of `bounds` covers the figure at `key`: its own, else that of its kind."""
+    if key in bounds or key.metric not in LOCAL_METRICS:
+        return key
+    return _of_its_kind(key)
+
+
+def _of_its_kind(key: BoundKey) -> BoundKey:
+    """Return the key of the bound on all stages of one kind, from that of one stage."""
+    return replace(key, pattern=Stage.parse(key.pattern).kind)
+
+
+def _admits(bounds: Figures, figures: Figures) -> bool:
+    return all(
+        value <= bounds.get(_covering_key(key, bounds), 0.0) for key, value in figures.items()
+    )
+
+
+def _summary(figures: Figures) -> Tolerance:
+    """Return figures as the evidence keeps them: of local ones the worst of each kind."""
+    found: Figures = {}
+    for key, value in _of_kind(Kind.CROSS_CLASS, figures).items():
+        short = _of_its_kind(key) if key.metric in LOCAL_METRICS else key
+        found[short] = max(found.get(short, 0.0), _round_up(value))
+    return Tolerance.from_keys(found)
+
+
+def _of_kind(kind: Kind, figures: Figures) -> Figures:
+    return {key: value for key, value in figures.items() if key.kind is kind}
+
+
+def _restricted(tolerance: Tolerance, metrics: set[Metric]) -> Tolerance:
+    """Return a tolerance with the bounds on `metrics` alone."""
+    return Tolerance(
+        free={metric: bound for metric, bound in tolerance.free.items() if metric in metrics},
+        local={metric: bounds for metric, bounds in tolerance.local.items() if metric in metrics},
+    )
+
+
+def _largest(many: Iterable[Figures]) -> Figures:
+    """Return the largest of several figures by key, each of which is at least zero."""
+    found: Figures = {}
+    for figures in many:
+        for key, value in figures.items():
+            found[key] = max(found.get(key, 0.0), value, key=worst_first)
+    return dict(sorted(found.items()))
 
 
 def _round_up(value: float) -> float:

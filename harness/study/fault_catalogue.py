@@ -1,190 +1,281 @@
-"""The catalogue of faults that a tolerance is challenged with: changes of weights, modules, schedulers, calls and noise."""
+"""The catalogue of faults with which `harness challenge` tests the bounds of a scenario.
+
+They change weights, modules, schedulers, calls and noise, each by as little as happens in practice.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import cast
 
+from harness.records import Dtype, Facts
+from harness.scenario.fields import Generator
 from harness.scenario.model import Case
+
+Change = Callable[[object], object]  # of one argument of a pipeline's call
+
+HALF_TYPES = (Dtype.BFLOAT16, Dtype.FLOAT16)
+FACTORS = (1.0001, 1.001, 1.01)
+TF32_MANTISSA = 10  # bits
+UNCLIP_PARTS = ("prior", "super_res_first", "super_res_last", "text_proj")
 
 
 @dataclass(frozen=True)
 class Fault:
-    """One realistic fault: its name, and the case that carries it (None where it does not apply)."""
+    """One realistic fault: its name, and the case that carries it, None where it does not apply."""
 
     name: str
     apply: Callable[[Case], Case | None]
 
 
-HALVES = ("bfloat16", "float16")
-UNCLIP_PARTS = ("prior", "super_res_first", "super_res_last", "text_proj")
-
-
 def catalogue(denoiser: str) -> list[Fault]:
-    """Return the faults for a pipeline whose denoising component is `denoiser`: `unet`, or `decoder` of UnCLIP."""
+    """Return the faults for a pipeline.
+
+    Args:
+        denoiser: The component that removes noise: `unet`, or `decoder` of UnCLIP.
+    """
     return [
-        *_weights_faults(denoiser),
+        *_weight_faults(denoiser),
         *_module_faults(denoiser),
-        *_setting_faults(),
-        *_part_faults(),
+        *_configuration_faults(),
+        *_faults_beside_the_denoiser(),
         *_call_faults(),
     ]
 
 
-def _planted(title: str, kind: str, component: str, **what: Any) -> Fault:
-    fault = {"kind": kind, "component": component, **what}
-    return Fault(title, lambda case: replace(case, fault=fault))
+# Faults that the worker injects; `worker.faults` says what each kind needs.
 
 
-def _weights(
-    title: str, component: str, at: float | None, how: str, modules: str = "matrix", **what: Any
+def _injected(name: str, kind: str, component: str, /, **details: object) -> Fault:
+    """Return a fault that is injected into a component of the loaded pipeline."""
+    fault: Facts = {"kind": kind, "component": component, **details}
+
+    def apply(case: Case) -> Case:
+        return replace(case, fault=fault)
+
+    return Fault(name, apply)
+
+
+def _scaled(
+    name: str, component: str, at: float | None, factor: float, modules: str = "matrix"
 ) -> Fault:
-    """Change weights of modules of one kind: all of them, or the one `at` a fraction of the depth."""
-    return _planted(title, "weights", component, modules=modules, at=at, how=how, **what)
+    """Return a fault that scales weights.
+
+    Args:
+        name: Of the fault.
+        component: Whose weights.
+        at: A fraction of the depth, which picks one module; None takes all.
+        factor: By which they are multiplied.
+        modules: Of which kind.
+    """
+    return _injected(name, "weights", component, modules=modules, at=at, how="scale", factor=factor)
 
 
-def _setting(component: str, name: str, **what: Any) -> Fault:
-    after = what.get("value", f"x{what.get('factor')}")
-    return _planted(f"{component}.{name} = {after}", "configuration", component, name=name, **what)
+def _rewritten(
+    name: str, component: str, at: float | None, how: str, modules: str = "matrix"
+) -> Fault:
+    """Return a fault that changes weights otherwise; the arguments are those of `_scaled`."""
+    return _injected(name, "weights", component, modules=modules, at=at, how=how)
 
 
-def _weights_faults(unet: str) -> list[Fault]:
+def _one_weight(name: str, component: str, at: float, factor: float) -> Fault:
+    """Return a fault that scales the largest weight of one convolution."""
+    return _injected(
+        name, "weights", component, modules="convolution", at=at, how="one", factor=factor
+    )
+
+
+def _weight_faults(denoiser: str) -> list[Fault]:
     return [
         *(
-            _weights(f"one convolution x{1 + e:g}", unet, 0.5, "scale", "convolution", factor=1 + e)
-            for e in (1e-4, 1e-3, 1e-2)
+            _scaled(f"one convolution x{factor:g}", denoiser, 0.5, factor, "convolution")
+            for factor in FACTORS
         ),
         *(
-            _weights(f"one linear layer x{1 + e:g}", unet, 0.5, "scale", "linear", factor=1 + e)
-            for e in (1e-4, 1e-3, 1e-2)
+            _scaled(f"one linear layer x{factor:g}", denoiser, 0.5, factor, "linear")
+            for factor in FACTORS
         ),
-        _weights("an early linear layer x1.01", unet, 0.3, "scale", "linear", factor=1.01),
-        _weights("first convolution x1.001", unet, 0.0, "scale", "convolution", factor=1.001),
-        _weights("last convolution x1.001", unet, 0.999, "scale", "convolution", factor=1.001),
-        _weights("all weights x1.0001", unet, None, "scale", factor=1.0001),
-        _weights("one weight x1.1", unet, 0.5, "one", "convolution", factor=1.1),
-        _weights("one weight x2", unet, 0.999, "one", "convolution", factor=2.0),
-        _weights("one weight by one unit in the last place", unet, 0.5, "one-ulp", "convolution"),
-        *(_weights(f"one layer in {dtype}", unet, 0.5, dtype) for dtype in HALVES),
-        *(_weights(f"all layers in {dtype}", unet, None, dtype) for dtype in HALVES),
-        _weights("last convolution's channels reversed", unet, 0.999, "flip", "convolution"),
-        _weights("one convolution zeroed", unet, 0.5, "zero", "convolution"),
-        _weights("norms' gain x1.001", unet, None, "scale", "norm", factor=1.001),
+        _scaled("an early linear layer x1.01", denoiser, 0.3, 1.01, "linear"),
+        _scaled("first convolution x1.001", denoiser, 0.0, 1.001, "convolution"),
+        _scaled("last convolution x1.001", denoiser, 0.999, 1.001, "convolution"),
+        _scaled("all weights x1.0001", denoiser, None, 1.0001),
+        _one_weight("one weight x1.1", denoiser, 0.5, 1.1),
+        _one_weight("one weight x2", denoiser, 0.999, 2.0),
+        _rewritten(
+            "one weight by one unit in the last place", denoiser, 0.5, "one-ulp", "convolution"
+        ),
+        *(_rewritten(f"one layer in {dtype}", denoiser, 0.5, dtype) for dtype in HALF_TYPES),
+        *(_rewritten(f"all layers in {dtype}", denoiser, None, dtype) for dtype in HALF_TYPES),
+        _rewritten("last convolution's channels reversed", denoiser, 0.999, "flip", "convolution"),
+        _rewritten("one convolution zeroed", denoiser, 0.5, "zero", "convolution"),
+        _scaled("norms' gain x1.001", denoiser, None, 1.001, "norm"),
     ]
 
 
-def _module_faults(unet: str) -> list[Fault]:
+def _module_faults(denoiser: str) -> list[Fault]:
     return [
-        _planted(
-            "GroupNorm epsilon x10, all", "epsilon", unet, modules="norm", at=None, factor=10.0
-        ),
-        _planted(
-            "GroupNorm epsilon x10, one", "epsilon", unet, modules="norm", at=0.5, factor=10.0
-        ),
+        *_epsilon_faults(denoiser),
+        *(_rounded_results(denoiser, dtype) for dtype in HALF_TYPES),
+        _rounded_operands("TF32 operands everywhere", denoiser, None),
+        _rounded_operands("TF32 operands in one layer", denoiser, 0.5),
+        _injected("first residual skipped", "residual", denoiser, at=0.0),
+        _injected("a middle residual skipped", "residual", denoiser, at=0.5),
+        _injected("timestep off by one", "timestep", denoiser, by=1),
+        _injected("timestep off by ten", "timestep", denoiser, by=10),
+        _injected("flash attention in place of math", "attention", denoiser),
         *(
-            _planted(
-                f"one module's results in {d}", "outputs", unet, modules="matrix", at=0.5, dtype=d
-            )
-            for d in HALVES
+            _injected(f"noise drawn in {dtype}", "noise", denoiser, dtype=dtype)
+            for dtype in HALF_TYPES
         ),
-        _planted("TF32 operands everywhere", "operands", unet, modules="matrix", at=None, bits=10),
-        _planted("TF32 operands in one layer", "operands", unet, modules="matrix", at=0.5, bits=10),
-        _planted("first residual skipped", "residual", unet, at=0.0),
-        _planted("a middle residual skipped", "residual", unet, at=0.5),
-        _planted("timestep off by one", "timestep", unet, by=1),
-        _planted("timestep off by ten", "timestep", unet, by=10),
-        _planted("flash attention in place of math", "attention", unet),
-        *(_planted(f"noise drawn in {dtype}", "noise", unet, dtype=dtype) for dtype in HALVES),
     ]
 
 
-def _setting_faults() -> list[Fault]:
+def _epsilon_faults(denoiser: str) -> list[Fault]:
+    places = (("all", None), ("one", 0.5))
+    return [
+        _injected(
+            f"GroupNorm epsilon x10, {which}",
+            "epsilon",
+            denoiser,
+            modules="norm",
+            at=at,
+            factor=10.0,
+        )
+        for which, at in places
+    ]
+
+
+def _rounded_results(denoiser: str, dtype: Dtype) -> Fault:
+    name = f"one module's results in {dtype}"
+    return _injected(name, "outputs", denoiser, modules="matrix", at=0.5, dtype=dtype)
+
+
+def _rounded_operands(name: str, denoiser: str, at: float | None) -> Fault:
+    return _injected(name, "operands", denoiser, modules="matrix", at=at, bits=TF32_MANTISSA)
+
+
+def _configuration_faults() -> list[Fault]:
     scheduler = "scheduler"
     return [
-        *(_setting(scheduler, "steps_offset", value=value) for value in (0, 1, 2)),
-        *(
-            _setting(scheduler, "timestep_spacing", value=value)
-            for value in ("leading", "trailing", "linspace")
-        ),
-        *(_setting(scheduler, "final_sigmas_type", value=value) for value in ("zero", "sigma_min")),
-        *(_setting(scheduler, "beta_end", factor=factor) for factor in (1.0001, 1.01)),
-        _setting(scheduler, "beta_start", factor=1.01),
-        *(_setting(scheduler, "set_alpha_to_one", value=value) for value in (True, False)),
-        *(_setting(scheduler, "clip_sample", value=value) for value in (True, False)),
-        _setting(scheduler, "thresholding", value=True),
-        _setting(scheduler, "rescale_betas_zero_snr", value=True),
-        _setting("vae", "scaling_factor", factor=1.001),
-        _setting("vae", "scaling_factor", factor=1.01),
-        _setting("prior_scheduler", "clip_sample_range", factor=0.1),
-        _setting("decoder_scheduler", "num_train_timesteps", value=999),
+        *_each_value(scheduler, "steps_offset", (0, 1, 2)),
+        *_each_value(scheduler, "timestep_spacing", ("leading", "trailing", "linspace")),
+        *_each_value(scheduler, "final_sigmas_type", ("zero", "sigma_min")),
+        _times(scheduler, "beta_end", 1.0001),
+        _times(scheduler, "beta_end", 1.01),
+        _times(scheduler, "beta_start", 1.01),
+        *_each_value(scheduler, "set_alpha_to_one", (True, False)),
+        *_each_value(scheduler, "clip_sample", (True, False)),
+        *_each_value(scheduler, "thresholding", (True,)),
+        *_each_value(scheduler, "rescale_betas_zero_snr", (True,)),
+        _times("vae", "scaling_factor", 1.001),
+        _times("vae", "scaling_factor", 1.01),
+        _times("prior_scheduler", "clip_sample_range", 0.1),
+        *_each_value("decoder_scheduler", "num_train_timesteps", (999,)),
     ]
 
 
-def _part_faults() -> list[Fault]:
-    """Faults in components beside the denoiser."""
+def _each_value(component: str, name: str, values: Sequence[object]) -> list[Fault]:
+    """Return one fault for each value that an entry of a component's configuration may have."""
     return [
-        _weights(
-            "text encoder: one linear layer x1.001",
-            "text_encoder",
-            0.5,
-            "scale",
-            "linear",
-            factor=1.001,
-        ),
-        _weights("text encoder in bfloat16", "text_encoder", None, "bfloat16", "linear"),
-        _weights("VAE: one convolution x1.001", "vae", 0.9, "scale", "convolution", factor=1.001),
-        *(
-            _weights(f"{part}: one matrix x1.01", part, 0.5, "scale", factor=1.01)
-            for part in UNCLIP_PARTS
-        ),
+        _injected(
+            f"{component}.{name} = {value}", "configuration", component, name=name, value=value
+        )
+        for value in values
     ]
+
+
+def _times(component: str, name: str, factor: float) -> Fault:
+    """Return a fault that multiplies an entry of a component's configuration."""
+    title = f"{component}.{name} = x{factor}"
+    return _injected(title, "configuration", component, name=name, factor=factor)
+
+
+def _faults_beside_the_denoiser() -> list[Fault]:
+    encoder = "text_encoder"
+    return [
+        _scaled("text encoder: one linear layer x1.001", encoder, 0.5, 1.001, "linear"),
+        _rewritten("text encoder in bfloat16", encoder, None, Dtype.BFLOAT16, "linear"),
+        _scaled("VAE: one convolution x1.001", "vae", 0.9, 1.001, "convolution"),
+        *(_scaled(f"{part}: one matrix x1.01", part, 0.5, 1.01) for part in UNCLIP_PARTS),
+    ]
+
+
+# Faults in what the scenario asks for.
 
 
 def _call_faults() -> list[Fault]:
     return [
-        _call("guidance scale x1.001", "guidance_scale", lambda value: value * 1.001),
-        _call("guidance scale + 1", "guidance_scale", lambda value: value + 1),
-        _call("one step more", "num_inference_steps", lambda value: value + 1),
-        _call("eta 0.001", "eta", lambda _: 0.001, default=0.0),
-        _call("another word in the prompt", "prompt", _another_word),
-        _call(
-            "one token more in the prompt",
-            "prompt",
-            lambda value: _each(value, lambda text: text + " s"),
-        ),
+        _called_with("guidance scale x1.001", "guidance_scale", _slightly_more),
+        _called_with("guidance scale + 1", "guidance_scale", _one_more),
+        _called_with("one step more", "num_inference_steps", _one_more),
+        _called_with("eta 0.001", "eta", _a_thousandth, default=0.0),
+        _called_with("another word in the prompt", "prompt", _another_word),
+        _called_with("one token more in the prompt", "prompt", _another_token),
         Fault("seed + 1", _other_seed),
         Fault("numpy noise in place of torch's", _other_generator),
     ]
 
 
-def _call(title: str, name: str, change: Callable[[Any], Any], default: Any = None) -> Fault:
+def _called_with(name: str, argument: str, change: Change, default: object = None) -> Fault:
+    """Return a fault that changes one argument of the call.
+
+    It does not apply where the call has none, and `default` is None.
+    """
+
     def apply(case: Case) -> Case | None:
         call = case.scenario.call
-        if call.get(name, default) is None:
+        before = call.get(argument, default)
+        if before is None:
             return None
-        after = change(call.get(name, default))
-        return replace(case, scenario=replace(case.scenario, call={**call, name: after}))
+        changed = {**call, argument: change(before)}
+        return replace(case, scenario=replace(case.scenario, call=changed))
 
-    return Fault(title, apply)
+    return Fault(name, apply)
+
+
+def _slightly_more(value: object) -> object:
+    return cast("float", value) * 1.001
+
+
+def _one_more(value: object) -> object:
+    return cast("float", value) + 1
+
+
+def _a_thousandth(_value: object) -> object:
+    return 0.001
+
+
+def _another_word(prompt: object) -> object:
+    """Replace the last word: the smallest change of meaning that a prompt can have."""
+    return _in_each_text(prompt, _with_another_last_word)
+
+
+def _another_token(prompt: object) -> object:
+    return _in_each_text(prompt, _with_a_letter_more)
+
+
+def _in_each_text(prompt: object, change: Callable[[str], str]) -> object:
+    """Change one prompt, or each of a list."""
+    if isinstance(prompt, str):
+        return change(prompt)
+    return [change(text) for text in cast("list[str]", prompt)]
+
+
+def _with_another_last_word(text: str) -> str:
+    return " ".join([*text.split()[:-1], "one"])
+
+
+def _with_a_letter_more(text: str) -> str:
+    return f"{text} s"
 
 
 def _other_seed(case: Case) -> Case:
-    return replace(
-        case, scenario=replace(case.scenario, seeds=tuple(seed + 1 for seed in case.scenario.seeds))
-    )
-
-
-def _each(value: str | list[str], change: Callable[[str], str]) -> str | list[str]:
-    return change(value) if isinstance(value, str) else [change(text) for text in value]
-
-
-def _another_word(value: str | list[str]) -> str | list[str]:
-    """Replace the last word: the smallest change of meaning that a prompt can have."""
-    return _each(value, lambda text: " ".join([*text.split()[:-1], "one"]))
+    seeds = tuple(seed + 1 for seed in case.scenario.seeds)
+    return replace(case, scenario=replace(case.scenario, seeds=seeds))
 
 
 def _other_generator(case: Case) -> Case | None:
-    if case.scenario.generator != "cpu":
+    if case.scenario.generator is not Generator.CPU:
         return None
-    return replace(case, scenario=replace(case.scenario, generator="numpy"))
+    return replace(case, scenario=replace(case.scenario, generator=Generator.NUMPY))

@@ -1,57 +1,79 @@
-"""The price of determinism: what a case costs under two settings, asked in turn of two live workers."""
+"""The overhead of determinism: what a case costs under two kinds of settings.
+
+Two live workers are asked in turn, so that a machine that slows down for a while slows down both.
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import NamedTuple
 
-from harness.errors import NotRecordedError
+from harness.errors import FileError, NotRecordedError, writing
+from harness.launch.slot import Slot
+from harness.scenario.fields import Determinism, Profile
 from harness.scenario.model import Case
-from harness.session import Session, Slot, timed
-from harness.worker.protocol import dumps
+from harness.session import Session, timed
+from harness.store.recording import Recording
+from harness.store.typed_json import MalformedError, decode, read_json, to_text
+from harness.worker.files import write_file
 
-PRICES_FILE = "cost.json"
+Digests = tuple[tuple[str, str], ...]  # of a run's outputs, by their names
+
+OVERHEADS_FILE = "cost.json"
+THREAD_COUNTS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
-class Settings(NamedTuple):
-    """What a case runs under; the rest of its scenario stays."""
+@dataclass(frozen=True)
+class Mode:
+    """What a case runs under; the rest of its scenario stays.
 
-    determinism: str = "full"
-    profile: str = "native"
-    threads: str = ""
+    `threads` is the number of threads, None where the mode does not set it.
+    """
 
-    def of(self, case: Case, rounds: int) -> Case:
-        """Return `case` under these settings, timed `rounds` times."""
+    determinism: Determinism = Determinism.FULL
+    profile: Profile = Profile.NATIVE
+    threads: int | None = None
+
+    def applied_to(self, case: Case) -> Case:
+        """Return `case` in this mode."""
         scenario = replace(case.scenario, determinism=self.determinism, profile=self.profile)
-        knobs = {
-            name: self.threads for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS") if self.threads
-        }
-        return timed(
-            replace(
-                case, scenario=scenario, knobs=tuple(sorted({**dict(case.knobs), **knobs}.items()))
-            ),
-            rounds,
-        )
+        settings = dict(case.settings)
+        if self.threads is not None:
+            settings |= dict.fromkeys(THREAD_COUNTS, str(self.threads))
+        return replace(case, scenario=scenario, settings=tuple(sorted(settings.items())))
 
 
-# What each price is of, and against what. `full` has one thread, so the second tells the switches' part from the threads'.
+@dataclass(frozen=True)
+class Pair:
+    """Two modes whose seconds are compared: an overhead is that of `mode` over `against`."""
+
+    mode: Mode
+    against: Mode
+
+
+# `full` has one thread, so that the second pair tells the part of the switches from the threads'.
 PAIRS = {
-    "full / default": (Settings(), Settings("default")),
-    "full / default, 1 thread": (Settings(), Settings("default", threads="1")),
-    "portable / native": (Settings(profile="portable"), Settings()),
+    "full / default": Pair(Mode(), Mode(Determinism.DEFAULT)),
+    "full / default, 1 thread": Pair(Mode(), Mode(Determinism.DEFAULT, threads=1)),
+    "portable / native": Pair(Mode(profile=Profile.PORTABLE), Mode()),
 }
 
 
 @dataclass(frozen=True)
-class Price:
-    """What one pair of settings costs a case.
+class Overhead:
+    """What one mode costs a case over another one.
 
-    `seconds` and `against` are medians of steady runs; `ratio` is the median over turns of one over the other, `least` and
-    `most` its spread; `same_bits` whether every run of both gave the same outputs.
+    Attributes:
+        case: The case's id.
+        pair: The modes, as a key of `PAIRS`.
+        seconds: The median of steady runs in the first mode.
+        against: The same in the second one.
+        ratio: The median over turns of the one divided by the other.
+        least: The smallest ratio of a turn.
+        most: The largest.
+        same_bits: Whether every run in both modes gave the same outputs.
     """
 
     case: str
@@ -64,38 +86,49 @@ class Price:
     same_bits: bool
 
 
-def prices(
+@dataclass(frozen=True)
+class _Overheads:
+    """The content of `OVERHEADS_FILE`; `missed` says why a case was not measured, by its id."""
+
+    overheads: tuple[Overhead, ...]
+    missed: dict[str, str]
+
+
+def measure_overheads(
     session: Session,
-    cases: list[Case],
-    pairs: list[str],
+    cases: Sequence[Case],
+    pairs: Sequence[str],
     *,
     turns: int,
     rounds: int,
     on_step: Callable[[str, str], None],
-) -> tuple[list[Price], dict[str, str]]:
-    """Ask two workers in turn for each case under both settings of each of `pairs`, keys of `PAIRS`.
+) -> tuple[list[Overhead], dict[str, str]]:
+    """Ask two workers in turn for each case, in the two modes of each pair.
 
-    A machine that slows down for a while slows both sides of a turn: a turn's ratio holds where its seconds do not.
+    A machine that slows down for a while slows both sides of a turn: the ratio of a turn holds
+    where its seconds do not.
 
     Args:
         session: Runs the cases; its folder keeps the recordings.
-        cases: Under any settings.
-        pairs: What to measure.
-        turns: How many ratios are taken; one more turn comes first, to warm up, and is not counted.
+        cases: In any mode.
+        pairs: What to measure: keys of `PAIRS`.
+        turns: How many ratios are taken. One more turn comes first, to warm up, and is not counted.
         rounds: Steady runs of each side per turn.
-        on_step: Called with a case's id and what runs.
+        on_step: Called with a case's id and the pair that is measured.
 
     Returns:
-        The prices, and the reason by the case's id where a case could not run.
+        The overheads, and by a case's id why it could not run.
     """
-    found, missed = [], {}
-    for pair in pairs:
-        slots = [Slot(session.out / "logs" / f"price-{side}.log") for side in (0, 1)]
+    found: list[Overhead] = []
+    missed: dict[str, str] = {}
+    for name in pairs:
+        slots = [Slot(session.out / "logs" / f"overhead-{side}.log") for side in (0, 1)]
         try:
             for case in cases:
-                on_step(case.id, pair)
+                on_step(case.id, name)
                 try:
-                    found.append(_price(session, slots, case, pair, turns, rounds))
+                    turn = _Turn(session, slots, case, PAIRS[name], rounds)
+                    found.append(_overhead(case, name, turn, turns))
                 except NotRecordedError as error:
                     missed[case.id] = error.reason
         finally:
@@ -104,42 +137,92 @@ def prices(
     return found, missed
 
 
-def _price(
-    session: Session, slots: list[Slot], case: Case, pair: str, turns: int, rounds: int
-) -> Price:
-    folder = session.out / "recordings" / case.scenario.name / case.place
-    seconds: list[list[float]] = []
-    bits = set()
-    for _ in range(turns + 1):
-        seconds.append([])
-        for side, settings in enumerate(PAIRS[pair]):
-            recording = session.record(
-                settings.of(case, rounds + 1), slots[side], folder / str(side)
-            )
-            seconds[-1].append(recording.content["cost"]["seconds"])
-            bits.add(tuple(sorted(output["digest"] for output in recording.outputs.values())))
-    ratios = [one / other for one, other in seconds[1:]]
-    mine, theirs = (median(turn[side] for turn in seconds[1:]) for side in (0, 1))
-    return Price(
-        case.id, pair, mine, theirs, median(ratios), min(ratios), max(ratios), len(bits) == 1
-    )
+def write_overheads(out: Path, found: Sequence[Overhead], missed: Mapping[str, str]) -> Path:
+    """Keep overheads in the folder of a run, whose report then shows them.
 
+    Returns:
+        The file.
 
-def write_prices(out: Path, found: list[Price], missed: dict[str, str]) -> Path:
-    """Keep prices in the folder of a run, whose report then shows them; returns the file."""
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / PRICES_FILE
-    path.write_text(
-        dumps({"prices": [asdict(each) for each in found], "missed": missed}), encoding="utf-8"
-    )
+    Raises:
+        FileError: The folder cannot be written to.
+    """
+    path = out / OVERHEADS_FILE
+    text = to_text(_Overheads(tuple(found), dict(missed)))
+    with writing(path):
+        out.mkdir(parents=True, exist_ok=True)
+        write_file(path, text.encode())
     return path
 
 
-def read_prices(run: Path) -> list[Price]:
-    """Return the prices that were measured into the folder of a run, or none."""
-    path = run / PRICES_FILE
-    return (
-        [Price(**each) for each in json.loads(path.read_text(encoding="utf-8"))["prices"]]
-        if path.exists()
-        else []
+def read_overheads(run: Path) -> list[Overhead]:
+    """Return the overheads that were measured into the folder of a run; none where none were.
+
+    Raises:
+        FileError: Their file is damaged, or of another version of the harness.
+    """
+    path = run / OVERHEADS_FILE
+    if not path.exists():
+        return []
+    try:
+        return list(decode(_Overheads, read_json(path)).overheads)
+    except MalformedError as error:
+        raise FileError(path, f"holds no overheads: {error}", "measure them again") from error
+
+
+@dataclass(frozen=True)
+class _Sides:
+    """What one turn measured: the seconds of both sides, and each different set of outputs."""
+
+    seconds: float
+    against: float
+    outputs: frozenset[Digests]
+
+    @property
+    def ratio(self) -> float:
+        """The overhead of this turn."""
+        return self.seconds / self.against
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """Both modes of one case, each on a worker of its own, which stays up from turn to turn."""
+
+    session: Session
+    slots: Sequence[Slot]
+    case: Case
+    pair: Pair
+    rounds: int
+
+    def take(self) -> _Sides:
+        """Run both sides, one after the other."""
+        one = self._run(0, self.pair.mode)
+        other = self._run(1, self.pair.against)
+        outputs = frozenset({_digests(one), _digests(other)})
+        return _Sides(one.cost.seconds, other.cost.seconds, outputs)
+
+    def _run(self, side: int, mode: Mode) -> Recording:
+        case = timed(mode.applied_to(self.case), self.rounds + 1)
+        folder = self.session.out / "recordings" / case.scenario.name / str(case.target)
+        return self.session.record(case, self.slots[side], folder / str(side))
+
+
+def _overhead(case: Case, pair: str, turn: _Turn, turns: int) -> Overhead:
+    """Return the overhead over all turns but the first one, which warms up."""
+    taken = [turn.take() for _ in range(turns + 1)]
+    counted = taken[1:]
+    ratios = [sides.ratio for sides in counted]
+    outputs = frozenset[Digests]().union(*(sides.outputs for sides in taken))
+    return Overhead(
+        case=case.id,
+        pair=pair,
+        seconds=median(sides.seconds for sides in counted),
+        against=median(sides.against for sides in counted),
+        ratio=median(ratios),
+        least=min(ratios),
+        most=max(ratios),
+        same_bits=len(outputs) == 1,
     )
+
+
+def _digests(recording: Recording) -> Digests:
+    return tuple(sorted(recording.output_digests.items()))

@@ -1,98 +1,155 @@
-"""Which settings differ between a run and a baseline, how a case runs with one of them put back, and what share goes with it."""
+"""Which settings differ between a run and its baseline, and the case with one of them reverted.
+
+It also says how far two recordings lie apart, and which share of that a reverted setting removes.
+"""
 
 from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from harness.judge import drift
 from harness.judge.verdict import same_bits, structure
-from harness.records import Recording
+from harness.launch.sandbox import named
+from harness.scenario.fields import Framework
 from harness.scenario.model import Case
+from harness.store.baselines import Baseline
+from harness.store.recording import Environment, Observed, Recording
+from harness.store.typed_json import decode
 
-PACKAGES = (
-    "diffusers",
-    "transformers",
-)  # whose versions can be put back without installing torch again
+# Packages whose versions can be reverted without another torch.
+PACKAGES = ("diffusers", "transformers")
+
+Variables = Mapping[str, str]
 
 
 @dataclass(frozen=True)
-class Knob:
-    """One setting put back to the baseline's value: the share of the drift that goes with it, 1.0 when no bit differs."""
+class Setting:
+    """A setting that differs between a run and its baseline.
+
+    It is a variable of the environment or a package's version; a side that does not set it has
+    None. `share` is the part of the drift that is gone where it alone is reverted to `expected`:
+    1.0 where no bit differs any more.
+    """
 
     name: str
-    now: str | None
-    then: str | None
+    actual: str | None
+    expected: str | None
     share: float = 0.0
 
 
+@dataclass(frozen=True)
+class Reverted:
+    """A case as it runs now, but with one setting at the baseline's value."""
+
+    setting: Setting
+    case: Case
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """A case as it runs now, as its baseline ran, and with each differing setting reverted."""
+
+    actual: Case
+    expected: Case
+    reverted: tuple[Reverted, ...]
+
+
 def candidates(
-    case: Case, now: Recording, then: Recording, *, packages: bool
-) -> tuple[Case, Case, list[tuple[Knob, Case]]]:
-    """Return the case as it ran now, as it ran then, and as it runs now with one setting put back, for each that differs.
+    case: Case, actual: Recording, expected: Baseline, *, packages: bool = False
+) -> Candidates:
+    """Return how a case runs on either side, and with each setting that differs reverted.
 
     Args:
-        case: Without knobs.
-        now: What a run left.
-        then: The baseline's recording.
-        packages: Whether versions of diffusers and transformers are put back too, in environments of their own.
+        case: The case, without settings of its own.
+        actual: What a run left.
+        expected: The baseline that judged it; its side runs on its device, in its framework.
+        packages: Whether versions of diffusers and transformers are reverted too, in environments
+            of their own.
     """
-    mine, theirs = (side.content["environment"]["variables"] for side in (now, then))
-    names = sorted({*mine, *theirs})
-    env = tuple(now.content["case"].get("env", ()))
-    as_now = replace(case, knobs=tuple((name, mine.get(name)) for name in names), env=env)
-    there = then.content["environment"]
-    device = there["class"]["name"].split("-", maxsplit=1)[0]
-    twin = replace(
+    before = expected.environment
+    env = decode(tuple[str, ...], actual.case.get("env", []))
+    as_actual = replace(case, env=env)
+    as_expected = replace(
         case,
-        device=device,
-        scenario=replace(case.scenario, framework=there.get("framework", "torch")),
+        target=replace(case.target, device=expected.target.device),
+        scenario=replace(case.scenario, framework=Framework(before.framework)),
+        env=env,
     )
-    as_then = replace(twin, knobs=tuple((name, theirs.get(name)) for name in names), env=env)
+    mine, others = actual.environment.variables, before.variables
+    names = sorted({*mine, *others})
+    as_actual = _with_variables(as_actual, names, mine)
+    as_expected = _with_variables(as_expected, names, others)
+    found = [
+        Reverted(
+            Setting(name, mine.get(name), others.get(name)),
+            _with_variable(as_actual, name, others.get(name)),
+        )
+        for name in names
+        if mine.get(name) != others.get(name)
+    ]
+    for setting in _differing_packages(actual.environment, before) if packages else ():
+        requirement = named(f"{setting.name}=={setting.expected}")
+        found.append(Reverted(setting, _with_requirement(as_actual, requirement)))
+        as_expected = _with_requirement(as_expected, requirement)
+    return Candidates(as_actual, as_expected, tuple(found))
+
+
+def _with_variables(case: Case, names: list[str], variables: Variables) -> Case:
+    """Return `case` with every variable in `names` as a recording had it: set, or taken away."""
+    return replace(case, settings=tuple((name, variables.get(name)) for name in names))
+
+
+def _with_variable(case: Case, name: str, value: str | None) -> Case:
+    settings = {**dict(case.settings), name: value}
+    return replace(case, settings=tuple(sorted(settings.items())))
+
+
+def _differing_packages(actual: Environment, expected: Environment) -> list[Setting]:
+    """Return the packages that both sides have, in other versions."""
     found = []
-    for name in names:
-        if mine.get(name) != theirs.get(name):
-            back = {**dict(as_now.knobs), name: theirs.get(name)}
-            found.append(
-                (
-                    Knob(name, mine.get(name), theirs.get(name)),
-                    replace(as_now, knobs=tuple(sorted(back.items()))),
-                )
-            )
-    installed, before = now.content["environment"]["versions"], there["versions"]
-    for name in PACKAGES if packages else ():
-        if name in installed and name in before and installed[name] != before[name]:
-            wanted = f"{name}=={before[name]}"
-            found.append(
-                (Knob(name, installed[name], before[name]), replace(as_now, env=_with(env, wanted)))
-            )
-            as_then = replace(as_then, env=_with(as_then.env, wanted))
-    return as_now, as_then, found
+    for name in PACKAGES:
+        mine, other = actual.versions.get(name), expected.versions.get(name)
+        if mine is not None and other is not None and mine != other:
+            found.append(Setting(name, mine, other))
+    return found
 
 
-def _with(env: tuple[str, ...], wanted: str) -> tuple[str, ...]:
-    """Return an environment's packages with one at another version."""
-    name = wanted.split("==", maxsplit=1)[0]
-    return (wanted, *(text for text in env if text.split("==", maxsplit=1)[0] != name))
+def _with_requirement(case: Case, requirement: Requirement) -> Case:
+    """Return `case` in an environment that has one package in another version."""
+    name = canonicalize_name(requirement.name)
+    others = [text for text in case.env if canonicalize_name(named(text).name) != name]
+    return replace(case, env=(str(requirement), *others))
 
 
-def distance(now: Recording, then: Recording) -> float:
-    """Return the worst relative L2 of any output; 0.0 when no bit differs, infinite where there is no number for it."""
-    if structure(now, then):
+def distance(actual: Observed, expected: Observed) -> float:
+    """Return the largest relative L2 drift of any output.
+
+    It is 0.0 where no bit differs, and infinite where there is no number for it: another structure,
+    or values that are not finite.
+    """
+    if structure(actual, expected):
         return math.inf
-    if same_bits(now, then):
+    if same_bits(actual, expected):
         return 0.0
-    sizes = [moved.rel_l2 for moved in drift.of_outputs(now, then).values()]
-    return (
-        math.inf if any(map(math.isnan, sizes)) else max([*sizes, sys.float_info.min])
-    )  # minus zero: bits, and no size
+    sizes = [moved.rel_l2 for moved in drift.of_outputs(actual, expected).values()]
+    if any(map(math.isnan, sizes)):
+        return math.inf
+    smallest = sys.float_info.min  # minus zero is equal to zero in other bits
+    return max([*sizes, smallest])
 
 
 def share_of(near: float, far: float) -> float:
-    """Return which share of a drift is gone."""
+    """Return the share of a drift that is gone where it was `far` and is `near`."""
     if not far:
         return 0.0
     if near == 0:
         return 1.0
-    return max(0.0, 1 - near / far) if math.isfinite(near) and math.isfinite(far) else 0.0
+    if not (math.isfinite(near) and math.isfinite(far)):
+        return 0.0
+    return max(0.0, 1 - near / far)

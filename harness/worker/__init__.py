@@ -1,5 +1,6 @@
-"""The half that runs inside the measured environment: a case (JSON) goes in, a recording (folder) comes out.
+"""The worker's half: a case comes in as JSON, a recording goes out as a folder.
 
-It imports torch, diffusers, transformers, huggingface_hub, numpy, safetensors and the standard library, and nothing else
-of the harness, so that it also runs in an environment of another age. Its syntax stays at Python 3.9.
+It runs in the environment under test. It imports torch, diffusers, transformers, huggingface_hub,
+numpy, safetensors and the standard library, and nothing of the harness outside this folder, so that
+it also runs in an environment of another age. Its syntax stays at Python 3.9.
 """

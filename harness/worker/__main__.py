@@ -1,4 +1,7 @@
-"""The worker's loop: reads requests from standard input until it ends, answers with events. See `protocol`."""
+"""The worker's loop: reads requests from standard input until it ends, answers with events.
+
+`protocol` has the types of both.
+"""
 
 from __future__ import annotations
 
@@ -8,44 +11,21 @@ import os
 import sys
 import traceback
 from pathlib import Path
-from typing import Any, Dict
+from typing import TYPE_CHECKING, Any
 
 from . import protocol
+from .guardian import guarded
 
-
-def _private_output() -> protocol.Events:
-    """Keep the real standard output for events; whatever libraries print goes to standard error."""
-    private = os.dup(1)
-    os.dup2(2, 1)
-    return protocol.Events(os.fdopen(private, "w", encoding="utf-8", buffering=1))
-
-
-def _answer(recorder: Any, events: protocol.Events, request: Dict[str, Any]) -> None:
-    try:
-        if "describe" in request:
-            events.send(protocol.DESCRIBED, environment=recorder.describe(**request["describe"]))
-        else:
-            recorder.record(request["case"], Path(request["out"]), request.get("known"))
-            events.send(protocol.RECORDED)
-    except protocol.CannotRunHere as error:
-        events.send(protocol.UNVERIFIED, reason=str(error))
-    except protocol.CaseError as error:
-        events.send(protocol.FAILED, reason=str(error), traceback="")
-    except (
-        Exception
-    ) as error:  # a stranger's pipeline may raise anything; Ctrl-C and exit still end the worker
-        text = str(error).strip() or "no message"
-        events.send(
-            protocol.FAILED,
-            reason=f"{type(error).__name__}: {text}",
-            traceback=traceback.format_exc(),
-        )
+if TYPE_CHECKING:
+    from .recorder import Recorder
 
 
 def main() -> None:
     """Serve requests until standard input ends."""
     events = _private_output()
-    gc.disable()  # until the first checkpoint: to look through what imports make, which stays, takes a quarter of their time
+    # What imports create stays for good. Looking through it takes a quarter of the time that they
+    # need, so the garbage collector waits until the first checkpoint is loaded.
+    gc.disable()
     from .recorder import Recorder  # imports torch: only after the output is private
 
     recorder = Recorder(events.send)
@@ -54,5 +34,31 @@ def main() -> None:
         _answer(recorder, events, json.loads(line))
 
 
+def _private_output() -> protocol.Events:
+    """Keep the real standard output for events; what libraries print goes to standard error."""
+    private = os.dup(1)
+    os.dup2(2, 1)
+    return protocol.Events(os.fdopen(private, "w", encoding="utf-8", buffering=1))
+
+
+def _answer(recorder: Recorder, events: protocol.Events, request: Any) -> None:
+    """Carry out one `protocol.Request` and send its final event."""
+    try:
+        if "describe" in request:
+            environment = recorder.describe(**request["describe"])
+            events.send(protocol.DESCRIBED, environment=environment)
+        else:
+            recorder.record(request["case"], Path(request["out"]), request["known"])
+            events.send(protocol.RECORDED)
+    except protocol.CannotRunHere as error:
+        events.send(protocol.UNVERIFIED, reason=str(error))
+    except protocol.CaseError as error:
+        events.send(protocol.FAILED, reason=str(error), traceback="")
+    except Exception as error:  # a stranger's pipeline may raise anything; Ctrl-C still ends this
+        text = str(error).strip() or "no message"
+        reason = f"{type(error).__name__}: {text}"
+        events.send(protocol.FAILED, reason=reason, traceback=traceback.format_exc())
+
+
 if __name__ == "__main__":
-    main()
+    guarded(main)

@@ -1,243 +1,302 @@
-"""Realistic faults, planted into a loaded pipeline for one case and taken out again; each proves that it took effect."""
+"""Realistic faults, injected into a loaded pipeline for one case and removed afterwards.
+
+Each fault proves that it took effect: a fault that changes nothing would be counted as missed.
+"""
 
 from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any, Callable, Dict, Iterator, List, Tuple, Type
+from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Tuple, Type
 
 import torch
 
 from .conditions import noise
+from .observe.stages import Stage
 from .protocol import CaseError
 
-Undo = Callable[[], Any]
-Planter = Callable[
-    [Any, Dict[str, Any]], Tuple[str, List[Undo]]
-]  # (pipeline, fault) -> (proof, how to take it out)
+Fault = Mapping[str, Any]
+# Injects a fault into a pipeline and puts onto the stack what removes it. Returns the proof of its
+# effect in words, or nothing where the fault does not apply or changes nothing.
+Injector = Callable[[Any, Fault, ExitStack], str]
+# Returns the changed values of a weight.
+Change = Callable[[torch.Tensor], torch.Tensor]
 
-
-@contextmanager
-def planted(pipeline: Any, fault: Dict[str, Any]) -> Iterator[str]:
-    """Plant `fault` and yield the proof of its effect.
-
-    Args:
-        pipeline: A loaded pipeline of diffusers.
-        fault: `kind`, one of `KINDS`, and what that kind needs.
-
-    Raises:
-        CaseError: The fault does not apply to this pipeline, or changed nothing.
-    """
-    proof, undos = KINDS[fault["kind"]](pipeline, fault)
-    with ExitStack() as stack:
-        for undo in undos:
-            stack.callback(undo)
-        if not proof:
-            raise CaseError(f"fault {fault}: does not apply to this pipeline, or changes nothing")
-        yield proof
-
-
-def _modules(
-    pipeline: Any, component: str, kinds: Tuple[Type[torch.nn.Module], ...]
-) -> List[Tuple[str, torch.nn.Module]]:
-    part = pipeline.components.get(component)
-    if not isinstance(part, torch.nn.Module):
-        return []
-    return [(name, module) for name, module in part.named_modules() if isinstance(module, kinds)]
-
-
-def _chosen(pipeline: Any, fault: Dict[str, Any]) -> List[Tuple[str, torch.nn.Module]]:
-    """Return the modules that a fault means: of one class, all of them or the one at a fraction of the depth."""
-    found = _modules(pipeline, fault["component"], CLASSES[fault["modules"]])
-    if not found or fault.get("at") is None:
-        return found
-    return [found[min(len(found) - 1, int(fault["at"] * len(found)))]]
-
-
-CLASSES: Dict[str, Tuple[Type[torch.nn.Module], ...]] = {
+MODULES: Dict[str, Tuple[Type[torch.nn.Module], ...]] = {
     "convolution": (torch.nn.Conv2d,),
     "linear": (torch.nn.Linear,),
     "norm": (torch.nn.GroupNorm, torch.nn.LayerNorm),
     "matrix": (torch.nn.Conv2d, torch.nn.Linear),
 }
+FLOAT32_MANTISSA = 23  # bits
+
+
+class _Found(NamedTuple):
+    """A module inside a component, and its path."""
+
+    path: str
+    module: Any
+
+
+@contextmanager
+def injected(pipeline: Any, fault: Fault) -> Iterator[str]:
+    """Inject a fault, yield the proof of its effect, and remove the fault.
+
+    Args:
+        pipeline: A loaded pipeline of diffusers.
+        fault: `kind`, one of `INJECTORS`, and what that kind needs.
+
+    Raises:
+        CaseError: The fault does not apply to this pipeline, or changed nothing.
+    """
+    inject = INJECTORS[fault["kind"]]
+    with ExitStack() as undo:
+        proof = inject(pipeline, fault, undo)
+        if not proof:
+            raise CaseError(f"fault {fault}: does not apply to this pipeline, or changes nothing")
+        yield proof
+
+
+def _component(pipeline: Any, fault: Fault) -> Optional[torch.nn.Module]:
+    """Return the component that a fault names, if it is one of torch with weights."""
+    component = pipeline.components.get(fault["component"])
+    return component if isinstance(component, torch.nn.Module) else None
+
+
+def _chosen(pipeline: Any, fault: Fault) -> List[_Found]:
+    """Return the modules that a fault means.
+
+    They are of one class of `MODULES`: all of them, or with `at` the one at that fraction of the
+    depth.
+    """
+    component = _component(pipeline, fault)
+    if component is None:
+        return []
+    classes = MODULES[fault["modules"]]
+    found = [
+        _Found(path, module)
+        for path, module in component.named_modules()
+        if isinstance(module, classes)
+    ]
+    if not found or fault.get("at") is None:
+        return found
+    index = int(fault["at"] * len(found))
+    return [found[min(len(found) - 1, index)]]
+
+
+def _where(paths: List[str]) -> str:
+    return paths[0] if len(paths) == 1 else f"{len(paths)} modules"
+
+
+def _rewrite(modules: List[_Found], change: Change, undo: ExitStack) -> str:
+    """Overwrite the modules' weights; the proof counts the elements that differ."""
+    differing = 0
+    paths: List[str] = []
+    for path, module in modules:
+        weight: torch.Tensor = module.weight.data
+        before = weight.clone()
+        undo.callback(weight.copy_, before)
+        weight.copy_(change(weight))
+        changed = int(torch.ne(weight, before).sum())
+        differing += changed
+        if changed:
+            paths.append(path)
+    return f"{differing} weights of {_where(paths)}" if differing else ""
+
+
+# The ways to change a weight.
+
+
+def _scale_all(weight: torch.Tensor, factor: float) -> torch.Tensor:
+    return weight * factor
+
+
+def _scale_largest(weight: torch.Tensor, factor: float) -> torch.Tensor:
+    """Scale the element of the largest magnitude."""
+    changed = weight.clone()
+    flat = changed.view(-1)
+    flat[int(flat.abs().argmax())] *= factor
+    return changed
+
+
+def _move_first(weight: torch.Tensor) -> torch.Tensor:
+    """Move the first element up by one unit in the last place."""
+    changed = weight.clone()
+    flat = changed.view(-1)
+    flat[0] = torch.nextafter(flat[0], torch.tensor(float("inf"), dtype=flat.dtype))
+    return changed
+
+
+def _reverse_outputs(weight: torch.Tensor) -> torch.Tensor:
+    """Reverse the order of the output channels."""
+    return weight.flip(0)
+
+
+def _round_to(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Return the values rounded to a type, in their own type."""
+    return tensor.to(dtype).to(tensor.dtype)
 
 
 def _round_mantissa(tensor: torch.Tensor, bits: int) -> torch.Tensor:
-    """Return float32 rounded to `bits` of mantissa, to nearest; 10 is what TF32 keeps of its operands."""
-    drop = 23 - bits
+    """Return float32 values rounded to nearest, to `bits` of mantissa.
+
+    TF32 keeps 10 bits of its operands.
+    """
+    dropped = FLOAT32_MANTISSA - bits
+    half = 1 << (dropped - 1)
     whole = tensor.float().contiguous().view(torch.int32)
-    return ((whole + (1 << (drop - 1))) >> drop << drop).view(torch.float32).to(tensor.dtype)
+    rounded = (whole + half) >> dropped << dropped
+    return rounded.view(torch.float32).to(tensor.dtype)
 
 
-def _rewrite(
-    modules: List[Tuple[str, torch.nn.Module]], change: Callable[[torch.Tensor], torch.Tensor]
-) -> Tuple[str, List[Undo]]:
-    """Overwrite the modules' weights by `change` of them; the proof counts the elements that differ."""
-    changed = 0
-    names: List[str] = []
-    undos: List[Undo] = []
-    for name, module in modules:
-        weight: torch.Tensor = module.weight.data  # type: ignore[assignment]
-        before = weight.clone()
-        weight.copy_(change(weight))
-        differing = int(torch.ne(weight, before).sum())
-        changed += differing
-        names += [name] if differing else []
-        undos.append(partial(weight.copy_, before))
-    where = names[0] if len(names) == 1 else f"{len(names)} modules"
-    return (f"{changed} weights of {where}" if changed else ""), undos
-
-
-def _weights(pipeline: Any, fault: Dict[str, Any]) -> Tuple[str, List[Undo]]:
-    """Scale weights, nudge one of them, or round them to another type."""
+def _change_of(fault: Fault) -> Change:
+    """Return how a fault changes weights; any other word than these is a type to round to."""
     how = fault["how"]
-
-    def change(weight: torch.Tensor) -> torch.Tensor:
-        if how == "scale":
-            return weight * fault["factor"]
-        if how == "one":
-            new = weight.clone()
-            flat = new.view(-1)
-            largest = int(flat.abs().argmax())
-            flat[largest] *= fault["factor"]
-            return new
-        if how == "one-ulp":
-            new = weight.clone()
-            flat = new.view(-1)
-            flat[0] = torch.nextafter(flat[0], torch.tensor(float("inf"), dtype=flat.dtype))
-            return new
-        if how == "flip":
-            return weight.flip(0)
-        if how == "zero":
-            return torch.zeros_like(weight)
-        return weight.to(getattr(torch, how)).to(weight.dtype)
-
-    return _rewrite(_chosen(pipeline, fault), change)
+    if how == "scale":
+        return partial(_scale_all, factor=fault["factor"])
+    if how == "one":
+        return partial(_scale_largest, factor=fault["factor"])
+    changes: Dict[str, Change] = {
+        "one-ulp": _move_first,
+        "flip": _reverse_outputs,
+        "zero": torch.zeros_like,
+    }
+    if how in changes:
+        return changes[how]
+    return partial(_round_to, dtype=getattr(torch, how))
 
 
-def _epsilon(pipeline: Any, fault: Dict[str, Any]) -> Tuple[str, List[Undo]]:
-    undos: List[Undo] = []
+# The kinds of faults.
+
+
+def _inject_weights(pipeline: Any, fault: Fault, undo: ExitStack) -> str:
+    """Scale weights, change one of them, or round them to another type."""
+    return _rewrite(_chosen(pipeline, fault), _change_of(fault), undo)
+
+
+def _inject_epsilon(pipeline: Any, fault: Fault, undo: ExitStack) -> str:
+    """Scale the epsilon of norms."""
     found = _chosen(pipeline, fault)
     for _, module in found:
-        before: Any = module.eps
-        undos.append(partial(setattr, module, "eps", before))
-        module.eps = before * fault["factor"]
-    return (f"eps of {len(found)} norms" if found else ""), undos
+        undo.callback(setattr, module, "eps", module.eps)
+        module.eps = module.eps * fault["factor"]
+    return f"eps of {len(found)} norms" if found else ""
 
 
-def _outputs(pipeline: Any, fault: Dict[str, Any]) -> Tuple[str, List[Undo]]:
-    """Change what modules return: rounded to another type, or without their residual."""
-    found = _chosen(pipeline, fault)
+def _inject_outputs(pipeline: Any, fault: Fault, undo: ExitStack) -> str:
+    """Round what modules return to another type."""
     dtype = getattr(torch, fault["dtype"])
-    hooks = [
-        module.register_forward_hook(lambda _m, _i, out: out.to(dtype).to(out.dtype))
-        for _, module in found
-    ]
-    where = found[0][0] if len(found) == 1 else f"{len(found)} modules"
-    return (f"results of {where}" if found else ""), [hook.remove for hook in hooks]
 
+    def round_output(_module: Any, _inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        return _round_to(output, dtype)
 
-def _several(pipeline: Any, fault: Dict[str, Any]) -> Tuple[str, List[Undo]]:
-    """Plant several faults at once; each must take effect."""
-    proofs: List[str] = []
-    undos: List[Undo] = []
-    for part in fault["faults"]:
-        proof, mine = KINDS[part["kind"]](pipeline, part)
-        proofs.append(proof)
-        undos += mine
-    return ("; ".join(proofs) if all(proofs) else ""), undos
-
-
-def _operands(pipeline: Any, fault: Dict[str, Any]) -> Tuple[str, List[Undo]]:
-    """Round both operands of matrix products and convolutions, as TF32 does."""
     found = _chosen(pipeline, fault)
-    proof, undos = _rewrite(found, lambda weight: _round_mantissa(weight, fault["bits"]))
-
-    def hook(_module: Any, inputs: Tuple[torch.Tensor, ...]) -> Tuple[torch.Tensor, ...]:
-        return (_round_mantissa(inputs[0], fault["bits"]), *inputs[1:])
-
-    hooks = [module.register_forward_pre_hook(hook) for _, module in found]
-    return proof, [*undos, *(hook.remove for hook in hooks)]
+    for _, module in found:
+        undo.callback(module.register_forward_hook(round_output).remove)
+    return f"results of {_where([path for path, _ in found])}" if found else ""
 
 
-def _residual(pipeline: Any, fault: Dict[str, Any]) -> Tuple[str, List[Undo]]:
+def _inject_operands(pipeline: Any, fault: Fault, undo: ExitStack) -> str:
+    """Round both operands of matrix products and convolutions, as TF32 does."""
+    bits = fault["bits"]
+
+    def round_input(_module: Any, inputs: Tuple[torch.Tensor, ...]) -> Tuple[torch.Tensor, ...]:
+        return (_round_mantissa(inputs[0], bits), *inputs[1:])
+
+    found = _chosen(pipeline, fault)
+    proof = _rewrite(found, partial(_round_mantissa, bits=bits), undo)
+    for _, module in found:
+        undo.callback(module.register_forward_pre_hook(round_input).remove)
+    return proof
+
+
+def _inject_residual(pipeline: Any, fault: Fault, undo: ExitStack) -> str:
     """Skip one residual connection: a block returns its own branch alone."""
-    part = pipeline.components.get(fault["component"])
+    component = _component(pipeline, fault)
+    if component is None:
+        return ""
     blocks = [
-        (name, module)
-        for name, module in (part.named_modules() if isinstance(part, torch.nn.Module) else [])
+        _Found(path, module)
+        for path, module in component.named_modules()
         if type(module).__name__ == "ResnetBlock2D" and module.conv_shortcut is None
     ]
     if not blocks:
-        return "", []
-    name, block = blocks[int(fault["at"] * len(blocks))]
-    hook = block.register_forward_hook(
-        lambda _m, inputs, out: out - inputs[0] if out.shape == inputs[0].shape else out
-    )
-    return f"residual of {name}", [hook.remove]
+        return ""
+
+    def remove_input(
+        _module: Any, inputs: Tuple[torch.Tensor, ...], output: torch.Tensor
+    ) -> torch.Tensor:
+        return output - inputs[0] if output.shape == inputs[0].shape else output
+
+    path, block = blocks[int(fault["at"] * len(blocks))]
+    undo.callback(block.register_forward_hook(remove_input).remove)
+    return f"residual of {path}"
 
 
-def _timestep(pipeline: Any, fault: Dict[str, Any]) -> Tuple[str, List[Undo]]:
+def _inject_timestep(pipeline: Any, fault: Fault, undo: ExitStack) -> str:
     """Give the denoiser another timestep than the scheduler's."""
-    part = pipeline.components.get(fault["component"])
-    if not isinstance(part, torch.nn.Module):
-        return "", []
-    own = part.forward
+    component: Any = _component(pipeline, fault)
+    if component is None:
+        return ""
+    own_forward = component.forward
 
     def forward(sample: Any, timestep: Any, *args: Any, **kwargs: Any) -> Any:
-        return own(sample, timestep + fault["by"], *args, **kwargs)
+        return own_forward(sample, timestep + fault["by"], *args, **kwargs)
 
-    part.forward = forward
-    return f"timestep of {fault['component']} moved by {fault['by']}", [
-        lambda: delattr(part, "forward")
-    ]
+    component.forward = forward
+    undo.callback(delattr, component, "forward")
+    return f"timestep of {fault['component']} moved by {fault['by']}"
 
 
-def _configuration(pipeline: Any, fault: Dict[str, Any]) -> Tuple[str, List[Undo]]:
+def _inject_configuration(pipeline: Any, fault: Fault, undo: ExitStack) -> str:
     """Change one setting of a component, such as the VAE's scaling factor."""
-    part = pipeline.components.get(fault["component"])
+    component = pipeline.components.get(fault["component"])
     name = fault["name"]
-    if part is None or name not in getattr(part, "config", {}):
-        return "", []
-    before = part.config[name]
+    if component is None or name not in getattr(component, "config", {}):
+        return ""
+    before = component.config[name]
     after = before * fault["factor"] if "factor" in fault else fault["value"]
     if after == before:
-        return "", []
-    part.register_to_config(**{name: after})
-    return f"{fault['component']}.{name} {before} -> {after}", [
-        lambda: part.register_to_config(**{name: before})
-    ]
+        return ""
+    component.register_to_config(**{name: after})
+    undo.callback(component.register_to_config, **{name: before})
+    return f"{fault['component']}.{name} {before} -> {after}"
 
 
-def _attention(pipeline: Any, fault: Dict[str, Any]) -> Tuple[str, List[Undo]]:
+def _inject_attention(_pipeline: Any, _fault: Fault, undo: ExitStack) -> str:
     """Let another backend compute scaled dot products."""
     cuda = torch.backends.cuda
-    before = cuda.flash_sdp_enabled()
+    undo.callback(cuda.enable_flash_sdp, cuda.flash_sdp_enabled())
     cuda.enable_flash_sdp(True)
-    return "flash attention allowed", [lambda: cuda.enable_flash_sdp(before)]
+    return "flash attention allowed"
 
 
-def _noise(_pipeline: Any, fault: Dict[str, Any]) -> Tuple[str, List[Undo]]:
+def _inject_noise(_pipeline: Any, fault: Fault, undo: ExitStack) -> str:
     """Draw noise in another type than the pipeline's."""
     dtype = getattr(torch, fault["dtype"])
 
-    def rounded(drawn: torch.Tensor) -> None:
+    def round_noise(_stage: Stage, drawn: torch.Tensor) -> None:
         drawn.copy_(drawn.to(dtype))
 
-    rounding = noise.drawn_by(None, rounded)
-    rounding.__enter__()
-    return f"noise rounded to {fault['dtype']}", [lambda: rounding.__exit__(None, None, None)]
+    undo.enter_context(noise.intercepted_draws(None, round_noise))
+    return f"noise rounded to {fault['dtype']}"
 
 
-KINDS: Dict[str, Planter] = {
-    "weights": _weights,
-    "epsilon": _epsilon,
-    "outputs": _outputs,
-    "several": _several,
-    "operands": _operands,
-    "residual": _residual,
-    "timestep": _timestep,
-    "configuration": _configuration,
-    "attention": _attention,
-    "noise": _noise,
+def _inject_several(pipeline: Any, fault: Fault, undo: ExitStack) -> str:
+    """Inject several faults at once; each must take effect."""
+    proofs = [INJECTORS[part["kind"]](pipeline, part, undo) for part in fault["faults"]]
+    return "; ".join(proofs) if all(proofs) else ""
+
+
+INJECTORS: Dict[str, Injector] = {
+    "weights": _inject_weights,
+    "epsilon": _inject_epsilon,
+    "outputs": _inject_outputs,
+    "operands": _inject_operands,
+    "residual": _inject_residual,
+    "timestep": _inject_timestep,
+    "configuration": _inject_configuration,
+    "attention": _inject_attention,
+    "noise": _inject_noise,
+    "several": _inject_several,
 }

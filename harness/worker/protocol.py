@@ -1,30 +1,337 @@
-"""The door between the two halves: names of files, formats and events. Owns no behaviour beyond reading and writing them.
+"""The door between the two halves: every message and every file that crosses it, as types.
 
-A request is one line of JSON on the worker's standard input: ``{"case": {...}, "out": FOLDER}``, with ``"known"``, the
-digests of outputs by numerics class and name; or ``{"describe": {...}}``.
-The worker answers with one line of JSON per event; the last event of a request is one of `FINAL_EVENTS`.
+The judge's half writes one request as one line of JSON to the worker's standard input. The worker
+answers with one line of JSON per event; the last event of a request is one of `FINAL_EVENTS`. What
+a case leaves is a folder: `RECORDING_FILE`, whose content is a `RecordingContent`, and
+`TENSORS_FILE`. This module defines those types and nothing else that behaves, so that both halves
+can import it.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
-from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Dict, List, Optional, TextIO, TypedDict, Union
 
-RECORDING_FORMAT = "harness-recording/1"
+RECORDING_FORMAT = "harness-recording/2"
 RECORDING_FILE = "recording.json"
 TENSORS_FILE = "tensors.safetensors"
 
-OWN_CODE = "#0"  # in place of a module's path and call: what a stage does outside its modules
-READY = "ready"  # the worker has started and waits
-PROGRESS = "progress"  # {"doing": TEXT}
-RECORDED = "recorded"  # {"seconds": FLOAT}: the recording's folder is complete
-DESCRIBED = "described"  # {"environment": {...}}
-UNVERIFIED = "unverified"  # {"reason": TEXT}: the case cannot run here
-FAILED = "failed"  # {"reason": TEXT, "traceback": TEXT}
+# The names under which `TENSORS_FILE` holds tensors, each followed by what is in its comment.
+OUTPUT = "output/"  # the output's name
+NOISE = "noise/"  # the index of the draw
+STAGE = "stage/"  # the stage and the key of the tensor: `scheduler.step#3/sample`
+MODULE = "module/"  # the stage, the module with its call, and the key
+OPERATOR = "operator/"  # the index of the operator and the key
+
+OWN_CODE = "#0"  # stands for a module's path and call: what a stage computes outside its modules
+
+READY = "ready"
+PROGRESS = "progress"
+RECORDED = "recorded"
+DESCRIBED = "described"
+UNVERIFIED = "unverified"
+FAILED = "failed"
 FINAL_EVENTS = (RECORDED, DESCRIBED, UNVERIFIED, FAILED)
+
+# A value of JSON; recursive aliases are beyond the type checkers of Python 3.9.
+Json = Union[None, bool, int, float, str, List[Any], Dict[str, Any]]
+
+
+# Requests.
+
+
+class CheckpointSource(TypedDict, total=False):
+    """Where weights come from.
+
+    `kind` is `bundled`, `synthetic`, `path` or `hub`. A checkpoint of the Hub has `repository` and
+    `revision`; every other one has a `name` and the `folder` in which it lies on this machine.
+    """
+
+    kind: str
+    name: str
+    folder: str
+    repository: str
+    revision: str
+
+
+class DetailRequest(TypedDict, total=False):
+    """What a case asks to see inside its stages; `observe.modules.Detail` explains each key."""
+
+    stage: Optional[str]
+    to_end: bool
+    operators: Optional[str]
+    keep: List[str]
+    feed: List[str]
+
+
+class _CaseBasics(TypedDict):
+    """The keys that every case has.
+
+    `rounds` is how often the case runs; 0 is a single run of a study, which nobody times.
+    `keep_every` is N where a recording keeps the tensor of every N-th scheduler step.
+    `teacher_tensors` is the tensor file of the baseline that a teacher-forced run is fed with.
+    `perturbation` is the seed of a perturbation by one unit in the last place.
+    `call` may hold references to inputs, whose paths are relative to `inputs_folder`; see
+    `pipeline.inputs`. `fault` is what `worker.faults.injected` takes.
+    `reuse` asks for a second call of the same pipeline object, with nothing renewed but generators.
+    """
+
+    id: str
+    framework: str
+    pipeline: str
+    checkpoint: CheckpointSource
+    scheduler: Optional[Dict[str, Any]]
+    call: Dict[str, Any]
+    inputs_folder: str
+    seeds: List[int]
+    generator: str
+    component_dtypes: Dict[str, str]
+    attention: Optional[str]
+    enable: List[str]
+    device: str
+    dtype: str
+    determinism: str
+    rounds: int
+    reuse: bool
+    keep_every: int
+    teacher_tensors: Optional[str]
+    perturbation: Optional[int]
+    fault: Optional[Dict[str, Any]]
+    detail: Optional[DetailRequest]
+
+
+class CaseRequest(_CaseBasics, total=False):
+    """A case as the worker reads it.
+
+    It has `env` only where other package versions than the installed ones were asked for, such as
+    `diffusers==0.30.3`.
+    """
+
+    env: List[str]
+
+
+class RunRequest(TypedDict):
+    """Asks for a recording of `case` in the folder `out`.
+
+    `known` has the digests of the outputs of each baseline of the case, by the name of its numerics
+    class and then by output.
+    """
+
+    case: CaseRequest
+    out: str
+    known: Dict[str, Dict[str, str]]
+
+
+class DescribeArguments(TypedDict):
+    """What an environment is described for."""
+
+    framework: str
+    device: str
+    dtype: str
+    mode: str
+
+
+class DescribeRequest(TypedDict):
+    """Asks for the environment and the numerics class of the worker's process."""
+
+    describe: DescribeArguments
+
+
+Request = Union[RunRequest, DescribeRequest]
+
+
+# What a recording holds.
+
+
+class NumericsClassRecord(TypedDict):
+    """A numerics class: its readable name, its hash, and each operator's digest by name."""
+
+    name: str
+    hash: str
+    operators: Dict[str, str]
+
+
+class EnvironmentRecord(TypedDict):
+    """Where a case ran: versions, hardware, flags in effect, variables, and the numerics class.
+
+    `framework` is `torch` or `mindspore`; `device_kind` is `cpu` or the GPU's model such as
+    `nvidia-h200`; `unobserved` names what this release of the libraries does not show.
+    """
+
+    numerics_class: NumericsClassRecord
+    framework: str
+    device_kind: str
+    versions: Dict[str, str]
+    hardware: Dict[str, Any]
+    flags: Dict[str, Any]
+    variables: Dict[str, str]
+    unobserved: List[str]
+
+
+class TensorRecord(TypedDict):
+    """What a recording says of a tensor; statistics are None where the tensor is not finite."""
+
+    shape: List[int]
+    dtype: str
+    digest: str
+    finite: bool
+    abs_sum: Optional[float]
+    l2: Optional[float]
+    min: Optional[float]
+    max: Optional[float]
+
+
+class StageRecord(TypedDict):
+    """One observed call: its name such as `unet#7`, and digests of both sides by key."""
+
+    name: str
+    inputs: Dict[str, str]
+    outputs: Dict[str, str]
+
+
+class ModuleRecord(TypedDict):
+    """One call of a module inside a stage: its path and call, its type, digests of both sides."""
+
+    module: str
+    type: str
+    inputs: str
+    outputs: str
+
+
+class OperatorRecord(TypedDict):
+    """One call of an operator inside a module; `source` is the file and line that called it."""
+
+    operator: str
+    inputs: Dict[str, str]
+    outputs: Dict[str, str]
+    shapes: List[str]
+    source: str
+
+
+class InputRecord(TypedDict):
+    """One input of the call: a file, or something made.
+
+    `name` is such as `image#0`, `argument` the call's; `digest` is of what was decoded, `file` of
+    the file's bytes, empty where there is none.
+    """
+
+    name: str
+    kind: str
+    argument: str
+    digest: str
+    file: str
+
+
+class InputsRecord(TypedDict):
+    """Digests of what a run started from, apart from noise.
+
+    `weights` has one digest per component, and `configuration`. `commit` is the Hub's. `schedulers`
+    has each scheduler's configuration, `tables` the digests of what each one held after its first
+    step. `arguments` are the inputs of the call, in order.
+    """
+
+    weights: Dict[str, str]
+    commit: Optional[str]
+    schedulers: Dict[str, Dict[str, Any]]
+    tables: Dict[str, Dict[str, str]]
+    arguments: List[InputRecord]
+
+
+class RepeatRecord(TypedDict):
+    """How the runs of one case compare.
+
+    `l_inf` is the largest difference from the instrumented run, None where it has no value.
+    `instrumented_equals_plain` is None where no plain run was made. `reused_equals_fresh` says
+    whether a second call of the same pipeline object, with nothing renewed but generators, gave
+    the same output; None where it was not asked for.
+    """
+
+    runs: int
+    distinct: int
+    l_inf: Optional[float]
+    instrumented_equals_plain: Optional[bool]
+    reused_equals_fresh: Optional[bool]
+
+
+class ConditionsRecord(TypedDict, total=False):
+    """How the machine ran during one timed run, as far as it tells.
+
+    `load` is the machine's load average over a minute; `mhz` and `most_mhz` are clocks; `waited`
+    the seconds for which threads were ready while other work had the processor; `slowed_by` what
+    held a GPU's clock down; `celsius` and `watts` are a GPU's.
+    """
+
+    load: float
+    mhz: int
+    most_mhz: int
+    waited: float
+    slowed_by: List[str]
+    celsius: int
+    watts: float
+
+
+class CostRecord(TypedDict, total=False):
+    """What a case cost; all but `load_seconds` only where the case was timed.
+
+    `seconds` is the median of `rounds_seconds`, which do not count the first run; `first_seconds`
+    is that one, which warms up and is instrumented. `step_seconds` has the median seconds of one
+    scheduler step, by scheduler.
+    """
+
+    load_seconds: float
+    first_seconds: float
+    rounds_seconds: List[float]
+    seconds: float
+    step_seconds: Dict[str, float]
+    peak_bytes: int
+    conditions: List[ConditionsRecord]
+
+
+class TensorsRecord(TypedDict):
+    """The tensor file of a recording or baseline: its name and the digest of its bytes."""
+
+    file: str
+    digest: str
+
+
+class RecordingContent(TypedDict):
+    """The content of `RECORDING_FILE`.
+
+    `fault` is the proof that an injected fault took effect. `digest` seals all other keys:
+    `worker.files.digest_json`.
+    """
+
+    format: str
+    case: CaseRequest
+    fault: Optional[str]
+    environment: EnvironmentRecord
+    inputs: InputsRecord
+    noise: List[TensorRecord]
+    outputs: Dict[str, TensorRecord]
+    stages: List[StageRecord]
+    operators: List[OperatorRecord]
+    repeat: RepeatRecord
+    cost: CostRecord
+    tensors_file: TensorsRecord
+    digest: str
+
+
+# Events.
+
+
+class Event(TypedDict, total=False):
+    """One event; which keys it has depends on `event`.
+
+    `progress`: `case`, `doing`. `described`: `environment`. `unverified`: `reason`. `failed`:
+    `reason`, `traceback`. `ready` and `recorded` have no other key.
+    """
+
+    event: str
+    case: str
+    doing: str
+    environment: EnvironmentRecord
+    reason: str
+    traceback: str
 
 
 class CannotRunHere(Exception):
@@ -32,7 +339,7 @@ class CannotRunHere(Exception):
 
 
 class CaseError(Exception):
-    """The case asks for something that does not exist in this environment's libraries; the verdict is `error`."""
+    """The case asks for what this environment's libraries do not have; the verdict is `error`."""
 
 
 class Events:
@@ -42,24 +349,6 @@ class Events:
         self._stream = stream
 
     def send(self, event: str, **fields: Any) -> None:
+        """Write one event as one line."""
         self._stream.write(json.dumps({"event": event, **fields}) + "\n")
         self._stream.flush()
-
-
-def dumps(value: Any) -> str:
-    """Return `value` as sorted, indented JSON with full float precision and a trailing newline."""
-    return json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=True) + "\n"
-
-
-def write_folder(folder: Path, files: dict[str, bytes]) -> None:
-    """Write `files` into `folder` so that a reader sees all of them or none; replaces what was there."""
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        for name, content in files.items():
-            (temporary / name).write_bytes(content)
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

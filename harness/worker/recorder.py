@@ -1,31 +1,58 @@
-"""One case run to a recording: watched, again where its bits are new or its cost counts, and written whole or not at all."""
+"""From a case to a recording: which runs a case needs, and what is kept from one case to the next.
+
+The first run is instrumented. If its output is not what an earlier process recorded on this
+numerics class, the case runs again without instrumentation, to tell drift from randomness.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import time
-from contextlib import ExitStack
-from functools import partial
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from statistics import median
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import safetensors.torch
 import torch
 
 from . import protocol
-from .conditions import cost, determinism, noise, numerics
-from .faults import planted
-from .observe.capture import Capture, Tensors, digests_of, repeat_of, summary
+from .conditions import cost, determinism, numerics
+from .faults import injected
+from .observe.capture import Capture
 from .observe.modules import NO_STAGE, Detail, Enough, Tracer
+from .observe.repeat import compare_runs, digests_of
+from .observe.stages import Stage
+from .observe.tensors import Tensors
 from .pipeline import checkpoints
 from .pipeline.call import Pipeline
+from .pipeline.enable import TF32
+from .pipeline.framework import Framework
 from .pipeline.torch_ import Torch
+from .protocol import (
+    CaseRequest,
+    CostRecord,
+    EnvironmentRecord,
+    InputRecord,
+    InputsRecord,
+    NumericsClassRecord,
+)
+from .recording import Observation, write_recording
+
+FIRST_STAGES = Detail()  # looks into the first stage of every kind
+OUTSIDE_ONLY = Detail(stage=NO_STAGE)
+Known = Mapping[str, Mapping[str, str]]
 
 
-class Watched(NamedTuple):
-    """One watched run: its outputs, what was kept of its stages and of their inside, and what it cost."""
+class Instrumented(NamedTuple):
+    """One instrumented run.
+
+    Attributes:
+        outputs: Its outputs by name; none where the run ended early.
+        capture: What was kept of its stages.
+        tracer: What was kept of the inside of its stages.
+        meter: What it cost.
+    """
 
     outputs: Tensors
     capture: Capture
@@ -33,198 +60,279 @@ class Watched(NamedTuple):
     meter: cost.Meter
 
 
+class Runs(NamedTuple):
+    """All runs of a case.
+
+    Attributes:
+        instrumented: The run that the recording is of.
+        others: The outputs of every other run, plain ones first.
+        cost: What they cost; empty where nothing was timed.
+        reused: The outputs of a second call of the same pipeline object; None without one.
+    """
+
+    instrumented: Instrumented
+    others: List[Tensors]
+    cost: CostRecord
+    reused: Optional[Tensors] = None
+
+
+class _Loaded(NamedTuple):
+    """The checkpoint that stays loaded, what it was loaded for, and the seconds that it took."""
+
+    key: str
+    checkpoint: checkpoints.Checkpoint
+    seconds: float
+
+
 class Recorder:
-    """Runs cases one after another; keeps the last checkpoint loaded, and each numerics class once measured."""
+    """Runs cases one after another.
+
+    The last checkpoint stays loaded, and each numerics class is measured once.
+
+    Args:
+        send: Sends an event: its name, and its fields as keywords.
+    """
 
     def __init__(self, send: Callable[..., None]) -> None:
         self._send = send
-        self._loaded_key: Optional[str] = None
-        self._loaded: Optional[checkpoints.Checkpoint] = None
-        self._load_seconds = 0.0
-        self._classes: Dict[str, Dict[str, Any]] = {}
+        self._loaded: Optional[_Loaded] = None
+        self._classes: Dict[str, NumericsClassRecord] = {}
 
-    def describe(self, framework: str, device: str, dtype: str, mode: str) -> Dict[str, Any]:
-        """Return the environment and numerics class of this process for one framework, device, dtype and mode."""
+    def describe(self, framework: str, device: str, dtype: str, mode: str) -> EnvironmentRecord:
+        """Return the environment and numerics class of this process.
+
+        Args:
+            framework: `torch` or `mindspore`.
+            device: A device of the framework, such as `cuda`.
+            dtype: A type such as `float32`.
+            mode: `full` for deterministic mode, or `default`.
+
+        Raises:
+            CannotRunHere: There is no such device.
+        """
         here = _framework(framework, device)
         with determinism.settings(mode):
             return self._environment(here, device, [dtype], mode)
 
-    def record(
-        self, case: Dict[str, Any], folder: Path, known: Optional[Dict[str, Dict[str, str]]] = None
-    ) -> None:
-        """Run `case` and write its recording to `folder`.
+    def record(self, case: CaseRequest, folder: Path, known: Optional[Known] = None) -> None:
+        """Run a case and replace `folder` by its recording.
 
-        The first run is watched. Where it gives the bits that are known of this numerics class, it has repeated what an earlier
-        process did, and only a cost needs more runs; else a plain run must give the same bits.
+        A run with the output that is known of this numerics class has repeated what an earlier
+        process did, and only timing needs more runs. Otherwise a plain run must give the same
+        output, and the inside of the stages is noted too, because somebody will ask for it.
 
         Args:
-            case: What to run; see `harness.scenarios.Case.request`.
-            folder: Replaced as a whole.
-            known: By the name of a numerics class, the digests of the outputs of its baseline, by name. Without one for this
-                class, and with other bits than it, the inside of stages is noted too: somebody will ask for it.
+            case: What to run.
+            folder: The folder of the recording.
+            known: The digests of the outputs of each baseline of the case, by the name of its
+                numerics class and then by output.
 
         Raises:
-            CannotRunHere: No such device, nothing can be fed there, or the weights are not at hand.
+            CannotRunHere: There is no such device, nothing can be fed there, or the weights are
+                not at hand.
             CaseError: The case names what this environment's libraries do not have.
         """
         framework = _framework(case["framework"], case["device"])
-        if case["anchors"] and not framework.feeds:
+        if case["teacher_tensors"] is not None and not framework.can_feed:
             raise protocol.CannotRunHere(
-                f"anchored runs: what is fed on {case['device']} does not reach the next stage"
+                "teacher-forced runs: "
+                f"what is fed on {case['device']} does not reach the next stage"
             )
-        proof = None
-        dtypes = {"default": case["dtype"], **case["dtypes"]}
-        own = determinism.chosen(case["attention"], tf32="tf32" in case["enable"])
-        with determinism.settings(case["determinism"], own), ExitStack() as faults:
-            here = self._environment(
-                framework, case["device"], list(dict.fromkeys(dtypes.values())), case["determinism"]
-            )
-            checkpoint = self._checkpoint(case, dtypes, framework)
-            pipeline = Pipeline(case, checkpoint, framework)
-            try:
-                if case.get("fault"):
-                    proof = faults.enter_context(planted(pipeline.pipeline, case["fault"]))
-                seen, runs, figures = self._runs(
-                    case, pipeline, (known or {}).get(here["class"]["name"])
-                )
-            finally:
-                pipeline.close()
-        content = {
-            "format": protocol.RECORDING_FORMAT,
-            "case": case,
-            "fault": proof,
-            "environment": here,
-            "inputs": {
-                "weights": checkpoint.weights,
-                "commit": checkpoint.commit,
-                "schedulers": seen.capture.schedulers,
-                "tables": seen.capture.tables(),
-            },
-            "noise": [summary(tensor) for tensor in seen.capture.noise()],
-            "outputs": {name: summary(tensor) for name, tensor in seen.outputs.items()},
-            "stages": seen.capture.stages(),
-            "operators": seen.tracer.operators,
-            "repeat": repeat_of(seen.outputs, runs),
-            "cost": {"load_seconds": self._load_seconds, **figures},
-        }
-        kept = {f"output/{name}": tensor for name, tensor in seen.outputs.items()}
-        kept.update({**seen.capture.tensors(), **seen.tracer.kept})
-        _write(
-            folder, content, kept, {"modules": seen.tracer.modules(), "weights": checkpoint.tensors}
+        dtypes = {checkpoints.DEFAULT: case["dtype"], **case["component_dtypes"]}
+        own = determinism.chosen(case["attention"], tf32=TF32 in case["enable"])
+        proof: Optional[str] = None
+        with determinism.settings(case["determinism"], own), ExitStack() as cleanup:
+            distinct = list(dict.fromkeys(dtypes.values()))
+            here = self._environment(framework, case["device"], distinct, case["determinism"])
+            loaded = self._load(case, dtypes, framework)
+            pipeline = Pipeline(case, loaded.checkpoint, framework)
+            cleanup.callback(pipeline.close)
+            if case["fault"] is not None:
+                proof = cleanup.enter_context(injected(pipeline.pipeline, case["fault"]))
+            expected = (known or {}).get(here["numerics_class"]["name"])
+            runs = self._run_all(case, pipeline, expected)
+        runs.cost["load_seconds"] = loaded.seconds
+        observed = _observation(case, proof, here, loaded.checkpoint, runs, pipeline.inputs)
+        write_recording(folder, observed)
+
+    def _run_all(
+        self, case: CaseRequest, pipeline: Pipeline, expected: Optional[Mapping[str, str]]
+    ) -> Runs:
+        """Run a case as often as it needs.
+
+        Args:
+            case: What to run.
+            pipeline: Its pipeline.
+            expected: The digests of the outputs of this class's baseline; None without one.
+        """
+        if not case["rounds"]:
+            return self._run_once(case, pipeline)
+        first = self._run_instrumented(
+            case, pipeline, FIRST_STAGES if expected is None else OUTSIDE_ONLY
         )
+        is_known = digests_of(first.outputs) == expected
+        steady = max(case["rounds"] - 1, 0 if is_known else 1)
+        meters, others = self._run_timed(case, pipeline, steady)
+        figures = _cost_of(first.meter, meters)
+        reused = self._run_reused(case, pipeline) if case["reuse"] else None
+        if is_known or expected is None:
+            return Runs(first, others, figures, reused)
+        inside = self._run_instrumented(case, pipeline, FIRST_STAGES)
+        return Runs(inside, [*others, first.outputs], figures, reused)
 
-    def _runs(
-        self, case: Dict[str, Any], pipeline: Pipeline, expected: Optional[Dict[str, str]]
-    ) -> Tuple[Watched, List[Tensors], Dict[str, Any]]:
-        """Run as often as the case needs; returns the watched run, the outputs of the others, and what they cost."""
-        if not case["rounds"]:  # a study's variation: run once, timed by nobody
-            detail = {"stage": NO_STAGE} if case["detail"] is None else case["detail"]
-            return self._watched(case, pipeline, detail), [], {}
-        seen = self._watched(case, pipeline, {} if expected is None else {"stage": NO_STAGE})
-        same = digests_of(seen.outputs) == expected
-        steady, runs = self._timed(case, pipeline, max(case["rounds"] - 1, 0 if same else 1))
-        meters = steady or [seen.meter]
-        figures = {
-            "first_seconds": seen.meter.seconds,  # it warms up, and pays for being watched
-            "rounds_seconds": [meter.seconds for meter in steady],
-            "seconds": median(meter.seconds for meter in meters),
-            "step_seconds": cost.step_seconds(steady),
-            "peak_bytes": max(meter.peak_bytes for meter in meters),
-            "conditions": [meter.conditions for meter in steady],
-        }
-        if same or expected is None:
-            return seen, runs, figures
-        return self._watched(case, pipeline, {}), [*runs, seen.outputs], figures
+    def _run_once(self, case: CaseRequest, pipeline: Pipeline) -> Runs:
+        """Run a variation that a study asks for, which nobody times."""
+        request = case["detail"]
+        detail = OUTSIDE_ONLY if request is None else Detail.read(request)
+        return Runs(self._run_instrumented(case, pipeline, detail), [], {})
 
-    def _watched(self, case: Dict[str, Any], pipeline: Pipeline, detail: Dict[str, Any]) -> Watched:
-        """Run once, every stage seen; the outputs are empty where the run ends early."""
-        wanted = Detail(**detail)
-        tensors = safetensors.torch.load_file(case["anchors"]) if case["anchors"] else {}
-        tracer = Tracer(wanted, tensors, pipeline.framework.operators)
-        last = None if wanted.to_end else wanted.stage
+    def _run_instrumented(
+        self, case: CaseRequest, pipeline: Pipeline, detail: Detail
+    ) -> Instrumented:
+        """Run once and observe every stage."""
+        teacher_tensors: Tensors = {}
+        if case["teacher_tensors"] is not None:
+            teacher_tensors = safetensors.torch.load_file(case["teacher_tensors"])
+        tracer = Tracer(detail, teacher_tensors, pipeline.framework.observe_operators)
         capture = Capture(
-            pipeline, {} if wanted.feed else tensors, case["perturb"], last, case["keep_every"]
+            pipeline,
+            # Where single modules are fed, the stages keep their own inputs.
+            teacher_tensors={} if detail.feed else teacher_tensors,
+            perturbation=case["perturbation"],
+            last_stage=detail.last_stage,
+            keep_every=case["keep_every"],
         )
 
-        def on_stage(name: str, inputs: Dict[str, Any], result: Any) -> Any:
-            return capture.on_stage(name, inputs, tracer.end(name, result))
+        def on_stage(stage: Stage, inputs: Dict[str, Any], result: Any) -> Any:
+            return capture.on_stage(stage, inputs, tracer.on_result(stage, result))
 
-        def on_draw(drawn: torch.Tensor) -> None:
-            capture.on_draw(tracer.end(f"noise#{len(capture.noise())}", drawn))
+        def on_draw(stage: Stage, drawn: torch.Tensor) -> None:
+            capture.on_draw(stage, tracer.on_result(stage, drawn))
 
         self._progress(case, "recording")
         outputs: Tensors = {}
-        with cost.measured(pipeline.framework.device) as meter, contextlib.suppress(Enough):
-            outputs = self._seeded(case, lambda: pipeline.run(on_stage, on_draw, tracer.around))
-        return Watched(outputs, capture, tracer, meter)
+        with cost.measured(pipeline.framework.device) as meter, suppress(Enough):
+            _seed(case)
+            outputs = pipeline.run(on_stage, on_draw, tracer.around)
+        return Instrumented(outputs, capture, tracer, meter)
 
-    def _timed(
-        self, case: Dict[str, Any], pipeline: Pipeline, count: int
+    def _run_timed(
+        self, case: CaseRequest, pipeline: Pipeline, count: int
     ) -> Tuple[List[cost.Meter], List[Tensors]]:
-        """Run without capture, measured as a whole and step by step."""
-        meters, runs = [], []
+        """Run without instrumentation, measured as a whole and step by step.
+
+        Returns:
+            The meters and the outputs of the runs.
+        """
+        meters: List[cost.Meter] = []
+        outputs: List[Tensors] = []
         for index in range(count):
             self._progress(case, f"run {index + 1} of {count}")
             with cost.measured(pipeline.framework.device) as meter:
-                runs.append(self._seeded(case, partial(pipeline.run, on_step=meter.mark)))
+                _seed(case)
+                outputs.append(pipeline.run(on_step=meter.mark))
             meters.append(meter)
-        return meters, runs
+        return meters, outputs
 
-    def _seeded(self, case: Dict[str, Any], run: Callable[[], Tensors]) -> Tensors:
-        if case["generator"] == "none":
-            determinism.scatter_global_streams()
-        else:
-            determinism.seed_global_streams(case["seeds"][0])
-        return run()
+    def _run_reused(self, case: CaseRequest, pipeline: Pipeline) -> Tensors:
+        """Call the pipeline object of the last run once more, as its users do."""
+        self._progress(case, "a second call of the same pipeline object")
+        _seed(case)
+        return pipeline.run(renew_schedulers=False)
 
-    def _checkpoint(
-        self, case: Dict[str, Any], dtypes: Dict[str, str], framework: Torch
-    ) -> checkpoints.Checkpoint:
-        decides = [case[part] for part in ("checkpoint", "pipeline", "enable", "attention")]
-        key = json.dumps([*decides, dtypes], sort_keys=True)
-        if self._loaded is None or key != self._loaded_key:
-            self._loaded = self._loaded_key = None  # frees the last one before the next is loaded
-            self._progress(case, "loading the checkpoint")
-            started = time.perf_counter()
-            self._loaded = checkpoints.load(
-                case["checkpoint"], case["pipeline"], dtypes, framework, case["enable"]
-            )
-            self._load_seconds = time.perf_counter() - started
-            self._loaded_key = key
+    def _load(self, case: CaseRequest, dtypes: Mapping[str, str], framework: Framework) -> _Loaded:
+        """Return the checkpoint of a case, which may be the last one that was loaded."""
+        source = case["checkpoint"]
+        parts = [source, case["pipeline"], case["enable"], case["attention"], dtypes]
+        key = json.dumps([*parts, checkpoints.files_of(source)], sort_keys=True)
+        if self._loaded is not None and self._loaded.key == key:
+            return self._loaded
+        self._loaded = None  # frees the last one before the next is loaded
+        self._progress(case, "loading the checkpoint")
+        started = time.perf_counter()
+        checkpoint = checkpoints.load(
+            case["checkpoint"], case["pipeline"], dtypes, framework, case["enable"]
+        )
+        self._loaded = _Loaded(key, checkpoint, time.perf_counter() - started)
         return self._loaded
 
     def _environment(
-        self, framework: Torch, device: str, dtypes: List[str], mode: str
-    ) -> Dict[str, Any]:
+        self, framework: Framework, device: str, dtypes: Sequence[str], mode: str
+    ) -> EnvironmentRecord:
+        """Return this process's environment, and its class for all types of a case together."""
         framework.settle(mode)
         key = f"{device} {dtypes} {mode} {determinism.effective()}"
         if key not in self._classes:
-            self._classes[key] = numerics.of_all(
-                {dtype: framework.numerics_class(dtype) for dtype in dtypes}
-            )
-        unobserved = [] if noise.door(framework.door) else ["noise"]
-        return {**framework.describe(), "class": self._classes[key], "unobserved": unobserved}
+            classes = {dtype: framework.numerics_class(dtype) for dtype in dtypes}
+            self._classes[key] = numerics.combine_classes(classes)
+        return framework.describe(self._classes[key])
 
-    def _progress(self, case: Dict[str, Any], doing: str) -> None:
+    def _progress(self, case: CaseRequest, doing: str) -> None:
         self._send(protocol.PROGRESS, case=case["id"], doing=doing)
 
 
-def _write(folder: Path, content: Dict[str, Any], kept: Tensors, inside: Dict[str, Any]) -> None:
-    """Write a recording whole: `content` as JSON, the kept tensors with what is `inside` stages in their header."""
-    header = {"format": "pt", **{name: json.dumps(value) for name, value in inside.items()}}
-    packed = safetensors.torch.save(
-        {name: t.contiguous().clone() for name, t in kept.items()}, header
-    )
-    text = protocol.dumps(content).encode()
-    protocol.write_folder(folder, {protocol.TENSORS_FILE: packed, protocol.RECORDING_FILE: text})
+def _framework(name: str, device: str) -> Framework:
+    """Return the framework `torch` or `mindspore` on a device.
 
-
-def _framework(name: str, device: str) -> Torch:
-    """Return the framework `torch` or `mindspore` on a device; raises CannotRunHere where there is no such device."""
+    Raises:
+        CannotRunHere: There is no such device.
+    """
     if name == "torch":
         return Torch(device)
-    from .pipeline.mindspore_ import (
-        MindSpore,
-    )  # imports MindSpore, which only its own environment has
+    from .pipeline.mindspore_ import MindSpore  # only an environment of its own has MindSpore
 
     return MindSpore(device)
+
+
+def _seed(case: CaseRequest) -> None:
+    """Seed the global streams for one run; a case without generators must vary, and gets others."""
+    if case["generator"] == "none":
+        determinism.scatter_global_streams()
+    else:
+        determinism.seed_global_streams(case["seeds"][0])
+
+
+def _cost_of(first: cost.Meter, steady: Sequence[cost.Meter]) -> CostRecord:
+    """Return what the runs cost; the first one warms up and pays for its instrumentation."""
+    meters = steady or [first]
+    return {
+        "first_seconds": first.seconds,
+        "rounds_seconds": [meter.seconds for meter in steady],
+        "seconds": median(meter.seconds for meter in meters),
+        "step_seconds": cost.step_seconds(steady),
+        "peak_bytes": max(meter.peak_bytes for meter in meters),
+        "conditions": [meter.conditions for meter in steady],
+    }
+
+
+def _observation(
+    case: CaseRequest,
+    proof: Optional[str],
+    environment: EnvironmentRecord,
+    checkpoint: checkpoints.Checkpoint,
+    runs: Runs,
+    arguments: List[InputRecord],
+) -> Observation:
+    outputs, capture, tracer, _ = runs.instrumented
+    inputs: InputsRecord = {
+        "weights": checkpoint.weights,
+        "commit": checkpoint.commit,
+        "schedulers": capture.schedulers,
+        "tables": capture.tables(),
+        "arguments": arguments,
+    }
+    return Observation(
+        case=case,
+        fault=proof,
+        environment=environment,
+        inputs=inputs,
+        noise=capture.noise(),
+        outputs=outputs,
+        stages=capture.stages(),
+        modules=tracer.modules(),
+        operators=tracer.operators.records,
+        tensors={**capture.tensors(), **tracer.tensors()},
+        weights=checkpoint.tensors,
+        repeat=compare_runs(outputs, runs.others, runs.reused),
+        cost=runs.cost,
+    )

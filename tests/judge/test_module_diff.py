@@ -2,102 +2,139 @@
 
 from __future__ import annotations
 
-from harness.judge.first_difference import by_value
-from harness.judge.module_diff import Suspect, align, first_module, first_operator
+from collections.abc import Sequence
+
+import pytest
+
+from harness.judge.module_diff import (
+    Aligned,
+    Suspect,
+    align,
+    first_module,
+    first_operator,
+    module_name,
+    operator_name,
+    plain_operator_name,
+)
+from harness.store.recording import ModuleCall, OperatorCall
 
 
-def call(module: str, inputs: str = "a", outputs: str = "b") -> dict[str, str]:
-    return {"module": module, "type": "Conv2d", "inputs": inputs, "outputs": outputs}
+def call(module: str, inputs: str = "a", outputs: str = "b") -> ModuleCall:
+    """Return one call of a module, by digests of both sides."""
+    return ModuleCall(module, "Conv2d", inputs, outputs)
+
+
+def computed(operator: str, output: str, *inputs: str) -> OperatorCall:
+    """Return one call of an operator, by digests of both sides."""
+    taken = {str(index): digest for index, digest in enumerate(inputs)}
+    return OperatorCall(operator, taken, {"0": output}, (), "module.py:1")
+
+
+def aligned(actual: Sequence[ModuleCall], expected: Sequence[ModuleCall]) -> Aligned[ModuleCall]:
+    """Pair two traces of modules."""
+    return align(actual, expected, module_name)
 
 
 def test_the_first_module_with_equal_inputs_and_other_outputs_is_the_one():
     """What comes after it got other inputs, and is not accused."""
-    then = [call("one#0"), call("two#0", "b", "c"), call("three#0", "c", "d")]
-    now = [call("one#0"), call("two#0", "b", "X"), call("three#0", "X", "Y")]
-    assert first_module(align(now, then, "module")) == Suspect("two#0", "Conv2d", glue=False)
+    expected = [call("one#0"), call("two#0", "b", "c"), call("three#0", "c", "d")]
+    actual = [call("one#0"), call("two#0", "b", "X"), call("three#0", "X", "Y")]
+    assert first_module(aligned(actual, expected)) == Suspect("two#0", "Conv2d", own_code=False)
 
 
 def test_a_child_is_named_before_its_parent():
     """Calls end from the inside out."""
-    then = [call("block.conv#0", "a", "b"), call("block#0", "a", "c")]
-    now = [call("block.conv#0", "a", "X"), call("block#0", "a", "Y")]
-    assert first_module(align(now, then, "module")) == Suspect("block.conv#0", "Conv2d", glue=False)
+    expected = [call("block.conv#0", "a", "b"), call("block#0", "a", "c")]
+    actual = [call("block.conv#0", "a", "X"), call("block#0", "a", "Y")]
+    suspect = first_module(aligned(actual, expected))
+    assert suspect == Suspect("block.conv#0", "Conv2d", own_code=False)
 
 
 def test_a_parent_whose_children_agree_differs_by_its_own_code():
     """Two children that gave the same, and a third that was called with something else."""
-    then = [
+    expected = [
         call("block.conv#0", "a", "b"),
         call("block.norm#0", "b", "c"),
         call("block#0", "a", "d"),
     ]
-    now = [
+    actual = [
         call("block.conv#0", "a", "b"),
         call("block.norm#0", "X", "Y"),
         call("block#0", "a", "Z"),
     ]
-    assert first_module(align(now, then, "module")) == Suspect("block#0", "Conv2d", glue=True)
+    assert first_module(aligned(actual, expected)) == Suspect("block#0", "Conv2d", own_code=True)
 
 
 def test_equal_traces_accuse_nobody():
     """Nor do traces in which only what was fed in differs."""
-    then = [call("one#0"), call("two#0", "b", "c")]
-    assert first_module(align(then, then, "module")) is None
-    assert first_module(align([call("one#0", "X", "Y")], then, "module")) is None
+    expected = [call("one#0"), call("two#0", "b", "c")]
+    assert first_module(aligned(expected, expected)) is None
+    assert first_module(aligned([call("one#0", "X", "Y")], expected)) is None
 
 
 def test_another_structure_is_aligned_and_listed():
     """A module that was added, one that is gone; what is left is compared."""
-    then = [call("one#0"), call("gone#0", "b", "c"), call("two#0", "c", "d")]
-    now = [call("one#0"), call("new#0", "b", "c"), call("two#0", "c", "X")]
-    aligned = align(now, then, "module")
-    assert (aligned.only_now, aligned.only_then) == (["new#0"], ["gone#0"])
-    assert first_module(aligned) == Suspect("two#0", "Conv2d", glue=False)
+    expected = [call("one#0"), call("gone#0", "b", "c"), call("two#0", "c", "d")]
+    actual = [call("one#0"), call("new#0", "b", "c"), call("two#0", "c", "X")]
+    both = aligned(actual, expected)
+    assert (both.only_actual, both.only_expected) == (["new#0"], ["gone#0"])
+    assert [own.module for own, _ in both.pairs] == ["one#0", "two#0"]
+    assert first_module(both) == Suspect("two#0", "Conv2d", own_code=False)
 
 
-def test_the_first_operator_is_found_by_its_place():
+def test_the_first_operator_is_found_by_its_index():
     """By the digests of all that goes in and comes out."""
-    then = [
-        {"operator": "mul", "inputs": {"0": "a"}, "outputs": {"0": "b"}},
-        {"operator": "add", "inputs": {}, "outputs": {"0": "c"}},
-    ]
-    now = [then[0], {**then[1], "outputs": {"0": "X"}}]
-    assert first_operator(align(now, then, "operator")) == 1
-    assert first_operator(align(then, then, "operator")) is None
+    expected = [computed("mul", "b", "a"), computed("add", "c")]
+    actual = [expected[0], computed("add", "X")]
+    assert first_operator(align(actual, expected, operator_name)) == 1
+    assert first_operator(align(expected, expected, operator_name)) is None
 
 
-def test_a_parent_with_a_strange_child_is_not_called_glue():
+def test_an_operator_that_got_other_inputs_is_not_accused():
+    """The one before it is, or nobody."""
+    expected = [computed("mul", "b", "a"), computed("add", "c", "b")]
+    actual = [computed("mul", "b", "a"), computed("add", "X", "Y")]
+    assert first_operator(align(actual, expected, operator_name)) is None
+
+
+@pytest.mark.parametrize("operator", ["aten.exp.default", "mindspore.exp.ops"])
+def test_an_operator_has_one_name_in_every_framework(operator):
+    """So that the traces of two frameworks can be paired."""
+    assert plain_operator_name(computed(operator, "b")) == "exp"
+
+
+def test_traces_of_two_frameworks_are_paired_by_plain_names():
+    """The full names differ everywhere."""
+    torch, mindspore = [computed("aten.exp.default", "b")], [computed("mindspore.exp.ops", "X")]
+    assert align(torch, mindspore, operator_name).pairs == []
+    assert first_operator(align(torch, mindspore, plain_operator_name)) == 0
+
+
+def test_a_parent_with_a_strange_child_is_not_accused_of_its_own_code():
     """A module that was put inside may be at fault itself."""
-    then = [
+    expected = [
         call("block.conv#0", "a", "b"),
         call("block.old#0", "b", "c"),
         call("block#0", "a", "c"),
     ]
-    now = [call("block.conv#0", "a", "b"), call("block.new#0", "b", "X"), call("block#0", "a", "X")]
-    assert first_module(align(now, then, "module")) == Suspect("block#0", "Conv2d", glue=False)
-
-
-def sizes(**figures: float) -> dict[str, dict[str, float]]:
-    return {
-        name.replace("step", "scheduler.step#") + "/sample": {"rel_l2": size, "l_inf": 0.0}
-        for name, size in figures.items()
-    }
-
-
-def test_sizes_name_the_first_stage_outside_its_envelope_and_the_largest_jump():
-    """Of the steps of one scheduler; what is missing counts as outside."""
-    bounds = {"local_rel_l2": {"scheduler.step": 1e-6}}
-    free = sizes(step0=1e-9, step1=2e-9, step2=8e-9) | {
-        "text_encoder#0/0": {"rel_l2": 1e-3, "l_inf": 0.0}
-    }
-    assert by_value(sizes(step0=1e-7, step1=5e-7), free, bounds) == [
-        "no stage leaves its envelope; nearest is scheduler.step#1/sample: 5.00e-07, bound 1.00e-06",
-        "free drift grows most at scheduler.step#2/sample: 4 times what it was",
+    actual = [
+        call("block.conv#0", "a", "b"),
+        call("block.new#0", "b", "X"),
+        call("block#0", "a", "X"),
     ]
-    outside = "scheduler.step#1/sample is the first outside its envelope: "
-    assert by_value(sizes(step0=1e-7, step1=2e-6, step2=3e-6), {}, bounds) == [
-        outside + "2.00e-06, bound 1.00e-06"
-    ]
-    assert by_value(sizes(step0=1e-7, step1=float("nan")), {}, bounds) == [
-        outside + "nan, bound 1.00e-06"
-    ]
+    assert first_module(aligned(actual, expected)) == Suspect("block#0", "Conv2d", own_code=False)
+
+
+def test_a_module_without_children_is_not_accused_of_its_own_code():
+    """`own_code` tells a parent whose children agree from a leaf, which has nothing but code."""
+    expected, actual = [call("conv#0", "a", "b")], [call("conv#0", "a", "X")]
+    assert first_module(aligned(actual, expected)) == Suspect("conv#0", "Conv2d", own_code=False)
+
+
+def test_repeated_calls_of_one_module_are_paired_in_order():
+    """A call more at the end is listed, and the earlier ones stay pairs."""
+    expected = [call("conv#0"), call("conv#1", "b", "c")]
+    actual = [call("conv#0"), call("conv#1", "b", "X"), call("conv#2", "X", "Y")]
+    both = aligned(actual, expected)
+    assert (both.only_actual, both.only_expected) == (["conv#2"], [])
+    assert first_module(both) == Suspect("conv#1", "Conv2d", own_code=False)

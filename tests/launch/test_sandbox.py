@@ -1,4 +1,7 @@
-"""Environments with other package versions: layered, whole or absent, kept by content, shared and removable. No network."""
+"""Environments with other package versions: layered, whole or absent, kept, shared, removable.
+
+No test needs a network.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,7 @@ from wheels import only_from, write_wheel
 from harness.errors import SandboxError, UsageError
 from harness.launch import package_index as index
 from harness.launch import sandbox
+from harness.launch.environment_lock import locked
 from harness.launch.package_index import Release
 from harness.launch.sandbox import interpreter
 
@@ -38,7 +42,10 @@ BUILD = (
 
 @pytest.fixture
 def links(tmp_path, monkeypatch):
-    """The only folder in which releases are found; torch, which takes seconds to import, is left out of the check."""
+    """The only folder in which releases are found.
+
+    torch, which takes seconds to import, is left out of the check.
+    """
     monkeypatch.setattr(sandbox, "CHECKED", ())
     index.releases.cache_clear()
     only_from(monkeypatch, tmp_path / "links", tmp_path / "cache")
@@ -64,9 +71,12 @@ def test_an_environment_has_its_own_version_and_everything_else_from_behind(link
     """numpy comes from this environment, and is not installed again."""
     write_wheel(links, "wobble", "1.0", "number = 1")
     write_wheel(links, "wobble", "2.0", "number = 2")
+    code = """
+import wobble, numpy, importlib.metadata
+print(wobble.number, importlib.metadata.version("wobble"), numpy.__file__)
+"""
     for version in ("1.0", "2.0"):
         python = interpreter([f"wobble=={version}"])
-        code = "import wobble, numpy, importlib.metadata as m; print(wobble.number, m.version('wobble'), numpy.__file__)"
         number, found, numpy_file = said_by(python, code).split()
         assert (number, found) == (version[0], version)
         assert numpy_file == sys.modules["numpy"].__file__
@@ -100,7 +110,7 @@ def test_the_versions_that_are_here_need_no_environment(links, kept):
 def test_a_release_that_does_not_install_or_import_is_refused_with_its_reason(
     links, kept, source, requires, reason
 ):
-    """The error says why, counts as `unverified`, and nothing stays behind; numpy stays as it is."""
+    """The error counts as `unverified`, and nothing stays behind; numpy stays as it is."""
     write_wheel(links, "wobble", "1.0", source, requires)
     with pytest.raises(SandboxError) as caught:
         interpreter(["wobble==1.0"])
@@ -123,7 +133,7 @@ def test_two_at_once_build_it_once(links, kept, tmp_path):
 
 @pytest.mark.parametrize("whole_group", [True, False])
 def test_a_killed_build_leaves_nothing_broken(links, kept, tmp_path, whole_group):
-    """The next call builds afresh; it waits for an installer that outlived its parent, and clears what that left."""
+    """The next call builds afresh, after an installer that outlived its parent has ended."""
     write_wheel(links, "wobble", "1.0", WAITS.format(folder=str(tmp_path)))
     root = Path(sandbox.__file__).resolve().parents[2]
     environment = {**os.environ, "PYTHONPATH": str(root)}
@@ -184,7 +194,7 @@ def test_clearing_leaves_what_is_being_built(links, tmp_path):
     """The builder holds its lock."""
     folder = tmp_path / "cache" / "environments" / "0123"
     (folder.with_suffix(".building")).mkdir(parents=True)
-    with sandbox._locked(folder):
+    with locked(folder.with_suffix(".lock")):
         assert sandbox.clear() == 0
     assert sandbox.clear() == 1
 
@@ -242,7 +252,7 @@ def test_a_companion_newer_than_the_release_is_held_to_its_day(
 
 
 def test_a_companion_that_today_s_packages_need_newer_is_held_to_what_they_ask(monkeypatch):
-    """An old transformers beside today's diffusers, which does not import with the huggingface-hub of that day."""
+    """Such as huggingface-hub, by today's diffusers beside an old transformers."""
     days = {
         **DAYS,
         "huggingface-hub": (
@@ -264,7 +274,7 @@ def test_a_companion_that_today_s_packages_need_newer_is_held_to_what_they_ask(m
 
 
 def test_uv_installs_where_it_is_unless_pip_alone_knows_the_index(monkeypatch, tmp_path):
-    """uv does not see the packages behind, so that it is told to leave the large ones out; pip is told to keep them."""
+    """pip is told to keep the large packages; uv, which does not see them, to leave them out."""
     monkeypatch.setattr(sandbox.shutil, "which", lambda name: "/bin/uv")
     monkeypatch.setattr(index, "set_for_pip", lambda: False)
     command = sandbox._installer(Path("python"), tmp_path, {"torch": "2.13.0"})
@@ -274,3 +284,16 @@ def test_uv_installs_where_it_is_unless_pip_alone_knows_the_index(monkeypatch, t
     command = sandbox._installer(Path("python"), tmp_path, {"torch": "2.13.0"})
     assert command[:5] == [sys.executable, "-m", "pip", "--python", "python"]
     assert (tmp_path / "fixed.txt").read_text() == "torch==2.13.0\n"
+
+
+def test_no_error_shows_the_password_of_an_index(tmp_path):
+    """Neither its reason nor its log: both go into results that people pass on."""
+    address = "https://somebody:secret@index.example/simple"
+    command = [sys.executable, "-c", f"import sys; sys.exit('ERROR: no answer from {address}')"]
+    with locked(tmp_path / "lock") as lock:
+        build = sandbox._Build(tmp_path, [sandbox.named("wobble==1.0")], {}, lock)
+        with pytest.raises(SandboxError) as caught:
+            build._start(command)
+    hidden = "no answer from https://****@index.example/simple"
+    assert caught.value.reason == f"no environment with wobble==1.0: {hidden}"
+    assert "secret" not in caught.value.log

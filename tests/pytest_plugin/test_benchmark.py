@@ -1,4 +1,4 @@
-"""pytest-benchmark: costs of scenario items in its JSON, a storage per machine type, and no trace where it is not active."""
+"""pytest-benchmark: costs of cases in its JSON, stored by machine type; no trace without it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from inner import Run, path_of_pytester  # noqa: F401 (the second is a fixture)
 
-from harness.pytest_plugin import benchmark
+from harness.pytest_plugin import machine
 from harness.store.run_folder import read_results
 
 CASE = "scenarios/x.yaml::x[cpu-float32]"
@@ -31,7 +31,7 @@ def run(shop, pytester: pytest.Pytester) -> Run:
 @pytest.fixture
 def gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Give this machine a GPU, as the driver tells of it."""
-    monkeypatch.setattr(benchmark, "DRIVER", tmp_path / "driver")
+    monkeypatch.setattr(machine, "DRIVER", tmp_path / "driver")
 
     def fit(model: str) -> None:
         path = tmp_path / "driver" / "0000:01:00.0" / "information"
@@ -74,22 +74,22 @@ def test_costs_land_in_its_json(run: Run, shop, gpu):
     run("--benchmark-json", "out.json", "--harness-out", "run").assert_outcomes(passed=1)
     content = json.loads((shop.root / "out.json").read_text(encoding="utf-8"))
     (made,) = content["benchmarks"]
-    (outcome,) = read_results(shop.root / "run")[0]
-    cost = outcome.cost
+    (outcome,) = read_results(shop.root / "run").outcomes
+    figures = outcome.cost.figures
     assert (made["name"], made["fullname"], made["group"]) == (
         "x[cpu-float32]",
         CASE,
         "cpu-float32",
     )
-    assert made["stats"]["data"] == cost["rounds_seconds"]
-    assert (made["stats"]["rounds"], made["stats"]["median"]) == (2, cost["seconds"])
+    assert made["stats"]["data"] == list(figures.rounds_seconds)
+    assert (made["stats"]["rounds"], made["stats"]["median"]) == (2, figures.seconds)
     assert made["extra_info"] == {
         "verdict": "identical",
         "device": "cpu",
-        "peak_bytes": cost["peak_bytes"],
-        "first_seconds": cost["first_seconds"],
-        "load_seconds": cost["load_seconds"],
-        "step_seconds.scheduler": cost["step_seconds"]["scheduler"],
+        "peak_bytes": figures.peak_bytes,
+        "first_seconds": figures.first_seconds,
+        "load_seconds": figures.load_seconds,
+        "step_seconds.scheduler": figures.step_seconds["scheduler"],
         "image.l_inf": 0.0,
         "image.rel_l2": 0.0,
     }
@@ -97,7 +97,7 @@ def test_costs_land_in_its_json(run: Run, shop, gpu):
 
 
 def test_its_own_commands_compare_saved_runs(run: Run, shop):
-    """`pytest-benchmark compare` finds them without being told of the machine, and so does `--benchmark-compare`."""
+    """`pytest-benchmark compare` and `--benchmark-compare` find them, untold of the machine."""
     run("--benchmark-save", "first").assert_outcomes(passed=1)
     second = run("--benchmark-save", "second", "--benchmark-compare")
     second.assert_outcomes(passed=1)
@@ -140,8 +140,8 @@ def test_without_a_gpu_the_processor_is_the_machine_type(
     (tmp_path / "cpuinfo").write_text(
         "model name\t: AMD EPYC 9B45\nmodel name\t: AMD EPYC 9B45\n", encoding="utf-8"
     )
-    monkeypatch.setattr(benchmark, "CPUS", tmp_path / "cpuinfo")
-    monkeypatch.setattr(benchmark, "CONTROL", tmp_path / "none")
+    monkeypatch.setattr(machine, "CPUS", tmp_path / "cpuinfo")
+    monkeypatch.setattr(machine, "CONTROL", tmp_path / "none")
     run("--benchmark-autosave").assert_outcomes(passed=1)
     assert [names(path) for path in stored(shop.root)] == ["amd-epyc-9b45"]
 
@@ -150,16 +150,16 @@ def test_a_gpu_of_unknown_model_shares_with_no_other_machine(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
     """A device without a name in /proc and without nvidia-smi counts as this one machine."""
-    monkeypatch.setattr(benchmark, "DRIVER", tmp_path / "none")
-    monkeypatch.setattr(benchmark, "CONTROL", tmp_path)
+    monkeypatch.setattr(machine, "DRIVER", tmp_path / "none")
+    monkeypatch.setattr(machine, "CONTROL", tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert benchmark.gpus() == [f"gpu of {platform.node()}"]
+    assert machine.gpus() == [f"gpu of {platform.node()}"]
 
 
 def test_a_project_without_scenarios_keeps_its_storage(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ):
-    """Whoever merely has the harness installed finds saved benchmarks where they were, and compares with them."""
+    """Whoever merely has the harness installed finds saved benchmarks where they were."""
     monkeypatch.delenv(
         "PYTEST_XDIST_WORKER", raising=False
     )  # under which pytest-benchmark disables itself

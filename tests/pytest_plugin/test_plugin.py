@@ -1,4 +1,4 @@
-"""The pytest face: items, verdicts, options, reports, and the life of a baseline from missing to accepted."""
+"""The pytest plugin: items, verdicts, options, reports, and the life of a baseline."""
 
 from __future__ import annotations
 
@@ -6,13 +6,18 @@ import os
 import subprocess
 import sys
 import xml.etree.ElementTree as ET  # the file is pytest's own
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from inner import Run, path_of_pytester  # noqa: F401 (the second is a fixture)
+from printed import verdicts
 
-from harness.report import wording as rows
-from harness.store.run_folder import read_results
+from harness.records import Verdict
+from harness.report import wording
+from harness.session import Session
+from harness.store.baselines import Store
+from harness.store.run_folder import RunOwner, read_results
 
 BOTH = "{device: [cpu, cuda]}"
 
@@ -126,9 +131,9 @@ def test_a_failure_prints_what_the_command_line_prints(run: Run, shop):
     shop.scenario("x", seed="1")
     result = run("--harness-out", "out")
     result.assert_outcomes(failed=1)
-    (outcome,) = read_results(shop.root / "out")[0]
-    assert f"\n{rows.paragraph(outcome, Path('out'))}\n" in result.stdout.str()
-    assert outcome.verdict == "stale"
+    (outcome,) = read_results(shop.root / "out").outcomes
+    assert f"\n{wording.paragraph(outcome, Path('out'))}\n" in result.stdout.str()
+    assert outcome.verdict is Verdict.STALE
     assert "Traceback" not in result.stdout.str()
     assert "CaseFailedError" not in result.stdout.str()
     result.stdout.fnmatch_lines(
@@ -161,7 +166,13 @@ def test_every_option_has_a_key_in_the_ini_file(run: Run, shop):
     shop.recorded("x", folder="reproducibility", cases=BOTH)
     (shop.root / "baselines").rename(shop.root / "accepted")
     shop.scenario("ignored")
-    ini = "[pytest]\nharness_scenarios = reproducibility\nharness_baselines = accepted\nharness_out = out\nharness_strict = true\n"
+    ini = """\
+[pytest]
+harness_scenarios = reproducibility
+harness_baselines = accepted
+harness_out = out
+harness_strict = true
+"""
     (shop.root / "pytest.ini").write_text(ini, encoding="utf-8")
     result = run("-v")
     result.assert_outcomes(passed=1, failed=1)
@@ -169,8 +180,10 @@ def test_every_option_has_a_key_in_the_ini_file(run: Run, shop):
         ["harness: *; baselines: *accepted", "reproducibility/x.yaml::x[[]cpu-float32] PASSED*"]
     )
     assert "ignored" not in result.stdout.str()
-    verdicts = {outcome.case: outcome.verdict for outcome in read_results(shop.root / "out")[0]}
-    assert verdicts == {"x[cpu-float32]": "identical", "x[cuda-float32]": "unverified"}
+    assert verdicts(shop.root / "out") == {
+        "x[cpu-float32]": "identical",
+        "x[cuda-float32]": "unverified",
+    }
 
 
 def test_an_option_outweighs_the_key_in_the_ini_file(run: Run, shop):
@@ -240,43 +253,98 @@ def test_without_scenarios_the_plugin_is_silent(run: Run, shop):
     assert not (shop.root / "runs").exists()
 
 
-def test_processes_of_xdist_judge_the_same_and_leave_one_run(shop, script: Path):
-    """Two cases on two processes, by workers that replay a recording: both pass, in one folder with one `results.json`."""
+# Several processes.
+
+WORKERS_REPLAY = """\
+import os, sys
+if "PYTEST_XDIST_WORKER" in os.environ:
+    sys.executable = {script!r}
+"""
+
+
+@pytest.fixture
+def replayed(shop, script: Path) -> Callable[[], subprocess.CompletedProcess[str]]:
+    """Return a function that runs two cases, which have baselines, on two processes of xdist.
+
+    Their workers replay a recording.
+    """
     shop.recorded("x")
     shop.recorded("y")
     shop.harness("run", "scenarios/x.yaml", "--out", "first")
-    (shop.root / "conftest.py").write_text(
-        f"import os, sys\nif 'PYTEST_XDIST_WORKER' in os.environ:\n    sys.executable = {str(script)!r}\n",
-        encoding="utf-8",
-    )
+    conftest = WORKERS_REPLAY.format(script=str(script))
+    (shop.root / "conftest.py").write_text(conftest, encoding="utf-8")
+    made = shop.root / "first" / "recordings" / "x" / "cpu-float32"
     environment = {
-        name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")
+        name: text for name, text in os.environ.items() if not name.startswith("PYTEST_")
     }
-    environment["PRETENDER_RECORDS"] = str(shop.root / "first" / "recordings" / "x" / "cpu-float32")
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-n",
-        "2",
-        "-v",
-        "-p",
-        "no:cacheprovider",
-        "--harness-out",
-        "out",
-    ]
-    done = subprocess.run(
-        command, cwd=shop.root, env=environment, capture_output=True, text=True, check=False
-    )
+    environment["PRETENDER_RECORDS"] = str(made)
+    options = ["-n", "2", "-v", "-p", "no:cacheprovider", "--harness-out", "out"]
+
+    def run_both() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "pytest", *options],
+            cwd=shop.root,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    return run_both
+
+
+def files_of(run: Path) -> list[str]:
+    """Return what lies in a run's folder, without hidden files."""
+    return sorted(path.name for path in run.iterdir() if not path.name.startswith("."))
+
+
+def test_processes_of_xdist_judge_the_same_and_leave_one_run(replayed, shop):
+    """Both cases pass, in one folder with one `results.json`."""
+    done = replayed()
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 passed" in done.stdout
     assert "2 cases: 2 identical\nresults and recordings: out" in done.stdout
-    assert sorted(path.name for path in (shop.root / "out").iterdir()) == [
-        "logs",
-        "recordings",
-        "results.json",
-    ]
-    assert [(o.case, o.verdict) for o in read_results(Path("out"))[0]] == [
-        ("x[cpu-float32]", "identical"),
-        ("y[cpu-float32]", "identical"),
-    ]
+    assert files_of(shop.root / "out") == ["logs", "recordings", "results.json"]
+    assert verdicts(Path("out")) == {"x[cpu-float32]": "identical", "y[cpu-float32]": "identical"}
+
+
+def test_what_a_killed_run_left_is_not_among_the_results(replayed, shop):
+    """A process of an earlier run wrote its part, and nobody gathered it."""
+    Session(Store(shop.root / "baselines"), shop.root / "out", part="gw7").write_results()
+    done = replayed()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert files_of(shop.root / "out") == ["logs", "recordings", "results.json"]
+
+
+def test_processes_of_xdist_do_not_write_into_another_run(replayed, shop):
+    """The controller owns the folder for them; nothing runs where it belongs to another run."""
+    owner = RunOwner(shop.root / "out")
+    owner.acquire()
+    done = replayed()
+    owner.release()
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "another run is writing there now" in done.stderr + done.stdout
+    assert "Traceback" not in done.stderr + done.stdout
+    assert files_of(shop.root / "out") == []
+
+
+def test_a_folder_in_which_another_run_writes_is_refused(run: Run, shop):
+    """The item says so in a sentence, and what the other run wrote stays."""
+    shop.recorded("x")
+    owner = RunOwner(shop.root / "out")
+    owner.acquire()
+    result = run("--harness-out", "out")
+    owner.release()
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*another run is writing there now*"])
+    assert "Traceback" not in result.stdout.str()
+
+
+def test_hostile_files_cannot_control_the_terminal(run: Run, shop):
+    """A key and a reason may hold any character."""
+    shop.scenario("x", checkpoint='{path: "a\\e[2Jb"}')
+    shop.scenario("wrong", tags='["\\e[2J", "\\e[2J"]')
+    result = run("-rs", "--continue-on-collection-errors")
+    result.assert_outcomes(skipped=1, errors=1)
+    assert "\\x1b[2Jb" in result.stdout.str()
+    assert "\x1b[2J" not in result.stdout.str()

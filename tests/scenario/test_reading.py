@@ -1,4 +1,4 @@
-"""Scenario files: every mistake is refused by its whole text, and a good file becomes the right cases."""
+"""Scenario files: a mistake is refused with its line, a good file becomes the right cases."""
 
 from __future__ import annotations
 
@@ -13,15 +13,36 @@ import pytest
 import yaml
 
 from harness.errors import ScenarioError, UsageError
-from harness.scenario import fields as shape
-from harness.scenario import model as scenarios
-from harness.scenario.model import Case
+from harness.records import Device, Dtype, Metric, Target
+from harness.scenario import reading
+from harness.scenario.fields import (
+    SHAPE,
+    CheckpointKind,
+    Determinism,
+    Expectation,
+    Framework,
+    Generator,
+    Profile,
+    json_schema,
+)
+from harness.scenario.model import (
+    Case,
+    Checkpoint,
+    CostBounds,
+    PublishedValue,
+    Reference,
+    Scenario,
+)
+from harness.scenario.tolerance import Tolerance, Tolerances
 
 TESTS = Path(__file__).parent
 ROOT = TESTS.parents[1]
 BAD = sorted((TESTS / "bad").glob("*.yaml"))
 GOOD = sorted((ROOT / "scenarios").glob("*.yaml"))
 
+DIGITS = Checkpoint(
+    CheckpointKind.BUNDLED, "digits-ddpm", str(reading.DATA / "bundled" / "digits-ddpm")
+)
 MINIMAL = """\
 description: A digit.
 pipeline: DDIMPipeline
@@ -31,7 +52,7 @@ call: {num_inference_steps: 2}
 
 
 class Yaml12(yaml.SafeLoader):
-    """YAML as editors read it: `on`, a key of `published`, is text, where YAML 1.1 sees `true`."""
+    """YAML as editors read it: `on`, a key of `published`, is text, where YAML 1.1 has `true`."""
 
 
 Yaml12.yaml_implicit_resolvers = {
@@ -56,14 +77,18 @@ def written(folder: Path, more: str = "", name: str = "digits") -> Path:
     return path
 
 
-@pytest.mark.parametrize("path", BAD, ids=lambda path: path.stem)
+def stem(path: Path) -> str:
+    """Return the id of a test about one file."""
+    return path.stem
+
+
+@pytest.mark.parametrize("path", BAD, ids=stem)
 def test_a_mistake_is_refused_with_file_line_expected_and_found(path):
     """The whole text of the error is the one in the `.txt` file beside the YAML."""
     with pytest.raises(ScenarioError) as caught:
-        scenarios.read(path)
-    assert str(caught.value).replace(str(path), "{path}") + "\n" == path.with_suffix(
-        ".txt"
-    ).read_text(encoding="utf-8")
+        reading.read(path)
+    expected = path.with_suffix(".txt").read_text(encoding="utf-8")
+    assert str(caught.value).replace(str(path), "{path}") + "\n" == expected
 
 
 def test_every_mistake_has_its_text_and_every_text_its_mistake():
@@ -91,9 +116,9 @@ def test_every_mistake_has_its_text_and_every_text_its_mistake():
     ],
 )
 def test_a_value_that_cannot_be_made_is_a_mistake_on_its_line(tmp_path, more, line):
-    """What YAML or Python cannot turn into a value is the file's mistake, never a defect of the harness."""
+    """What YAML or Python refuses is the file's mistake, never a defect of the harness."""
     with pytest.raises(ScenarioError) as caught:
-        scenarios.read(written(tmp_path, more))
+        reading.read(written(tmp_path, more))
     assert caught.value.line == line
 
 
@@ -102,18 +127,16 @@ def test_a_number_without_its_dot_is_refused_inside_call_too(tmp_path):
     path = tmp_path / "digits.yaml"
     path.write_text(MINIMAL.replace("num_inference_steps: 2", "eta: 1e-4"), encoding="utf-8")
     with pytest.raises(ScenarioError) as caught:
-        scenarios.read(path)
-    assert (caught.value.line, caught.value.hint) == (
-        4,
-        "YAML 1.1 reads `1e-4` as text; write 1.0e-4",
-    )
+        reading.read(path)
+    assert caught.value.line == 4
+    assert caught.value.hint == "YAML 1.1 reads `1e-4` as text; write 1.0e-4"
 
 
 @pytest.mark.parametrize("bounds", ["cross-class: {}", "batch: {}", "batch: {local_l_inf: 1.0}"])
 def test_a_tolerance_that_admits_everything_is_refused(tmp_path, bounds):
     """At least one bound that is checked: a batch has no local drift."""
     with pytest.raises(ScenarioError):
-        scenarios.read(written(tmp_path, f"seed: [0, 1]\ntolerance: {{{bounds}}}\n"))
+        reading.read(written(tmp_path, f"seed: [0, 1]\ntolerance: {{{bounds}}}\n"))
 
 
 @pytest.mark.parametrize("expect", ["[varies, repeatable]", "[identical-images, distinct-images]"])
@@ -121,7 +144,7 @@ def test_expectations_that_exclude_each_other_are_refused(tmp_path, expect):
     """What can never hold is a mistake of the file."""
     generator = "none" if "varies" in expect else "cpu"
     with pytest.raises(ScenarioError):
-        scenarios.read(written(tmp_path, f"generator: {generator}\nexpect: {expect}\n"))
+        reading.read(written(tmp_path, f"generator: {generator}\nexpect: {expect}\n"))
 
 
 def test_a_quoted_number_inside_call_stays_text(tmp_path):
@@ -131,7 +154,7 @@ def test_a_quoted_number_inside_call_stays_text(tmp_path):
         MINIMAL.replace("num_inference_steps: 2", "prompt: '1e-4', negative_prompt: \"7\""),
         encoding="utf-8",
     )
-    assert scenarios.read(path).call == {"prompt": "1e-4", "negative_prompt": "7"}
+    assert reading.read(path).call == {"prompt": "1e-4", "negative_prompt": "7"}
 
 
 def test_an_unreadable_file_is_refused_with_its_path(tmp_path):
@@ -139,41 +162,134 @@ def test_an_unreadable_file_is_refused_with_its_path(tmp_path):
     path = tmp_path / "latin1.yaml"
     path.write_bytes("description: für\n".encode("latin-1"))
     with pytest.raises(ScenarioError) as caught:
-        scenarios.read(path)
+        reading.read(path)
     assert (caught.value.line, caught.value.expected) == (1, "a readable text file in UTF-8")
 
 
 def test_what_is_left_out_gets_the_documented_defaults(tmp_path):
-    """A file with the four required keys is a seeded, repeatable, fully deterministic CPU scenario."""
+    """A file with the four required keys is seeded, repeatable, deterministic and on the CPU."""
     path = written(tmp_path)
-    expected = scenarios.Scenario(
+    expected = Scenario(
         path=path,
         name="digits",
         description="A digit.",
         pipeline="DDIMPipeline",
-        checkpoint={
-            "kind": "bundled",
-            "name": "digits-ddpm",
-            "folder": str(scenarios.DATA / "bundled" / "digits-ddpm"),
-        },
+        checkpoint=DIGITS,
         call={"num_inference_steps": 2},
+        framework=Framework.TORCH,
         scheduler=None,
         seeds=(0,),
-        generator="cpu",
-        devices=("cpu",),
-        dtypes=("float32",),
-        determinism="full",
-        expect=("repeatable",),
+        generator=Generator.CPU,
+        devices=(Device.CPU,),
+        dtypes=(Dtype.FLOAT32,),
+        enable=(),
+        attention=None,
+        component_dtypes={},
+        determinism=Determinism.FULL,
+        profile=Profile.NATIVE,
+        expect=(Expectation.REPEATABLE,),
+        reference=None,
+        tolerances=Tolerances(),
+        published={},
+        cost=CostBounds(None, 0.0, None),
+        keep_every=1,
         timeout=3600.0,
+        tags=(),
     )
-    assert scenarios.read(path) == expected
+    assert reading.read(path) == expected
+
+
+EVERY_KEY = """\
+description: A digit.
+pipeline: DDIMPipeline
+framework: torch
+checkpoint: {bundled: digits-ddpm}
+scheduler: {class: DDIMScheduler, eta: 0.5}
+call: {num_inference_steps: 2}
+seed: [3, 4]
+generator: device
+cases: {device: [cpu, cuda], dtype: [float32, bfloat16]}
+enable: [vae_slicing, tf32]
+attention: flash
+component-dtype: {vae: float16}
+determinism: default
+profile: portable
+expect: [repeatable, batch-equals-single]
+reference: {scenario: other, device: cuda, dtype: float16}
+tolerance: {cross-class: identical, batch: {l_inf: 1.0e-5}, reason: R}
+published: {image: {abs_sum: 2.5, within: 0.5, on: cuda, source: a paper}}
+cost: {slower: 1.5, at_least_seconds: 0.25, rounds: 4}
+keep-every: 3
+timeout: 60
+tags: [guide, slow]
+"""
+
+
+def test_every_key_of_a_file_becomes_a_typed_field(tmp_path):
+    """The text sets each key that there is, to something else than its default."""
+    path = tmp_path / "digits.yaml"
+    path.write_text(EVERY_KEY, encoding="utf-8")
+    assert set(as_editors_read(path)) == set(SHAPE.fields)
+    assert reading.read(path) == Scenario(
+        path=path,
+        name="digits",
+        description="A digit.",
+        pipeline="DDIMPipeline",
+        checkpoint=DIGITS,
+        call={"num_inference_steps": 2},
+        framework=Framework.TORCH,
+        scheduler={"class": "DDIMScheduler", "eta": 0.5},
+        seeds=(3, 4),
+        generator=Generator.DEVICE,
+        devices=(Device.CPU, Device.CUDA),
+        dtypes=(Dtype.FLOAT32, Dtype.BFLOAT16),
+        enable=("vae_slicing", "tf32"),
+        attention="flash",
+        component_dtypes={"vae": Dtype.FLOAT16},
+        determinism=Determinism.DEFAULT,
+        profile=Profile.PORTABLE,
+        expect=(Expectation.REPEATABLE, Expectation.BATCH_EQUALS_SINGLE),
+        reference=Reference(Target(Device.CUDA, Dtype.FLOAT16), "other"),
+        tolerances=Tolerances(
+            cross_class=Tolerance(exact=True),
+            batch=Tolerance(free={Metric.L_INF: 1e-5}),
+            reason="R",
+        ),
+        published={"image": PublishedValue(2.5, 0.5, "a paper", Device.CUDA)},
+        cost=CostBounds(1.5, 0.25, 4),
+        keep_every=3,
+        timeout=60.0,
+        tags=("guide", "slow"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("reference", "expected", "shown"),
+    [
+        ("{device: cpu, dtype: float32}", Reference(builders.CPU), "cpu-float32"),
+        (
+            "{scenario: flux, device: cuda, dtype: bfloat16}",
+            Reference(Target(Device.CUDA, Dtype.BFLOAT16), "flux"),
+            "flux[cuda-bfloat16]",
+        ),
+    ],
+    ids=["same-scenario", "another-scenario"],
+)
+def test_a_reference_names_a_target_and_where_it_is_another_the_scenario(
+    tmp_path, reference, expected, shown
+):
+    """Reports show it as the id of that case, or as its target alone."""
+    scenario = reading.read(written(tmp_path, f"reference: {reference}\n"))
+    assert scenario.reference == expected
+    assert str(scenario.reference) == shown
 
 
 @pytest.mark.parametrize("generator", ["none", "reused"])
 def test_an_unseeded_scenario_is_expected_to_vary_and_owes_no_baseline(tmp_path, generator):
     """A control without a seed needs no `expect` of its own."""
-    scenario = scenarios.read(written(tmp_path, f"generator: {generator}\n"))
-    assert (scenario.expect, scenario.owes_baseline) == (("varies",), False)
+    scenario = reading.read(written(tmp_path, f"generator: {generator}\n"))
+    assert scenario.expect == (Expectation.VARIES,)
+    assert not scenario.owes_baseline
 
 
 @pytest.mark.parametrize(
@@ -196,7 +312,7 @@ def test_an_unseeded_scenario_is_expected_to_vary_and_owes_no_baseline(tmp_path,
             {
                 "kind": "synthetic",
                 "name": "ddpm-cifar10-32",
-                "folder": str(scenarios.DATA / "synthetic" / "ddpm-cifar10-32"),
+                "folder": str(reading.DATA / "synthetic" / "ddpm-cifar10-32"),
             },
         ),
     ],
@@ -208,15 +324,14 @@ def test_a_checkpoint_becomes_what_the_worker_needs_to_load_it(tmp_path, checkpo
     folder.mkdir()
     path = folder / "digits.yaml"
     path.write_text(MINIMAL.replace("{bundled: digits-ddpm}", checkpoint), encoding="utf-8")
-    expected = {
-        key: value.replace("{parent}", str(tmp_path.resolve())) for key, value in expected.items()
-    }
-    assert scenarios.read(path).checkpoint == expected
+    parent = str(tmp_path.resolve())
+    resolved = {key: value.replace("{parent}", parent) for key, value in expected.items()}
+    assert reading.read(path).checkpoint.request() == resolved
 
 
 def test_a_scenario_has_a_case_for_every_device_with_every_dtype(tmp_path):
     """Devices come first, dtypes within them, and the id is what pytest would write."""
-    scenario = scenarios.read(
+    scenario = reading.read(
         written(tmp_path, "cases: {device: [cpu, cuda], dtype: [float32, bfloat16]}\n")
     )
     assert [case.id for case in scenario.cases()] == [
@@ -228,33 +343,34 @@ def test_a_scenario_has_a_case_for_every_device_with_every_dtype(tmp_path):
 
 
 def test_a_request_holds_all_that_the_worker_needs(tmp_path):
-    """The request is plain JSON, with nothing of what only the judge reads, and no study's wish unless there is one."""
+    """The request is plain JSON, without what only the judge reads or only a study asks for."""
     path = written(
         tmp_path,
-        "seed: [3, 4]\nscheduler: {class: DDIMScheduler, eta: 0.5}\nenable: vae_tiling\ncost: {rounds: 5}\n",
+        "seed: [3, 4]\n"
+        "scheduler: {class: DDIMScheduler, eta: 0.5}\n"
+        "enable: vae_tiling\n"
+        "cost: {rounds: 5}\n",
     )
-    request = scenarios.read(path).cases()[0].request()
+    request = reading.read(path).cases()[0].request()
     assert json.loads(json.dumps(request)) == request
     assert {key: value for key, value in request.items() if value is not None} == {
         "id": "digits[cpu-float32]",
         "framework": "torch",
         "pipeline": "DDIMPipeline",
-        "checkpoint": {
-            "kind": "bundled",
-            "name": "digits-ddpm",
-            "folder": str(scenarios.DATA / "bundled" / "digits-ddpm"),
-        },
+        "checkpoint": DIGITS.request(),
         "scheduler": {"class": "DDIMScheduler", "eta": 0.5},
         "call": {"num_inference_steps": 2},
+        "inputs_folder": str(tmp_path.resolve()),
         "seeds": [3, 4],
         "generator": "cpu",
         "enable": ["vae_tiling"],
-        "dtypes": {},
+        "component_dtypes": {},
         "device": "cpu",
         "dtype": "float32",
         "determinism": "full",
         "rounds": 5,
         "keep_every": 1,
+        "reuse": False,
     }
 
 
@@ -270,7 +386,7 @@ def test_a_request_holds_all_that_the_worker_needs(tmp_path):
 )
 def test_a_single_image_of_a_batch_is_asked_for_alone(call, expected):
     """The image gets its own seed and its own item of each list, once, without timing."""
-    case = Case(builders.scenario(call=call, seeds=(7, 8, 9)), "cpu", "float32", image=1)
+    case = Case(builders.scenario(call=call, seeds=(7, 8, 9)), builders.CPU, image=1)
     request = case.request()
     assert (request["call"], request["seeds"], request["rounds"]) == (expected, [8], 0)
 
@@ -280,23 +396,23 @@ def test_the_fingerprint_of_a_scenario_never_changes_by_itself():
     assert builders.scenario().fingerprint == "c4c2b59b102a68f4"
 
 
-BASE = {"kind": "bundled", "name": "digits-ddpm", "folder": "/here/digits-ddpm"}
-
-
 @pytest.mark.parametrize(
     "change",
     [
         {"pipeline": "DDPMPipeline"},
-        {"checkpoint": {**BASE, "name": "digits-sd"}},
-        {"checkpoint": {"kind": "hub", "repository": "a/b", "revision": "main"}},
+        {"checkpoint": builders.checkpoint("digits-sd")},
+        {"checkpoint": replace(builders.checkpoint(), kind=CheckpointKind.SYNTHETIC)},
+        {"checkpoint": Checkpoint(CheckpointKind.HUB, repository="a/b", revision="main")},
         {"call": {"num_inference_steps": 3, "output_type": "np"}},
         {"call": {"num_inference_steps": 2, "output_type": "np", "prompt": "seven"}},
         {"scheduler": {"class": "DDIMScheduler"}},
         {"seeds": (1,)},
         {"seeds": (0, 0)},
-        {"generator": "device"},
+        {"generator": Generator.DEVICE},
         {"enable": ("vae_tiling",)},
-        {"determinism": "default"},
+        {"determinism": Determinism.DEFAULT},
+        {"attention": "flash"},
+        {"component_dtypes": {"vae": Dtype.FLOAT16}},
     ],
     ids=str,
 )
@@ -310,31 +426,33 @@ def test_what_decides_the_numbers_changes_the_fingerprint(change):
     [
         {"description": "Another."},
         {"name": "other", "path": Path("elsewhere.yaml")},
-        {"checkpoint": {**BASE, "folder": "/there/digits-ddpm"}},
-        {"devices": ("cuda",), "dtypes": ("float16",)},
-        {"expect": ("repeatable", "distinct-images")},
-        {"reference": "cpu-float32"},
-        {"tolerance": {"cross-class": {"l_inf": 1.0}}},
-        {"published": {"image": {"abs_sum": 1.0, "within": 1.0, "source": "a paper"}}},
-        {"cost": {"slower": 1.5}},
+        {"checkpoint": builders.checkpoint(folder="/there/digits-ddpm")},
+        {"devices": (Device.CUDA,), "dtypes": (Dtype.FLOAT16,)},
+        {"expect": (Expectation.REPEATABLE, Expectation.DISTINCT_IMAGES)},
+        {"reference": Reference(builders.CPU)},
+        {"tolerances": Tolerances.from_yaml({"cross-class": {"l_inf": 1.0}})},
+        {"published": {"image": PublishedValue(1.0, 1.0, "a paper")}},
+        {"cost": CostBounds(slower=1.5)},
+        {"profile": Profile.PORTABLE},
+        {"keep_every": 2},
         {"timeout": 1.0},
         {"tags": ("slow",)},
     ],
     ids=str,
 )
 def test_what_only_judges_leaves_the_fingerprint(change):
-    """Another tolerance, description or place on disk must not make a baseline stale."""
+    """Another tolerance, description or folder on disk must not make a baseline stale."""
     assert replace(builders.scenario(), **change).fingerprint == builders.scenario().fingerprint
 
 
 def test_folders_mean_every_yaml_file_below_them_once(tmp_path):
-    """A file named twice, by itself and by its folder, is read once; other files are not looked at."""
+    """A file named twice, by itself and by its folder, is read once; other files are left out."""
     inner = tmp_path / "inner"
     inner.mkdir()
     one, two, three = written(tmp_path, name="b"), written(inner, name="a"), inner / "c.yml"
     three.write_text(MINIMAL, encoding="utf-8")
     (tmp_path / "notes.txt").write_text("no scenario", encoding="utf-8")
-    assert scenarios.find([one, tmp_path]) == [one, two, three]
+    assert reading.find([one, tmp_path]) == [one, two, three]
 
 
 @pytest.mark.parametrize(
@@ -349,7 +467,7 @@ def test_a_path_without_scenarios_is_a_usage_error(tmp_path, name, text):
     """Nothing to run is not a pass."""
     path = tmp_path / name
     with pytest.raises(UsageError) as caught:
-        scenarios.find([path])
+        reading.find([path])
     assert str(caught.value) == text.format(path=path)
 
 
@@ -358,17 +476,20 @@ def test_two_files_of_one_name_are_refused(tmp_path):
     (tmp_path / "inner").mkdir()
     first, second = written(tmp_path), written(tmp_path / "inner")
     with pytest.raises(ScenarioError) as caught:
-        scenarios.read_all([first, second])
+        reading.read_all([first, second])
     assert str(caught.value) == (
-        f"{second}:1:\n  expected: a file name of its own\n  found:    `digits` is also {first}\n  hint:     rename one file"
+        f"{second}:1:\n"
+        "  expected: a file name of its own\n"
+        f"  found:    `digits` is also {first}\n"
+        "  hint:     rename one file"
     )
 
 
-@pytest.mark.parametrize("path", GOOD, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", GOOD, ids=stem)
 def test_every_shipped_scenario_reads_and_fits_the_json_schema(path):
     """What an editor accepts and what the harness reads are the same file."""
-    jsonschema.validate(as_editors_read(path), shape.json_schema())
-    assert scenarios.read(path).name == path.stem
+    jsonschema.validate(as_editors_read(path), json_schema())
+    assert reading.read(path).name == path.stem
 
 
 @pytest.mark.parametrize(
@@ -386,11 +507,11 @@ def test_an_editor_with_the_json_schema_refuses_mistakes_of_shape(name):
     """A schema that accepted everything would pass the test above."""
     content = as_editors_read(TESTS / "bad" / f"{name}.yaml")
     with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate(content, shape.json_schema())
+        jsonschema.validate(content, json_schema())
 
 
 def test_the_committed_json_schema_is_the_one_that_the_code_describes():
-    """After a change of shape: `python -m harness.shape > harness/data/scenario.schema.json`."""
+    """The docstring of `harness.scenario.fields` says how to write it again."""
     committed = (ROOT / "harness" / "data" / "scenario.schema.json").read_text(encoding="utf-8")
-    assert committed == json.dumps(shape.json_schema(), indent=1) + "\n"
-    jsonschema.Draft202012Validator.check_schema(shape.json_schema())
+    assert committed == json.dumps(json_schema(), indent=1) + "\n"
+    jsonschema.Draft202012Validator.check_schema(json_schema())

@@ -6,6 +6,8 @@ import builders
 import pytest
 
 from harness.errors import UsageError
+from harness.records import Device, Dtype
+from harness.scenario.fields import Profile
 from harness.scenario.select import compile_expression, select
 
 WORDS = ("ddim-digits[cpu-float32]", "guide", "slow")  # an id, and two tags
@@ -39,7 +41,7 @@ WORDS = ("ddim-digits[cpu-float32]", "guide", "slow")  # an id, and two tags
     ],
 )
 def test_an_expression_admits_what_it_says(expression, expected):
-    """A word fits when it is part of the id or a whole tag; not, and, or and parentheses combine."""
+    """A word fits as a part of the id or as a whole tag; not, and, or and parentheses combine."""
     assert compile_expression(expression)(WORDS) is expected
 
 
@@ -65,10 +67,11 @@ def test_an_expression_that_cannot_be_read_says_what_was_expected(expression, pr
     assert str(caught.value) == f"-k {expression!r}: {problem}"
 
 
+CPU_AND_CUDA = (Device.CPU, Device.CUDA)
 SCENARIOS = [
-    builders.scenario(name="ddim", devices=("cpu", "cuda")),
+    builders.scenario(name="ddim", devices=CPU_AND_CUDA),
     builders.scenario(
-        name="sd", devices=("cpu", "cuda"), dtypes=("float32", "bfloat16"), tags=("slow",)
+        name="sd", devices=CPU_AND_CUDA, dtypes=(Dtype.FLOAT32, Dtype.BFLOAT16), tags=("slow",)
     ),
 ]
 
@@ -77,9 +80,9 @@ SCENARIOS = [
     ("expression", "device", "expected"),
     [
         ("ddim", None, ["ddim[cpu-float32]", "ddim[cuda-float32]"]),
-        ("not slow", "cuda", ["ddim[cuda-float32]"]),
-        ("bfloat16", "cpu", ["sd[cpu-bfloat16]"]),
-        ("", "cpu", ["ddim[cpu-float32]", "sd[cpu-float32]", "sd[cpu-bfloat16]"]),
+        ("not slow", Device.CUDA, ["ddim[cuda-float32]"]),
+        ("bfloat16", Device.CPU, ["sd[cpu-bfloat16]"]),
+        ("", Device.CPU, ["ddim[cpu-float32]", "sd[cpu-float32]", "sd[cpu-bfloat16]"]),
     ],
 )
 def test_cases_are_chosen_by_expression_and_device_in_their_order(expression, device, expected):
@@ -91,7 +94,7 @@ def test_cases_are_chosen_by_expression_and_device_in_their_order(expression, de
     ("expression", "device", "text"),
     [
         ("unclip", None, "none of 6 cases fits -k 'unclip'"),
-        ("ddim and bfloat16", "cuda", "none of 6 cases fits -k 'ddim and bfloat16' on cuda"),
+        ("ddim and bfloat16", Device.CUDA, "none of 6 cases fits -k 'ddim and bfloat16' on cuda"),
     ],
 )
 def test_a_selection_that_leaves_nothing_is_a_usage_error(expression, device, text):
@@ -99,3 +102,14 @@ def test_a_selection_that_leaves_nothing_is_a_usage_error(expression, device, te
     with pytest.raises(UsageError) as caught:
         select(SCENARIOS, expression, device)
     assert str(caught.value) == text
+
+
+@pytest.mark.parametrize("profile", [Profile.NATIVE, Profile.PORTABLE])
+def test_a_profile_that_is_asked_for_replaces_the_scenarios_own(profile):
+    """Every chosen case gets it, whatever its file says; without one, each keeps its own."""
+    own = [
+        builders.scenario(name=each, profile=each) for each in (Profile.NATIVE, Profile.PORTABLE)
+    ]
+    asked = select(own, "", None, profile)
+    assert [case.scenario.profile for case in asked] == [profile, profile]
+    assert [case.scenario.profile for case in select(own, "", None)] == list(Profile)

@@ -1,9 +1,13 @@
-"""Which release moved the output: the search over made-up releases, and the command over fake ones. No network."""
+"""Which release moved the output: the search over made-up releases, the command over fake ones.
+
+No test but the slow one needs a network.
+"""
 
 from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 import subprocess
 import sys
@@ -18,18 +22,20 @@ from wheels import DIFFUSERS, only_from, write_wheel
 from harness.commands import main as cli
 from harness.errors import NotRecordedError, UsageError
 from harness.launch import package_index as index
-from harness.study.bisect import Trials, bisect, search, walk
+from harness.records import Verdict
+from harness.study.bisect import BASE, Trials, bisect, search, walk
 
 
 def found_at(place: int, count: int, unknown: tuple[int, ...] = ()) -> tuple[int, int, list[int]]:
     """Return where a search ends over `count` releases that moved at `place`, and what it asked."""
     asked: list[int] = []
 
-    def moved(at: int) -> bool | None:
+    def has_moved(at: int) -> bool | None:
         asked.append(at)
         return None if at in unknown else at >= place
 
-    return (*bisect(count, moved, lambda low, high: None), asked)
+    low, high = bisect(count, has_moved, lambda low, high: None)
+    return low, high, asked
 
 
 @pytest.mark.parametrize("count", [2, 3, 7, 40])
@@ -42,7 +48,7 @@ def test_every_place_of_the_change_is_found_in_few_steps(count):
 
 
 def test_what_cannot_be_told_is_skipped_and_stays_between_the_ends():
-    """For every place and every pair of unknown releases: all known ones are on their right side."""
+    """Every known release is on its right side, wherever the change and two unknown ones are."""
     count = 8
     for place, unknown in itertools.product(
         range(1, count), itertools.combinations(range(1, count - 1), 2)
@@ -53,7 +59,11 @@ def test_what_cannot_be_told_is_skipped_and_stays_between_the_ends():
 
 
 class Releases:
-    """A session that records a made-up case: the output's offset by release; a text is the reason why it has none."""
+    """A session that records a made-up case, by the offset of its output in each release.
+
+    A text in place of an offset is the reason why a release leaves no recording. A negative offset
+    is that of a release whose runs differ.
+    """
 
     def __init__(self, out: Path, offsets: dict[str, float | str]) -> None:
         self.out, self.offsets = out, offsets
@@ -65,11 +75,9 @@ class Releases:
         self.asked.append(release)
         offset = self.offsets[release]
         if isinstance(offset, str):
-            raise NotRecordedError(offset, "unverified")
+            raise NotRecordedError(offset, Verdict.UNVERIFIED)
         image = (builders.IMAGE + np.float32(offset)).astype(np.float32)
-        versions = {name: version(name) for name in ("torch", "numpy", "safetensors")} | {
-            "diffusers": release
-        }
+        versions = {**{name: version(name) for name in BASE}, "diffusers": release}
         changes = {"repeat": builders.repeat(distinct=2)} if offset < 0 else {}
         facts = builders.environment(versions=versions)
         return builders.recording(folder, image, case=case.request(), environment=facts, **changes)
@@ -95,13 +103,10 @@ def test_a_search_names_the_release_how_far_and_where_first(trials):
     these, session, said = trials(STEADY)
     found = search(these, list(STEADY))
     (change,) = found.changes
-    assert (change.release, change.against, change.l_inf, change.first) == (
-        "1.3",
-        "1.2",
-        0.25,
-        "image, after the last stage",
-    )
+    assert (change.release, change.against) == ("1.3", "1.2")
+    assert (change.l_inf, change.first) == (0.25, "image, after the last stage")
     assert change.rel_l2 == pytest.approx(0.5 / np.sqrt(1.875))
+    assert change.beside == ()
     assert session.asked == ["1.0", "1.5", "1.2", "1.3"]
     assert found.suspects == ()
     assert (
@@ -129,6 +134,42 @@ def test_ends_of_the_same_bits_need_nothing_between_them(trials):
     these, session, _ = trials({**STEADY, "1.4": 0.0, "1.5": 0.0})
     assert search(these, list(STEADY)).changes == ()
     assert session.asked == ["1.0", "1.5"]
+
+
+def test_a_change_of_shape_has_no_size_and_stays_json(tmp_path):
+    """The drift is not a number, which JSON writes as null."""
+
+    class Reshaped(Releases):
+        def record(self, case, folder):
+            size = 4 if case.env[0] == "diffusers==1.1" else 2
+            return builders.recording(folder, np.zeros((1, size, size, 1), np.float32))
+
+    trials = Trials(Reshaped(tmp_path, {}), builders.case(), "diffusers", (), lambda text: None)
+    found = search(trials, ["1.0", "1.1"])
+    (change,) = found.changes
+    assert change.first == "output `image` has another shape: [1, 2, 2, 1] -> [1, 4, 4, 1]"
+    assert math.isnan(change.l_inf)
+    assert found.as_json()["changes"][0]["l_inf"] is None
+
+
+def test_what_else_changed_stands_beside_the_release(tmp_path):
+    """A scheduler's configuration first, then the environment, without the package itself."""
+
+    class Upgraded(Releases):
+        def record(self, case, folder):
+            is_new = case.env[0] == "diffusers==1.1"
+            versions = {"diffusers": "1.1", "numpy": "3"} if is_new else {"diffusers": "1.0"}
+            configuration = builders.inputs(steps_offset=1 if is_new else 0)
+            facts = builders.environment(versions=versions)
+            image = builders.IMAGE + np.float32(is_new)
+            return builders.recording(folder, image, environment=facts, inputs=configuration)
+
+    trials = Trials(Upgraded(tmp_path, {}), builders.case(), "diffusers", (), lambda text: None)
+    (change,) = search(trials, ["1.0", "1.1"]).changes
+    assert change.beside == (
+        "configuration of scheduler: steps_offset 0 -> 1",
+        "numpy unset -> 3",
+    )
 
 
 def test_an_end_that_cannot_be_recorded_is_refused(trials):
@@ -213,7 +254,10 @@ def cache(tmp_path_factory):
 
 @pytest.fixture
 def fake_releases(shop, cache, monkeypatch):
-    """A shop in which diffusers has three releases; the second does not import, the third moves DDIM's steps."""
+    """A shop with three releases of diffusers.
+
+    The second does not import; the third moves the steps of DDIM.
+    """
     folder = shop.root / "links"
     for number, factor in (("1.0", 1.0), ("1.3", 1.5)):
         write_wheel(folder, "diffusers", number, DIFFUSERS.format(factor=factor))
@@ -224,56 +268,55 @@ def fake_releases(shop, cache, monkeypatch):
     index.releases.cache_clear()
 
 
+def times_of_recordings(run: Path) -> dict[Path, int]:
+    """Return when each recording in a folder was written."""
+    return {path: path.stat().st_mtime_ns for path in run.rglob("recording.json")}
+
+
 def test_the_command_finds_the_release_and_goes_on_where_it_was(fake_releases):
     """By real workers in real environments; the second call records nothing."""
     path = fake_releases.scenario()
     command = ("bisect", str(path), "--good", "1.0", "--bad", "1.3", "--out", "found")
     done = fake_releases.harness(*command)
     assert done.code == 0, done.err
-    assert (
-        "digits[cpu-float32], diffusers 1.0 to 1.3; 2 of 3 releases recorded, 1 skipped" in done.out
-    )
+    tried = "2 of 3 releases recorded, 1 skipped"
+    assert f"digits[cpu-float32], diffusers 1.0 to 1.3; {tried}" in done.out
     assert "or one of the skipped before it: 1.2" in done.out
-    assert (
-        "skipped: 1.2: no environment with diffusers==1.2: ImportError: not beside this torch"
-        in done.out
-    )
-    (found,) = json.loads((fake_releases.root / "found" / "bisect.json").read_text())
+    reason = "no environment with diffusers==1.2: ImportError: not beside this torch"
+    assert f"skipped: 1.2: {reason}" in done.out
+    run = fake_releases.root / "found"
+    (found,) = json.loads((run / "bisect.json").read_text(encoding="utf-8"))
+    assert (found["tried"], found["suspects"]) == (["1.0", "1.3"], ["1.2"])
     (change,) = found["changes"]
-    assert (change["release"], change["against"], change["first"]) == (
-        "1.3",
-        "1.0",
-        "scheduler.step#0",
-    )
+    assert (change["release"], change["against"]) == ("1.3", "1.0")
+    assert (change["first"], change["beside"]) == ("scheduler.step#0", [])
     assert change["l_inf"] > 0.1
-    assert change["beside"] == []
-    recordings = fake_releases.root / "found" / "releases"
-    before = {path: path.stat().st_mtime_ns for path in recordings.rglob("recording.json")}
-    again = fake_releases.harness(*command)
-    assert again.out == done.out
-    assert {path: path.stat().st_mtime_ns for path in recordings.rglob("recording.json")} == before
+    before = times_of_recordings(run)
+    assert fake_releases.harness(*command).out == done.out
+    assert times_of_recordings(run) == before
 
 
-def test_a_run_in_another_release_is_judged_by_todays_baseline(fake_releases, monkeypatch):
-    """What moved it stands among the changes; a release that cannot be had is `unverified`; nothing of it can be accepted."""
+def test_a_run_in_another_release_is_judged_by_todays_baseline(fake_releases):
+    """What moved it stands among the changes; a release that cannot be had is `unverified`.
+
+    No recording of another release can be accepted.
+    """
     path = fake_releases.recorded()
-    for number, code, git in (
-        ("1.0", 0, True),
-        ("1.3", 1, True),
-        ("1.3", 1, False),
-        ("1.2", 125, True),
-        ("1.2", 3, False),
+    for release, options, code in (
+        ("1.0", ["--git-bisect"], 0),
+        ("1.3", ["--git-bisect"], 1),
+        ("1.3", [], 1),
+        ("1.2", ["--git-bisect"], 125),
+        ("1.2", [], 3),
     ):
-        command = ("run", str(path), "--env", f"diffusers=={number}", "--out", f"run-{number}")
-        assert fake_releases.harness(*command, *(["--git-bisect"] if git else [])).code == code
+        command = ("run", str(path), "--env", f"diffusers=={release}", "--out", f"run-{release}")
+        assert fake_releases.harness(*command, *options).code == code
     done = fake_releases.harness("report", "run-1.3")
     assert f"changed:  diffusers {version('diffusers')} -> 1.3" in done.out
     refused = fake_releases.harness("accept", "run-1.3", "--reason", "newer")
     assert refused.code == 2
-    assert (
-        "ran with diffusers==1.3; a baseline comes from a run without --env or --with"
-        in refused.err
-    )
+    made_in = "ran with diffusers==1.3"
+    assert f"{made_in}; a baseline comes from a run without --env or --with" in refused.err
 
 
 def test_git_bisect_never_takes_a_mistake_for_a_verdict(shop):
@@ -285,8 +328,8 @@ def test_git_bisect_never_takes_a_mistake_for_a_verdict(shop):
 
 
 @pytest.mark.slow
-def test_a_real_release_is_found_in_the_real_history(tmp_path, shop):
-    """KDPM2AncestralDiscreteScheduler draws half as much noise since 0.31.0. Needs a package index."""
+def test_a_real_release_is_found_in_the_real_history(shop):
+    """KDPM2AncestralDiscreteScheduler draws half as much noise since 0.31.0. Needs an index."""
     path = Path(__file__).parents[2] / "docs" / "releases" / "kdpm2-ancestral-5.yaml"
     done = shop.harness(
         "bisect", str(path), "--good", "0.30.2", "--bad", "0.32.0", "--out", "found"
@@ -300,57 +343,37 @@ def test_a_real_release_is_found_in_the_real_history(tmp_path, shop):
 
 @pytest.mark.slow
 def test_git_finds_the_commit_of_a_checkout(shop, tmp_path):
-    """Four commits of a package on PYTHONPATH: the second cannot be imported, the third moved the output."""
-    checkout, package = tmp_path / "checkout", tmp_path / "checkout" / "diffusers" / "__init__.py"
+    """Of four commits of a package, the second cannot be imported, the third moved the output."""
+    checkout = tmp_path / "checkout"
+    package = checkout / "diffusers" / "__init__.py"
     package.parent.mkdir(parents=True)
-    paths = os.pathsep.join([str(checkout), str(Path(cli.__file__).parents[2])])
     environment = {
         **os.environ,
-        "PYTHONPATH": paths,
+        "PYTHONPATH": os.pathsep.join([str(checkout), str(Path(cli.__file__).parents[2])]),
         "PYTHONSAFEPATH": "1",
         "PYTHONDONTWRITEBYTECODE": "1",
     }
 
-    def ran(*command: str) -> str:
+    def ran(*command: str, check: bool = True) -> str:
         done = subprocess.run(
-            command, cwd=checkout, env=environment, capture_output=True, text=True, check=True
+            command, cwd=checkout, env=environment, capture_output=True, text=True, check=check
         )
-        return done.stdout
+        return done.stdout + done.stderr
 
     harness = (sys.executable, "-m", "harness")
-    common = (
-        str(shop.scenario()),
-        "--baselines",
-        str(tmp_path / "good"),
-        "--out",
-        str(tmp_path / "run"),
-    )
+    folders = ("--baselines", str(tmp_path / "good"), "--out", str(tmp_path / "run"))
+    common = (str(shop.scenario()), *folders)
+    author = ("-c", "user.name=a", "-c", "user.email=a@b")
     ran("git", "init", "--quiet")
     same, moved, more = (DIFFUSERS.format(factor=factor) for factor in (1.0, 1.5, 2.0))
     for number, source in enumerate([same, "import gone", moved, more]):
         package.write_text(source, encoding="utf-8")
         ran("git", "add", "--all")
-        ran(
-            "git",
-            "-c",
-            "user.name=a",
-            "-c",
-            "user.email=a@b",
-            "commit",
-            "--quiet",
-            "-m",
-            f"commit {number}",
-        )
+        ran("git", *author, "commit", "--quiet", "-m", f"commit {number}")
         if number == 0:
             ran(*harness, "record", *common)
     ran("git", "bisect", "start", "HEAD", "HEAD~3")
-    search = ["git", "bisect", "run", *harness, "run", *common, "--git-bisect"]
-    done = subprocess.run(
-        search, cwd=checkout, env=environment, capture_output=True, text=True, check=False
-    )
-    assert "There are only 'skip'ped commits left to test" in done.stdout + done.stderr
-    skipped, bad = (
-        ran("git", "rev-parse", revision).strip() for revision in ("bisect/bad~1", "bisect/bad")
-    )
-    assert skipped in done.stdout
-    assert ran("git", "log", "-1", "--format=%s", bad) == "commit 2\n"
+    searched = ran("git", "bisect", "run", *harness, "run", *common, "--git-bisect", check=False)
+    assert "There are only 'skip'ped commits left to test" in searched
+    assert ran("git", "rev-parse", "bisect/bad~1").strip() in searched
+    assert ran("git", "log", "-1", "--format=%s", "bisect/bad") == "commit 2\n"

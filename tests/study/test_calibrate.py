@@ -1,119 +1,194 @@
-"""Calibration: bounds follow from what was measured, each kind of stage has its own, and the file keeps the evidence."""
+"""Calibration: bounds follow from what was measured, and the file keeps the evidence for them."""
 
 from __future__ import annotations
 
 import math
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import builders
 import numpy as np
 import pytest
 import torch
 
-from harness.commands.studies import _check_writable
 from harness.errors import LaunchError, NotRecordedError, ScenarioError, UsageError
 from harness.judge.checks import check_local
-from harness.scenario.model import read
-from harness.scenario.tolerance import flat, nested
+from harness.records import Device, Metric, Stage, StageDrift, Verdict
+from harness.scenario.fields import Expectation, Generator
+from harness.scenario.model import Reference
+from harness.scenario.reading import read
+from harness.scenario.tolerance import BoundKey, Evidence, Kind, Tolerance, Tolerances
 from harness.scenario.write_tolerance import write_tolerance
-from harness.study.calibrate import Calibration, _elsewhere, _is_comparable, compact
+from harness.study import calibrate, platforms
+from harness.study.calibrate import (
+    L_INF,
+    REL_L2,
+    Calibration,
+    Figure,
+    Figures,
+    check_writable,
+    compact,
+    is_comparable,
+    measure_platforms,
+    worst_of,
+)
 from harness.study.platforms import CUDA, PLATFORMS, Platform, platforms_of
-from harness.worker.observe.capture import nudged
+from harness.worker.observe.capture import perturbed
 
-STEP, NOISE = ("local_rel_l2", "scheduler.step#0"), ("local_rel_l2", "noise#0")
+
+def local(pattern: str) -> BoundKey:
+    """Return the key of a bound on the relative local drift of a stage, or of a kind of stage."""
+    return BoundKey(Kind.CROSS_CLASS, Metric.LOCAL_REL_L2, pattern)
+
+
+STEP, NOISE = local("scheduler.step#0"), local("noise#0")
 FOUND = Calibration(
     case="x[cpu-float32]",
     on="cpu-a",
+    device=Device.CPU,
     seeds=3,
     perturbations=8,
-    noise={("rel_l2",): 1e-6, ("l_inf",): 1e-5, STEP: 2e-7, NOISE: 0.0},
+    noise={REL_L2: 1e-6, L_INF: 1e-5, STEP: 2e-7, NOISE: 0.0},
     platforms={
-        "mild": {("rel_l2",): 2e-6, ("l_inf",): 2e-5, STEP: 1e-7, NOISE: 0.0},
-        "wild": {("rel_l2",): 1.23e-5, ("l_inf",): 3e-5, STEP: 4e-7, NOISE: 0.0},
+        "mild": {REL_L2: 2e-6, L_INF: 2e-5, STEP: 1e-7, NOISE: 0.0},
+        "wild": {REL_L2: 1.23e-5, L_INF: 3e-5, STEP: 4e-7, NOISE: 0.0},
     },
+    devices=frozenset({Device.CPU}),
     last_place=2.0**-23,
 )
 
 
-def test_a_bound_is_eight_nudges_or_twice_the_worst_platform():
-    """Whichever is larger, rounded up to two digits; a stage that nothing moved gets one unit in the last place."""
+# From figures to bounds.
+
+
+def test_a_bound_is_eight_perturbations_or_twice_the_worst_platform():
+    """Whichever is larger, rounded up to two digits.
+
+    A stage that nothing moved gets one unit in the last place.
+    """
     assert FOUND.limits() == {
-        ("l_inf",): 8e-5,  # of the nudge
+        L_INF: 8e-5,  # of the perturbation
         NOISE: 1.2e-7,
         STEP: 1.6e-6,
-        ("rel_l2",): 2.5e-5,  # of the wild platform
+        REL_L2: 2.5e-5,  # of the wild platform
     }
 
 
 def test_a_platform_left_out_is_held_against_what_the_others_say():
-    """The wild one exceeds eight nudges, so that the bounds without it do not admit it."""
+    """The wild one exceeds eight perturbations, so that the bounds without it do not admit it."""
     assert FOUND.left_out() == {"mild": True, "wild": False}
-    assert FOUND.limits(without="wild")["rel_l2",] == 8e-6
+    assert FOUND.limits(without="wild")[REL_L2] == 8e-6
 
 
 def test_a_stage_far_above_its_kind_gets_a_bound_of_its_own():
     """The others keep theirs: one badly conditioned step does not open the gate for all."""
-    limits = {
-        ("local_rel_l2", f"scheduler.step#{index}"): limit
-        for index, limit in enumerate((9e-4, 2e-6, 1e-6, 3e-6))
-    }
-    bounds = compact({("rel_l2",): 1e-5, **limits})
-    assert nested(bounds) == {
-        "rel_l2": 1e-5,
-        "local_rel_l2": {"scheduler.step#0": 9e-4, "scheduler.step": 3e-6},
-    }
-    moved = {f"scheduler.step#{index}/sample": {"rel_l2": 1e-5, "l_inf": 0.0} for index in range(3)}
-    checks = check_local(moved, nested(bounds))
-    assert [(check.what, check.passed) for check in checks] == [
-        ("local rel_l2 of scheduler.step#0/sample", True),
-        ("local rel_l2 of scheduler.step#1/sample", False),
+    measured = (9e-4, 2e-6, 1e-6, 3e-6)
+    steps = {local(f"scheduler.step#{index}"): limit for index, limit in enumerate(measured)}
+    bounds = compact({REL_L2: 1e-5, **steps})
+    kind, first = local("scheduler.step"), local("scheduler.step#0")
+    assert bounds == {REL_L2: 1e-5, first: 9e-4, kind: 3e-6}
+    drifts = [StageDrift(Stage("scheduler.step", i), "sample", 0.0, 1e-5) for i in range(3)]
+    checks = check_local(drifts, Tolerance.from_keys(bounds))
+    assert [(each.check.subject, each.check.passed) for each in checks] == [
+        ("scheduler.step#0/sample", True),
+        ("scheduler.step#1/sample", False),
     ]
+
+
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [
+        (local("scheduler.step"), Figure(local("scheduler.step#2"), 3e-6)),
+        (local("scheduler.step#0"), Figure(local("scheduler.step#0"), 9e-4)),
+        (REL_L2, Figure(REL_L2, 1e-5)),
+        (local("vae.decode"), Figure(local("vae.decode"), 0.0)),
+    ],
+)
+def test_the_worst_figure_under_a_bound_comes_with_its_own_key(key: BoundKey, expected: Figure):
+    """A bound on a kind of stages does not cover the stage that has a bound of its own."""
+    measured = (9e-4, 2e-6, 3e-6)
+    steps = {local(f"scheduler.step#{index}"): value for index, value in enumerate(measured)}
+    bounds = {REL_L2: 1.0, local("scheduler.step#0"): 1.0, local("scheduler.step"): 1.0}
+    assert worst_of(key, {REL_L2: 1e-5, **steps}, bounds) == expected
 
 
 def test_whole_numbers_may_move_by_one_level():
     """An image of 255 levels flips at a half, however small the drift."""
-    assert replace(FOUND, quantum=1.0).limits()["l_inf",] == 1.0
+    assert replace(FOUND, quantum=1.0).limits()[L_INF] == 1.0
+
+
+def test_the_evidence_has_what_was_measured_and_where():
+    """Of local drift it keeps the worst of each kind of stage."""
+    evidence = FOUND.evidence()
+    assert (evidence.on, evidence.device) == ("cpu-a", Device.CPU)
+    assert (evidence.platforms, evidence.seeds) == (2, 3)
+    assert evidence.bounds == FOUND.bounds()[Kind.CROSS_CLASS]
+    assert evidence.batch is None
+    assert evidence.noise == Tolerance(
+        free={Metric.REL_L2: 1e-6, Metric.L_INF: 1e-5},
+        local={Metric.LOCAL_REL_L2: {"scheduler.step": 2e-7, "noise": 0.0}},
+    )
+    assert evidence.worst is not None
+    assert evidence.worst.free == {Metric.REL_L2: 1.3e-5, Metric.L_INF: 3e-5}
+
+
+BATCH = BoundKey(Kind.BATCH, Metric.L_INF)
+
+
+def test_images_of_a_batch_get_a_bound_of_their_own():
+    """It may be smaller than one unit in the last place, and is no part of the evidence's noise."""
+    noise = {**FOUND.noise, BATCH: 1e-9}
+    found = replace(FOUND, noise=noise)
+    assert found.bounds()[Kind.BATCH] == Tolerance(free={Metric.L_INF: 8e-9})
+    assert found.evidence().batch == found.bounds()[Kind.BATCH]
+    assert found.evidence().noise == FOUND.evidence().noise
+
+
+@pytest.mark.parametrize(
+    ("cross_class", "metrics"),
+    [
+        (None, ["l_inf", "local_rel_l2", "rel_l2"]),
+        ("identical", ["l_inf", "local_rel_l2", "rel_l2"]),
+        ({"local_rel_l2": 1.0}, ["local_rel_l2"]),
+        ({"rel_l2": 1.0, "local_rel_l2": 1.0}, ["local_rel_l2", "rel_l2"]),
+    ],
+)
+def test_only_the_metrics_that_a_scenario_bounds_are_written(cross_class, metrics):
+    """All of them where it bounds none; the evidence has all in any case."""
+    tolerances = Tolerances.from_yaml({} if cross_class is None else {"cross-class": cross_class})
+    kept = FOUND.bounds_for(tolerances)[Kind.CROSS_CLASS]
+    assert sorted(kept.metrics) == metrics
+    by_key = FOUND.bounds()[Kind.CROSS_CLASS].by_key(Kind.CROSS_CLASS)
+    assert kept.by_key(Kind.CROSS_CLASS).items() <= by_key.items()
+
+
+# The scenario's file.
 
 
 def test_bounds_go_into_the_file_and_come_back(shop):
-    """Every other line stays as it is; the scenario reads the bounds and holds them against the evidence."""
+    """Every other line stays as it is; the scenario reads the bounds and what they follow from."""
     path = shop.scenario(tolerance="{batch: {l_inf: 1.0e-5}, reason: R}")
-    path.write_text(
-        path.read_text(encoding="utf-8") + "\n# kept, too\ntags: [kept]\n", encoding="utf-8"
-    )
+    others = "\n# kept, too\ntags: [kept]\n"
+    path.write_text(path.read_text(encoding="utf-8") + others, encoding="utf-8")
     write_tolerance(path, FOUND.bounds(), FOUND.evidence())
     scenario = read(path)
-    assert flat(scenario.tolerance["cross-class"]) == compact(FOUND.limits())
-    assert scenario.tolerance["batch"] == {"l_inf": 1e-5}
-    assert scenario.tolerance["evidence"]["platforms"] == 2
+    bounds = scenario.tolerances.of(Kind.CROSS_CLASS)
+    assert bounds.by_key(Kind.CROSS_CLASS) == compact(FOUND.limits())
+    assert scenario.tolerances.batch == Tolerance(free={Metric.L_INF: 1e-5})
+    assert scenario.tolerances.evidence == FOUND.evidence()
     assert scenario.tags == ("kept",)
     text = path.read_text(encoding="utf-8")
-    assert text.endswith("\n\n# kept, too\ntags: [kept]\n")
+    assert text.endswith(f"\n{others}")
     write_tolerance(path, FOUND.bounds(), FOUND.evidence())
     assert path.read_text(encoding="utf-8") == text
-
-
-def test_a_figure_without_a_size_is_refused(shop, monkeypatch):
-    """A stage that is zero in one run and not in the other has no relative distance; the message names it."""
-    from harness.study import calibrate, platforms
-
-    figures = {("rel_l2",): 0.0, ("l_inf",): 0.0, STEP: math.inf}
-    monkeypatch.setattr(calibrate, "_figures", lambda free, anchored, base: figures)
-    monkeypatch.setattr(platforms, "PLATFORMS", {})
-    done = shop.harness("calibrate", str(shop.recorded()), "--seeds", "1", "--perturbations", "1")
-    assert done.code == 2
-    assert (
-        "digits[cpu-float32], nudges: local_rel_l2 of scheduler.step#0 is inf, of which no bound follows"
-        in done.err
-    )
 
 
 @pytest.mark.parametrize(
     "loose", ["5.0e-6", "{scheduler.step: 5.0e-6}", "{scheduler.step#3: 5.0e-6}"]
 )
 def test_a_bound_looser_than_its_evidence_needs_a_reason_however_it_is_written(shop, loose: str):
-    """One number for all stages, one for a kind, one for a stage that has no evidence of its own."""
+    """One number for all stages, one for a kind, one for a stage without evidence of its own."""
     evidence = "{bounds: {local_rel_l2: {scheduler.step: 1.0e-6}}}"
     tolerance = f"{{cross-class: {{local_rel_l2: {loose}}}, evidence: {evidence}}}"
     with pytest.raises(ScenarioError, match="at most 4 times the measured 1e-06"):
@@ -121,17 +196,53 @@ def test_a_bound_looser_than_its_evidence_needs_a_reason_however_it_is_written(s
     read(shop.scenario(tolerance=tolerance[:-1] + ", reason: R}"))
 
 
-def test_flat_and_nested_are_inverse():
-    """Bounds by the path of their keys, and as a scenario holds them."""
-    assert flat(nested(FOUND.limits())) == FOUND.limits()
+def with_evidence(device: Device | None) -> Tolerances:
+    """Return tolerances whose bounds were measured on a device."""
+    return Tolerances(evidence=Evidence(bounds=Tolerance(), device=device))
+
+
+@pytest.mark.parametrize(
+    ("devices", "device"),
+    [
+        ({Device.CPU}, None),
+        ({Device.CPU}, Device.CPU),
+        ({Device.CPU, Device.CUDA}, Device.CUDA),
+    ],
+)
+def test_bounds_may_be_written_where_their_device_was_measured(devices, device):
+    """The first ever, those of this device, and those of another one that was measured too."""
+    case = builders.case(tolerances=with_evidence(device))
+    check_writable(case, replace(FOUND, devices=frozenset(devices)))
+
+
+@pytest.mark.parametrize(
+    ("found", "device", "problem"),
+    [
+        (replace(FOUND, platforms={}), None, "no platform could be measured"),
+        (
+            FOUND,
+            Device.CUDA,
+            "its bounds were measured on cuda, and would be replaced by those of cpu alone",
+        ),
+    ],
+)
+def test_bounds_are_not_written_over_those_of_a_device_that_was_not_measured(
+    found, device, problem
+):
+    """Nor where they follow from nothing but perturbations."""
+    with pytest.raises(UsageError, match=problem):
+        check_writable(builders.case(tolerances=with_evidence(device)), found)
+
+
+# Perturbations.
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
-def test_a_nudge_moves_every_number_by_one_unit_in_the_last_place(dtype):
-    """Some up, some down; zeros, infinities and NaN stay, and the same seed nudges the same way."""
+def test_a_perturbation_moves_every_number_by_one_unit_in_the_last_place(dtype):
+    """Some up, some down; zeros, infinities and NaN stay, and a seed moves them the same way."""
     still = torch.tensor([0.0, math.inf, -math.inf, math.nan], dtype=dtype)
     moving = torch.linspace(-3, 3, 40, dtype=torch.float64).to(dtype)
-    moved = nudged(torch.cat([still, moving]), "seed 1")
+    moved = perturbed(torch.cat([still, moving]), "seed 1")
     assert torch.equal(moved[:4].isnan(), still.isnan())
     assert torch.equal(moved[:3], still[:3])
     up = torch.nextafter(moving, torch.full_like(moving, math.inf))
@@ -139,83 +250,98 @@ def test_a_nudge_moves_every_number_by_one_unit_in_the_last_place(dtype):
     assert ((moved[4:] == up) | (moved[4:] == down)).all()
     assert (moved[4:] == up).any()
     assert (moved[4:] == down).any()
-    assert torch.equal(nudged(moving, "seed 1"), nudged(moving, "seed 1"))
-    assert not torch.equal(nudged(moving, "seed 1"), nudged(moving, "seed 2"))
+    assert torch.equal(perturbed(moving, "seed 1"), perturbed(moving, "seed 1"))
+    assert not torch.equal(perturbed(moving, "seed 1"), perturbed(moving, "seed 2"))
 
 
-def test_a_nudge_leaves_whole_numbers_alone():
+def test_a_perturbation_leaves_whole_numbers_alone():
     """Token ids and timesteps have no last place."""
     tokens = torch.arange(4)
-    assert torch.equal(nudged(tokens, "seed"), tokens)
+    assert torch.equal(perturbed(tokens, "seed"), tokens)
 
 
-def test_a_platform_adds_its_variables_and_its_memory_format(shop):
+# Platforms.
+
+
+def test_a_platform_adds_its_variables_and_its_memory_format():
     """Beside those that the case has; a variable of the platform wins."""
-    case = replace(read(shop.scenario()).cases()[0], knobs=(("A", "1"), ("B", "1")))
+    case = replace(builders.case(), settings=(("A", "1"), ("B", "1")))
     carried = Platform({"B": "2"}, ("channels_last",)).carry(case)
-    assert carried.knobs == (("A", "1"), ("B", "2"))
+    assert carried.settings == (("A", "1"), ("B", "2"))
     assert carried.scenario.enable == ("channels_last",)
     assert len(PLATFORMS) >= 10
 
 
 def test_a_platform_may_be_another_device_with_another_attention():
     """The rest of the case goes along."""
-    carried = CUDA["cuda-mem-efficient"].carry(builders.case(devices=("cpu", "cuda")))
-    assert (carried.id, carried.scenario.attention, carried.knobs) == (
-        "digits[cuda-float32]",
-        "mem_efficient",
-        (),
-    )
+    carried = CUDA["cuda-mem-efficient"].carry(builders.case(devices=BOTH))
+    assert carried.id == "digits[cuda-float32]"
+    assert carried.scenario.attention == "mem_efficient"
+    assert carried.settings == ()
 
 
-BOTH = ("cpu", "cuda")
+BOTH = (Device.CPU, Device.CUDA)
+DEVICE_NOISE = {"generator": Generator.DEVICE}
+
+
+def referring_to(target: str, scenario: str = "") -> dict[str, Reference]:
+    """Return the change that gives a scenario a reference."""
+    return {"reference": Reference(builders.target(target), scenario)}
 
 
 @pytest.mark.parametrize(
     ("device", "devices", "changes", "expected"),
     [
-        ("cpu", ("cpu",), {}, [*PLATFORMS]),
+        ("cpu", (Device.CPU,), {}, [*PLATFORMS]),
         ("cpu", BOTH, {}, [*PLATFORMS]),
-        ("cpu", BOTH, {"reference": "cpu-float32"}, [*PLATFORMS, *CUDA]),
-        ("cpu", BOTH, {"reference": "cpu-bfloat16"}, [*PLATFORMS]),
-        ("cpu", BOTH, {"reference": "other/cpu-float32"}, [*PLATFORMS]),
-        ("cpu", BOTH, {"reference": "cpu-float32", "generator": "device"}, [*PLATFORMS]),
-        ("cuda", BOTH, {"reference": "cpu-float32"}, ["cpu", *list(CUDA)[1:]]),
+        ("cpu", BOTH, referring_to("cpu-float32"), [*PLATFORMS, *CUDA]),
+        ("cpu", BOTH, referring_to("cpu-bfloat16"), [*PLATFORMS]),
+        ("cpu", BOTH, referring_to("cpu-float32", "other"), [*PLATFORMS]),
+        ("cpu", BOTH, {**referring_to("cpu-float32"), **DEVICE_NOISE}, [*PLATFORMS]),
+        ("cuda", BOTH, referring_to("cpu-float32"), ["cpu", *list(CUDA)[1:]]),
         ("cuda", BOTH, {}, list(CUDA)[1:]),
-        ("cuda", ("cuda",), {}, list(CUDA)[1:]),
+        ("cuda", (Device.CUDA,), {}, list(CUDA)[1:]),
     ],
 )
 def test_another_device_is_a_platform_where_it_is_held_against_this_one(
     device, devices, changes, expected
 ):
-    """By the scenario's reference and on the same noise; a device is never held against itself."""
+    """By the scenario's reference and on the same noise; no device is held against itself."""
     assert list(platforms_of(builders.case(device, devices=devices, **changes))) == expected
 
 
 def missed(error: NotRecordedError, platform: Platform) -> dict[str, str]:
     """Return what is not measured where a platform fails, beside one that does not."""
 
-    def measure(name: str, platform: Platform) -> dict[tuple[str, ...], float]:
+    def measure(name: str, platform: Platform) -> Figures:
         if name != "well":
             raise error
-        return {("rel_l2",): 1.0}
+        return {REL_L2: 1.0}
 
-    measured, found = _elsewhere({"one": platform, "two": platform, "well": Platform()}, measure)
-    assert measured == {"well": {("rel_l2",): 1.0}}
-    return found
+    found = measure_platforms({"one": platform, "two": platform, "well": Platform()}, measure)
+    assert found.measured == {"well": {REL_L2: 1.0}}
+    assert found.devices == frozenset()
+    return found.missed
 
 
 def test_a_device_that_is_not_here_is_asked_once():
     """What the platforms that are here say is said all the same."""
-    assert missed(NotRecordedError("no GPU", "unverified"), CUDA["cuda"]) == {"one": "no GPU"}
+    error = NotRecordedError("no GPU", Verdict.UNVERIFIED)
+    assert missed(error, CUDA["cuda"]) == {"one": "no GPU"}
 
 
 def test_an_attention_backend_may_lack_a_kernel():
     """For this GPU or this dtype; its reason is told for each."""
-    assert missed(NotRecordedError("no kernel"), CUDA["cuda-mem-efficient"]) == {
-        "one": "no kernel",
-        "two": "no kernel",
-    }
+    found = missed(NotRecordedError("no kernel"), CUDA["cuda-mem-efficient"])
+    assert found == {"one": "no kernel", "two": "no kernel"}
+
+
+def test_the_devices_on_which_something_was_measured_are_known():
+    """By the platforms that ran; the case's own device is none of theirs."""
+    found = measure_platforms(
+        {"cuda": CUDA["cuda"], "portable": PLATFORMS["portable"]}, lambda name, platform: {}
+    )
+    assert found.devices == {Device.CUDA}
 
 
 def test_a_platform_that_crashes_ends_the_calibration():
@@ -224,71 +350,124 @@ def test_a_platform_that_crashes_ends_the_calibration():
         missed(LaunchError("killed"), PLATFORMS["portable"])
 
 
-def test_bounds_may_be_written_where_their_device_was_measured():
-    """The first ever, those of this device, and those of another one that was measured too."""
-    for found, on in (
-        (FOUND, ""),
-        (FOUND, "cpu-avx2-t1-a"),
-        (replace(FOUND, platforms={"cuda": {}}), "cuda-h200-sm90-a"),
-    ):
-        _check_writable(builders.case(tolerance={"evidence": {"on": on}}), found)
-
-
 @pytest.mark.parametrize(
-    ("found", "on", "problem"),
-    [
-        (replace(FOUND, platforms={}), "", "no platform could be measured"),
-        (
-            FOUND,
-            "cuda-h200-sm90-a",
-            "its bounds were measured on cuda, and would be replaced by those of cpu alone",
-        ),
-    ],
-)
-def test_bounds_are_not_written_over_those_of_a_device_that_was_not_measured(found, on, problem):
-    """Nor where they follow from nothing but nudges."""
-    with pytest.raises(UsageError, match=problem):
-        _check_writable(builders.case(tolerance={"evidence": {"on": on}}), found)
-
-
-@pytest.mark.parametrize(
-    ("then", "same"),
+    ("expected", "same"),
     [("2.13.0+cpu", True), ("2.13.0+cu130", True), ("2.12.0+cpu", False), (None, False)],
 )
-def test_two_builds_of_a_release_are_comparable_and_two_releases_are_not(tmp_path, then, same):
+def test_two_builds_of_a_release_are_comparable_and_two_releases_are_not(tmp_path, expected, same):
     """A GPU's torch is another build; what a release moved is no noise."""
-    sides = [builders.recording(tmp_path / which) for which in ("now", "then")]
-    for side, version in zip(sides, ("2.13.0+cpu", then), strict=True):
-        side.content["environment"]["versions"]["torch"] = version
-    assert _is_comparable(sides[1], sides[0]) == same
+    sides = [
+        builders.recording(tmp_path / name, environment=builders.environment(versions=versions))
+        for name, versions in (
+            ("actual", {"torch": "2.13.0+cpu"}),
+            ("expected", {} if expected is None else {"torch": expected}),
+        )
+    ]
+    assert is_comparable(sides[1], sides[0]) is same
+
+
+def test_a_build_of_one_s_own_is_comparable_with_itself_alone(tmp_path):
+    """Its version need not be one that an installer reads."""
+    sides = [
+        builders.recording(
+            tmp_path / name, environment=builders.environment(versions={"torch": name})
+        )
+        for name in ("my build", "your build")
+    ]
+    assert is_comparable(sides[0], sides[0])
+    assert not is_comparable(sides[0], sides[1])
+
+
+def of_class(folder, letter: str, **changes):
+    """Return a baseline that a machine of another numerics class left."""
+    return builders.baseline(builders.recording(folder / letter, letter=letter, **changes))
+
+
+def test_baselines_of_other_machines_are_platforms_where_they_computed_the_same_thing(tmp_path):
+    """One of other weights says nothing, and one of a class that was measured nothing new."""
+    fit = of_class(tmp_path, "b")
+    other_weights = of_class(tmp_path, "c", inputs=builders.inputs(unet="other"))
+    baselines = [fit, other_weights, of_class(tmp_path, "d")]
+    store = SimpleNamespace(of_other_classes=lambda *_: baselines)
+    session = SimpleNamespace(store=store)
+    base = builders.recording(tmp_path / "base")
+    found = calibrate._other_machines(session, builders.case(), base, {"d" * 32})
+    assert found.fit == [fit]
+    reason = "its baseline is of other weights, another structure or other releases"
+    assert found.unfit == {"cpu-c": reason}
+
+
+def test_images_that_should_be_alike_are_measured_whatever_their_bound(tmp_path):
+    """The worst of all images counts, by each metric; a scenario without `batch` asks for none."""
+    images = np.stack([builders.IMAGE[0], builders.IMAGE[0] + np.float32(0.25)])
+    batch = builders.recording(tmp_path / "batch", images)
+    singles = [builders.recording(tmp_path / str(index), builders.IMAGE) for index in range(2)]
+    expect = (Expectation.REPEATABLE, Expectation.BATCH_EQUALS_SINGLE)
+    scenario = builders.scenario(seeds=(0, 1), expect=expect, tolerance={"batch": {"rel_l2": 1e-9}})
+    figures = calibrate._batch_figures(scenario, batch, singles)
+    assert figures[BATCH] == 0.25
+    assert figures[replace(BATCH, metric=Metric.REL_L2)] == pytest.approx(0.5 / np.sqrt(1.875))
+    assert calibrate._batch_figures(builders.scenario(), batch, singles) == {}
+
+
+@pytest.mark.parametrize(("dtype", "quantum"), [(np.uint8, 1.0), (np.float32, 0.0)])
+def test_the_quantum_is_that_of_outputs_of_whole_numbers(tmp_path, dtype, quantum):
+    """One level of 255; a float has none."""
+    recording = builders.recording(tmp_path, np.zeros((1, 2, 2, 1), dtype))
+    assert calibrate._quantum(recording) == quantum
+
+
+# The command.
+
+
+def test_a_figure_without_a_size_is_refused(shop, monkeypatch):
+    """A stage that is zero in one run alone has no relative distance; the message names it."""
+    figures = {REL_L2: 0.0, L_INF: 0.0, STEP: math.inf}
+    monkeypatch.setattr(calibrate, "_figures", lambda free, teacher_forced, base: figures)
+    monkeypatch.setattr(platforms, "PLATFORMS", {})
+    done = shop.harness("calibrate", str(shop.recorded()), "--seeds", "1", "--perturbations", "1")
+    assert done.code == 2
+    stage = "local_rel_l2 of scheduler.step#0"
+    problem = f"perturbations: {stage} is inf, of which no bound follows"
+    assert f"digits[cpu-float32], {problem}" in done.err
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_no_figure_without_a_value_is_lost_among_others(place: int):
+    """Neither over the seeds of a platform nor over perturbations, wherever it stands."""
+    values = [1.0, 1.0]
+    values[place] = math.nan
+    found = calibrate._largest([{REL_L2: value} for value in values])
+    assert math.isnan(found[REL_L2])
+    assert math.isnan(calibrate._median(values))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_the_command_names_a_device_that_is_not_here(shop, monkeypatch):
     """What the platforms that are here say is said all the same."""
-    from harness.study import platforms
-
     monkeypatch.setattr(platforms, "PLATFORMS", {"aten-default": PLATFORMS["aten-default"]})
-    path = shop.recorded(cases="{device: [cpu, cuda]}", reference="cpu-float32")
-    done = shop.harness(
-        "calibrate", str(path), "--device", "cpu", "--seeds", "1", "--perturbations", "1"
-    )
+    reference = "{device: cpu, dtype: float32}"
+    path = shop.recorded(cases="{device: [cpu, cuda]}", reference=reference)
+    options = ("--device", "cpu", "--seeds", "1", "--perturbations", "1")
+    done = shop.harness("calibrate", str(path), *options)
     assert re.search("leaving one platform out: [01] of 1 are admitted", done.out)
     assert done.out.endswith("not measured: cuda: no CUDA device on this machine\n")
 
 
 def test_the_command_derives_bounds_from_runs_and_writes_them(shop, monkeypatch):
-    """One nudge and one platform, for speed: the evidence names the class, and the scenario then judges by its bounds."""
-    from harness.study import platforms
-
+    """One perturbation and one platform, for speed: the scenario then judges by its bounds."""
     monkeypatch.setattr(platforms, "PLATFORMS", {"aten-default": PLATFORMS["aten-default"]})
     path = shop.recorded()
     done = shop.harness("calibrate", str(path), "--seeds", "1", "--perturbations", "1", "--write")
     assert "leaving one platform out: " in done.out
-    bounds = read(path).tolerance["cross-class"]
-    assert set(bounds) == {"rel_l2", "l_inf", "local_rel_l2"}
-    assert set(bounds["local_rel_l2"]) == {"noise", "scheduler.step"}
-    assert all(0 < most < 1e-3 for most in np.array(list(flat(bounds).values())))
+    tolerances = read(path).tolerances
+    bounds = tolerances.cross_class
+    assert bounds.metrics == {Metric.REL_L2, Metric.L_INF, Metric.LOCAL_REL_L2}
+    assert set(bounds.local[Metric.LOCAL_REL_L2]) == {"noise", "scheduler.step"}
+    values = np.array(list(bounds.by_key(Kind.CROSS_CLASS).values()))
+    assert ((values > 0) & (values < 1e-3)).all()
+    assert tolerances.evidence.device is Device.CPU
+    assert tolerances.evidence.on == shop.baseline().stem
     monkeypatch.setenv("ATEN_CPU_CAPABILITY", "default")
     done = shop.harness("run")
     assert done.code == 0

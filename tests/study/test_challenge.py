@@ -1,32 +1,37 @@
-"""Challenge: faults are planted, prove their effect, are caught or missed by the bounds, and leave nothing behind."""
+"""Challenge: faults are injected, prove their effect, are caught or missed, and leave nothing."""
 
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import builders
 import numpy as np
 import pytest
 import torch
 
 from harness.judge import drift
 from harness.judge.first_difference import by_value
-from harness.scenario.model import read
+from harness.records import Check, DetectionRate, Metric, Stage
+from harness.scenario.reading import read
+from harness.scenario.tolerance import Tolerance
 from harness.session import Session
 from harness.store.baselines import Store
 from harness.study import challenge as study
 from harness.study.challenge import Challenge, Trial
 from harness.study.fault_catalogue import catalogue
-from harness.study.other_methods import unseen_by
+from harness.study.other_methods import METHODS, unseen_by
 from harness.study.platforms import PLATFORMS
-from harness.worker.faults import planted
+from harness.worker.faults import injected
 from harness.worker.protocol import CaseError
 
 ROOT = Path(__file__).resolve().parents[2]
 LARGE, SMALL = "last convolution x1.001", "one weight by one unit in the last place"
+BOUNDS = Tolerance.from_yaml({"rel_l2": 1e-5, "local_rel_l2": {"scheduler.step": 1e-6}})
 
 
 class Denoiser(torch.nn.Module):
@@ -63,29 +68,30 @@ CHANGES: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", CHANGES)
 @torch.no_grad()
 def test_a_fault_takes_effect_and_is_taken_out(name: str):
-    """The module computes otherwise while the fault is in, says what was changed, and has every bit back afterwards."""
+    """While it is in, the module computes otherwise; afterwards it has every bit back."""
     model, sample = Denoiser(), torch.linspace(-1, 1, 9).reshape(1, 1, 3, 3)
     pipeline = SimpleNamespace(components={"unet": model})
     before = model(sample, 1)
-    with planted(pipeline, {"component": "unet", **CHANGES[name]}) as proof:
+    with injected(pipeline, {"component": "unet", **CHANGES[name]}) as proof:
         assert proof
         assert not torch.equal(model(sample, 1), before)
     assert torch.equal(model(sample, 1), before)
     assert "forward" not in vars(model)
 
 
-def test_a_fault_without_effect_is_refused():
-    """Rounding to the type that a weight has changes nothing; nor does a component that is not there."""
-    pipeline = SimpleNamespace(components={"unet": Denoiser()})
-    for fault in (
-        {**CHANGES["rounded"], "how": "float32"},
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {**CHANGES["rounded"], "component": "unet", "how": "float32"},
         {**CHANGES["scaled"], "component": "vae"},
-    ):
-        with (
-            pytest.raises(CaseError, match="changes nothing"),
-            planted(pipeline, {"component": "unet", **fault}),
-        ):
-            pass
+    ],
+    ids=["rounded-to-its-own-type", "no-such-component"],
+)
+def test_a_fault_without_effect_is_refused(fault: dict[str, Any]):
+    """It would be counted as missed."""
+    pipeline = SimpleNamespace(components={"unet": Denoiser()})
+    with pytest.raises(CaseError, match="changes nothing"), injected(pipeline, fault):
+        pass
 
 
 def test_the_catalogue_is_long_and_its_names_are_its_own():
@@ -94,20 +100,114 @@ def test_the_catalogue_is_long_and_its_names_are_its_own():
     assert len(names) == len(set(names)) >= 40
 
 
-def test_a_certificate_counts_what_another_class_can_tell():
+@pytest.mark.parametrize(
+    ("name", "call", "changed"),
+    [
+        ("guidance scale + 1", {"guidance_scale": 3.0}, {"guidance_scale": 4.0}),
+        ("guidance scale + 1", {}, None),
+        ("one step more", {"num_inference_steps": 2}, {"num_inference_steps": 3}),
+        ("eta 0.001", {}, {"eta": 0.001}),
+        ("another word in the prompt", {"prompt": "a cat"}, {"prompt": "a one"}),
+        ("one token more in the prompt", {"prompt": ["a", "b"]}, {"prompt": ["a s", "b s"]}),
+    ],
+)
+def test_a_fault_of_the_call_changes_one_argument_where_the_call_has_it(name, call, changed):
+    """It does not apply to a call without that argument, unless the pipeline has a default."""
+    (fault,) = [fault for fault in catalogue("unet") if fault.name == name]
+    carrier = fault.apply(builders.case(call=call))
+    assert (None if carrier is None else carrier.scenario.call) == changed
+
+
+@pytest.mark.parametrize(
+    ("weights", "denoiser"),
+    [
+        ({"unet": "w", "vae": "w"}, "unet"),
+        ({"decoder": "w", "prior": "w"}, "decoder"),
+        ({"transformer": "w"}, "unet"),
+    ],
+)
+def test_the_denoiser_is_the_component_that_the_recorded_pipeline_has(tmp_path, weights, denoiser):
+    """A pipeline with neither is challenged all the same, by the faults that apply to it."""
+    inputs = {**builders.inputs(), "weights": weights}
+    assert study._denoiser(builders.recording(tmp_path, inputs=inputs)) == denoiser
+
+
+# What is said of a fault.
+
+
+def trial(effect: float, *checks: Check, fault: str = "fault") -> Trial:
+    """Return a trial."""
+    return Trial(fault, "proof", effect, checks, fault)
+
+
+def test_a_detection_rate_counts_what_another_class_can_tell():
     """A fault below the noise is no miss; one above it that no bound catches is, by name."""
-    trials = tuple(
-        Trial(name, "proof", effect, (), name)
-        for name, effect in (("below", 1e-9), ("above", 1e-3))
+    over = Check("image", Metric.REL_L2, 2.0, 1.0)
+    trials = (trial(1e-9, fault="below"), trial(1e-3, fault="above"), trial(1e-3, over))
+    rate = Challenge("x", "portable", 1e-6, trials, {}).detection_rate()
+    assert rate == DetectionRate(
+        faults=3,
+        same_class_caught=3,
+        above_noise=2,
+        cross_class_caught=1,
+        missed=("above",),
+        platform="portable",
     )
-    certificate = Challenge("x", "portable", 1e-6, trials, {}).certificate()
-    assert certificate == {
-        "faults": 2, "same_class_caught": 2, "above_noise": 1, "cross_class_caught": 0, "missed": ["above"], "platform": "portable",
-    }  # fmt: skip
+
+
+def test_a_challenge_is_kept_with_every_trial():
+    """What has no finite size is null in JSON."""
+    checks = (Check("image", Metric.REL_L2, 3.0, 1.5), Check("image", Metric.L_INF, 1.0, 0.0))
+    found = Challenge("x", "portable", 1e-6, (trial(math.inf, *checks),), {"idle": "no effect"})
+    content = found.as_json()
+    assert content["without_effect"] == {"idle": "no effect"}
+    assert content["trials"] == [
+        {
+            "fault": "fault",
+            "proof": "proof",
+            "effect": None,
+            "ratio": 2.0,
+            "caught": True,
+            "folder": "fault",
+            "unseen_by": [],
+        }
+    ]
+
+
+def stages_of(tmp_path: Path, name: str, image: np.ndarray, step: np.ndarray, count: int = 2):
+    """Return a recording with one kept scheduler step and `count` stages."""
+    kept = {"scheduler.step#0/prev_sample": step}
+    stages = builders.STAGES[:count]
+    return builders.recording(tmp_path / name, image, kept=kept, stages=stages)
+
+
+def test_the_checks_of_a_fault_are_those_of_its_outputs_and_of_its_stages(tmp_path):
+    """Free drift comes from the free run, local drift from the teacher-forced one."""
+    step = builders.NOISE
+    base = stages_of(tmp_path, "base", builders.IMAGE, step)
+    free = stages_of(tmp_path, "free", builders.IMAGE * np.float32(2), step)
+    forced = stages_of(tmp_path, "forced", builders.IMAGE, step * np.float32(1.5))
+    assert study._checks(free, forced, base, BOUNDS) == [
+        Check("image", Metric.REL_L2, 1.0, 1e-5),
+        Check("scheduler.step#0/prev_sample", Metric.LOCAL_REL_L2, 0.5, 1e-6),
+    ]
+
+
+def test_another_structure_or_count_of_stages_is_caught(tmp_path):
+    """Neither has a drift."""
+    step = builders.NOISE
+    short = stages_of(tmp_path, "short", builders.IMAGE, step, count=1)
+    base = stages_of(tmp_path, "base", builders.IMAGE, step)
+    wide = stages_of(tmp_path, "wide", np.zeros((1, 4, 4, 1), np.float32), step)
+    (check,) = study._checks(wide, base, base, BOUNDS)
+    assert (check.metric, check.passed) == (Metric.STRUCTURE, False)
+    count = study._checks(base, base, short, BOUNDS)[-1]
+    assert (count.metric, count.value, count.bound) == (Metric.STAGE_COUNT, 2.0, 1.0)
+    assert study._effect(wide, base) == math.inf
 
 
 def test_methods_in_use_elsewhere_are_blind_where_they_look_away():
-    """A change outside nine pixels, a permutation under a sum, and shapes that differ."""
+    """To a change outside nine pixels, and to a permutation under a sum; never to another shape."""
     image = np.linspace(0, 1, 3 * 8 * 8, dtype=np.float32).reshape(1, 8, 8, 3)
     other = image.copy()
     other[0, 0, 0, 0] += 0.5
@@ -115,77 +215,85 @@ def test_methods_in_use_elsewhere_are_blind_where_they_look_away():
     assert "abs-sum, 1e-2" in unseen_by(image[:, ::-1], image)
     assert "torch.testing.assert_close" not in unseen_by(other, image)
     assert unseen_by(image[:, :4], image) == []
-    assert len(unseen_by(image, image)) == 5
+    assert unseen_by(image, image) == list(METHODS)
+
+
+# The command.
 
 
 def test_a_platform_that_a_case_cannot_be_carried_to_is_refused(shop):
     """The case has no GPU among its devices; the message says which platforms it has."""
     done = shop.harness("challenge", str(shop.scenario()), "--platform", "cuda")
     assert done.code == 2
-    assert (
-        f"digits[cpu-float32] has no platform `cuda`; expected one of {', '.join(PLATFORMS)}"
-        in done.err
-    )
+    known = ", ".join(PLATFORMS)
+    assert f"digits[cpu-float32] has no platform `cuda`; expected one of {known}" in done.err
 
 
-def test_the_command_plants_judges_and_keeps_the_certificate(shop, monkeypatch):
-    """Two faults of the catalogue: the large one is caught by a bound, and the baseline keeps the certificate for the gate."""
-    chosen = [
-        fault
-        for fault in catalogue("unet")
-        if fault.name in (LARGE, SMALL, "VAE: one convolution x1.001")
-    ]
+@pytest.mark.parametrize("tolerance", ["{batch: {l_inf: 1.0}}", "{cross-class: identical}"])
+def test_a_scenario_without_cross_class_bounds_cannot_be_challenged(shop, tolerance: str):
+    """There is nothing whose detection rate could be measured."""
+    done = shop.harness("challenge", str(shop.scenario(tolerance=tolerance)))
+    assert done.code == 2
+    assert "digits[cpu-float32] sets no `tolerance.cross-class` to challenge" in done.err
+
+
+def test_the_command_injects_judges_and_keeps_the_detection_rate(shop, monkeypatch):
+    """The large one of two faults is caught, and the baseline keeps the rate for the gate."""
+    names = (LARGE, SMALL, "VAE: one convolution x1.001")
+    chosen = [fault for fault in catalogue("unet") if fault.name in names]
     monkeypatch.setattr(study, "catalogue", lambda denoiser: chosen)
-    path = shop.recorded(
-        tolerance="{cross-class: {rel_l2: 1.0e-5, local_rel_l2: {scheduler.step: 1.0e-5}}}"
-    )
-    done = shop.harness(
-        "challenge", str(path), "--platform", "aten-default", "--write", "--out", "out"
-    )
+    bounds = "{rel_l2: 1.0e-5, local_rel_l2: {scheduler.step: 1.0e-5}}"
+    path = shop.recorded(tolerance=f"{{cross-class: {bounds}}}")
+    options = ("--platform", "aten-default", "--write", "--out", "out")
+    done = shop.harness("challenge", str(path), *options)
     assert f"\n{LARGE}" in done.out
     assert "no effect: VAE: one convolution x1.001: " in done.out
     assert "harness, same class" in done.out
     found = json.loads((shop.root / "out" / "challenge.json").read_text(encoding="utf-8"))
-    assert {trial["fault"]: trial["caught"] for trial in found["trials"]}[LARGE]
-    certificate = json.loads(shop.baseline().read_text(encoding="utf-8"))["certificate"]
-    assert LARGE not in certificate["missed"]
-    assert certificate["platform"] == "aten-default"
+    caught = {trial["fault"]: trial["caught"] for trial in found["trials"]}
+    assert caught[LARGE]
+    rate = json.loads(shop.baseline().read_text(encoding="utf-8"))["detection_rate"]
+    assert rate["faults"] == len(caught)
+    assert LARGE not in rate["missed"]
+    assert rate["platform"] == "aten-default"
 
 
 @pytest.mark.slow
 def test_a_fault_in_each_part_of_unclip_is_named_by_its_stage_in_another_class(shop):
-    """Prior, decoder, both super-resolution models: free drift hides what platforms do anyway, local drift names the stage."""
+    """Free drift hides what platforms do anyway; local drift names the stage of the fault."""
     case = read(ROOT / "scenarios" / "unclip-synthetic.yaml").cases()[0]
-    bounds, there = case.scenario.tolerance["cross-class"], PLATFORMS["portable"].carry(case)
+    bounds = case.scenario.tolerances.cross_class
+    elsewhere = PLATFORMS["portable"].carry(case)
     parts = {
-        "prior": 0.5,
-        "decoder": 0.5,
-        "super_res_first": 0.5,
-        "super_res_last": 0.999,
-        "text_proj": 0.5,
+        "prior": (0.5, "prior_scheduler.step"),
+        "decoder": (0.5, "decoder_scheduler.step"),
+        "super_res_first": (0.5, "super_res_scheduler.step"),
+        "super_res_last": (0.999, "super_res_scheduler.step"),
+        "text_proj": (0.5, "text_proj"),
+    }
+    faults = {
+        part: {
+            "kind": "weights",
+            "component": part,
+            "modules": "matrix",
+            "at": at,
+            "how": "scale",
+            "factor": 1.01,
+        }
+        for part, (at, _) in parts.items()
     }
     with Session(Store(shop.root), shop.root / "run") as session:
         base = session.record(case, folder=shop.root / "base")
-        named = {}
-        for part, at in {"": 0.0, **parts}.items():
-            fault = {
-                "kind": "weights",
-                "component": part,
-                "modules": "matrix",
-                "at": at,
-                "how": "scale",
-                "factor": 1.01,
-            }
-            carrier = replace(there, fault=fault if part else None, anchors=base.tensors_path)
-            local = drift.of_stages(session.record(carrier, folder=shop.root / "local"), base)
-            named[part] = by_value(local, {}, bounds)[0]
-    assert named.pop("").startswith("no stage leaves its envelope")
-    steps = (
-        "prior_scheduler.step#",
-        "decoder_scheduler.step#",
-        "super_res_scheduler.step#0",
-        "super_res_scheduler.step#2",
-    )
-    for said, stage in zip(named.values(), (*steps, "text_proj#0"), strict=True):
-        assert said.startswith(stage), said
-        assert " is the first outside its envelope" in said
+
+        def first_outside(fault: dict[str, Any] | None) -> Stage | None:
+            carrier = replace(elsewhere, fault=fault, teacher_tensors=base.tensors_path)
+            forced = session.record(carrier, folder=shop.root / "local")
+            outside = by_value(drift.of_stages(forced, base), (), bounds).outside
+            return None if outside is None else outside.drift.stage
+
+        assert first_outside(None) is None
+        found = {part: first_outside(fault) for part, fault in faults.items()}
+    assert {part: stage.kind for part, stage in found.items()} == {
+        part: kind for part, (_, kind) in parts.items()
+    }
+    assert (found["super_res_first"].index, found["super_res_last"].index) == (0, 2)

@@ -1,8 +1,10 @@
-"""The price of determinism: two settings of one case in turn, ratios per turn, and the table that `harness cost` prints."""
+"""The overhead of determinism: two modes of a case in turn, a ratio per turn, and the table."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,131 +12,151 @@ from typing import Any
 import builders
 import pytest
 
-from harness.errors import NotRecordedError
-from harness.report import wording as rows
+from harness.errors import FileError, NotRecordedError
+from harness.report.study_report import OVERHEAD_HEADINGS
 from harness.scenario.model import Case
-from harness.study.overhead import PAIRS, prices
+from harness.study.overhead import (
+    OVERHEADS_FILE,
+    PAIRS,
+    Overhead,
+    measure_overheads,
+    read_overheads,
+    write_overheads,
+)
 
 PAIR = "full / default, 1 thread"
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+FOUND = Overhead("digits[cpu-float32]", PAIR, 2.0, 1.0, 2.0, 1.5, 2.5, same_bits=True)
+
+
+@dataclass(frozen=True)
+class Ran:
+    """Under which settings a case ran, and on which worker."""
+
+    determinism: str
+    profile: str
+    settings: dict[str, str | None]
+    rounds: int | None
+    slot: object
 
 
 class Played:
-    """A session whose cases take the seconds that it is given, and note under which settings they ran."""
+    """A session whose cases take the seconds that it is given, and notes how they ran."""
 
-    def __init__(self, out: Path, seconds: list[float], digests: str = "") -> None:
-        self.out, self._seconds, self._digests = out, iter(seconds), iter(digests)
-        self.ran: list[tuple[Any, ...]] = []
+    def __init__(self, out: Path, seconds: Sequence[float], digests: str = "") -> None:
+        self.out = out
+        self.ran: list[Ran] = []
+        self._seconds = iter(seconds)
+        self._digests = iter(digests)
 
     def record(self, case: Case, slot: object, _: Path) -> Any:
         scenario = case.scenario
-        self.ran.append(
-            (
-                scenario.determinism,
-                scenario.profile,
-                dict(case.knobs),
-                scenario.cost["rounds"],
-                slot,
-            )
-        )
+        rounds = scenario.cost.rounds
+        settings = dict(case.settings)
+        self.ran.append(Ran(scenario.determinism, scenario.profile, settings, rounds, slot))
         if scenario.name == "broken":
-            raise NotRecordedError("no such file", "error", "")
-        outputs = {"image": {"digest": next(self._digests, "d")}}
-        return SimpleNamespace(content={"cost": {"seconds": next(self._seconds)}}, outputs=outputs)
+            raise NotRecordedError("no such file")
+        return SimpleNamespace(
+            cost=SimpleNamespace(seconds=next(self._seconds)),
+            output_digests={"image": next(self._digests, "d")},
+        )
 
 
-def measured(session: Any, *names: str, pair: str = PAIR, turns: int = 3) -> Any:
-    """Return the prices and the misses of scenarios of these names."""
-    cases = [Case(builders.scenario(name=name), "cpu", "float32") for name in names]
-    return prices(session, cases, [pair], turns=turns, rounds=2, on_step=lambda case, pair: None)
+def measured(session: Any, *names: str, pair: str = PAIR) -> Any:
+    """Return the overheads and the misses of scenarios of these names, over three turns."""
+    cases = [builders.case(name=name) for name in names]
+    return measure_overheads(
+        session, cases, [pair], turns=3, rounds=2, on_step=lambda case, pair: None
+    )
 
 
 def test_a_ratio_is_taken_per_turn_and_the_first_turn_is_not_counted(tmp_path: Path):
     """A machine that is ten times as slow in one turn changes the seconds and not the ratio."""
     session = Played(tmp_path, [99.0, 1.0, 2.0, 1.0, 30.0, 10.0, 2.0, 2.0])
     (found,), missed = measured(session, "digits")
-    assert (found.seconds, found.against, found.ratio, found.least, found.most) == (
-        2.0,
-        2.0,
-        2.0,
-        1.0,
-        3.0,
-    )
-    assert (found.case, found.pair, found.same_bits, missed) == (
-        "digits[cpu-float32]",
-        PAIR,
-        True,
-        {},
-    )
+    assert found == Overhead("digits[cpu-float32]", PAIR, 2.0, 2.0, 2.0, 1.0, 3.0, same_bits=True)
+    assert missed == {}
 
 
 def test_both_settings_run_in_turn_on_a_worker_of_their_own(tmp_path: Path):
     """One round more than asked for, because a worker's first counts apart."""
     session = Played(tmp_path, [1.0] * 8)
     measured(session, "digits")
-    one, other = (
-        ("full", "native", {}, 3),
-        ("default", "native", {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}, 3),
-    )
-    assert [ran[:4] for ran in session.ran] == [one, other] * 4
-    assert len({id(ran[4]) for ran in session.ran}) == 2
+    slots = [session.ran[0].slot, session.ran[1].slot]
+    assert slots[0] is not slots[1]
+    one = Ran("full", "native", {}, 3, slots[0])
+    other = Ran("default", "native", ONE_THREAD, 3, slots[1])
+    assert session.ran == [one, other] * 4
 
 
-def test_other_bits_are_told(tmp_path: Path):
-    """Whether a price buys the same outputs."""
-    assert not measured(Played(tmp_path, [1.0] * 8, "dddddddx"), "digits")[0][0].same_bits
+@pytest.mark.parametrize(("digests", "same_bits"), [("dddddddd", True), ("dddddddx", False)])
+def test_other_bits_are_told(tmp_path: Path, digests: str, same_bits: bool):
+    """Whether an overhead buys the same outputs, in any turn."""
+    (found,), _ = measured(Played(tmp_path, [1.0] * 8, digests), "digits")
+    assert found.same_bits is same_bits
 
 
 def test_a_case_that_cannot_run_is_named_and_the_others_are_measured(tmp_path: Path):
     """Its reason stands where its figures would."""
     found, missed = measured(Played(tmp_path, [1.0] * 8), "broken", "digits")
-    assert ([each.case for each in found], missed) == (
-        ["digits[cpu-float32]"],
-        {"broken[cpu-float32]": "no such file"},
-    )
+    assert [overhead.case for overhead in found] == ["digits[cpu-float32]"]
+    assert missed == {"broken[cpu-float32]": "no such file"}
 
 
 def test_the_profiles_are_compared_with_the_same_code(tmp_path: Path):
     """Both deterministic; only the CPU instructions differ."""
     session = Played(tmp_path, [1.0] * 8)
     measured(session, "digits", pair="portable / native")
-    assert {ran[:3] for ran in [(r[0], r[1], str(r[2])) for r in session.ran]} == {
-        ("full", "portable", "{}"),
-        ("full", "native", "{}"),
+    modes = [(ran.determinism, ran.profile, ran.settings) for ran in session.ran[:2]]
+    assert modes == [("full", "portable", {}), ("full", "native", {})]
+
+
+def test_what_is_written_into_a_run_is_read_back(tmp_path: Path):
+    """A run into which nothing was measured has none."""
+    assert read_overheads(tmp_path) == []
+    path = write_overheads(tmp_path / "new", [FOUND], {"x[cpu-float32]": "no such file"})
+    assert read_overheads(path.parent) == [FOUND]
+    assert json.loads(path.read_text(encoding="utf-8"))["missed"] == {
+        "x[cpu-float32]": "no such file"
     }
 
 
-def test_the_command_prints_a_table_and_keeps_its_figures(shop):
-    """Real workers under both settings; what cannot run here is named below the table."""
-    path = shop.scenario("x", cases="{device: [cpu]}")
-    done = shop.harness(
-        "cost", str(path), "--pair", PAIR, "--turns", "1", "--rounds", "1", "--out", "out"
-    )
+@pytest.mark.parametrize("text", ["", "[]", '{"prices": [], "missed": {}}'])
+def test_a_damaged_file_of_overheads_is_refused(tmp_path: Path, text: str):
+    """The error names the file, for whoever asked for the report of the run."""
+    (tmp_path / OVERHEADS_FILE).write_text(text, encoding="utf-8")
+    with pytest.raises(FileError, match=OVERHEADS_FILE):
+        read_overheads(tmp_path)
+
+
+def measured_by_command(shop: Any, path: Path) -> dict[str, Any]:
+    """Run `harness cost` for one pair, and return the figures that it keeps."""
+    options = ("--pair", PAIR, "--turns", "1", "--rounds", "1", "--out", "out")
+    done = shop.harness("cost", str(path), *options)
     assert done.code == 0, done.err
-    (figures,) = json.loads((shop.root / "out" / "cost.json").read_text(encoding="utf-8"))["prices"]
-    assert done.out.splitlines()[0].split() == [
-        "case",
-        "settings",
-        "seconds",
-        "against",
-        "ratio",
-        "spread",
-        "bits",
-    ]
+    kept = json.loads((shop.root / "out" / OVERHEADS_FILE).read_text(encoding="utf-8"))
+    (figures,) = kept["overheads"]
+    assert done.out.splitlines()[0].split() == list(OVERHEAD_HEADINGS)
     assert f"x{figures['ratio']:.2f}" in done.out
+    return figures
+
+
+def test_the_command_prints_a_table_and_keeps_its_figures(shop):
+    """Real workers under both settings."""
+    figures = measured_by_command(shop, shop.scenario("x", cases="{device: [cpu]}"))
     assert figures["ratio"] == pytest.approx(figures["seconds"] / figures["against"])
 
 
-def test_the_report_of_a_run_shows_the_prices_measured_beside_it(shop):
-    """On the terminal and as Markdown; a run without prices says nothing of them."""
+def test_the_report_of_a_run_shows_the_overheads_measured_beside_it(shop):
+    """On the terminal and as Markdown; a run without overheads says nothing of them."""
     path = shop.recorded()
     assert shop.harness("run", str(path), "--out", "out").code == 0
     assert "full / default" not in shop.harness("report", "out").out
-    shop.harness("cost", str(path), "--pair", PAIR, "--turns", "1", "--rounds", "1", "--out", "out")
-    (figures,) = json.loads((shop.root / "out" / "cost.json").read_text(encoding="utf-8"))["prices"]
+    figures = measured_by_command(shop, path)
     assert f"x{figures['ratio']:.2f}" in shop.harness("report", "out").out
     told = shop.harness("report", "out", "--markdown").out
-    assert f"## The price of determinism\n\n| {' | '.join(rows.PRICE_HEADINGS)} |" in told
-    assert f"| digits[cpu-float32] | {PAIR} |" in told
+    assert f"| {' | '.join(OVERHEAD_HEADINGS)} |" in told
+    assert f" | {PAIR} | " in told
 
 
 @pytest.mark.parametrize("turns", ["0", "-1"])
@@ -142,11 +164,13 @@ def test_no_turns_are_refused(shop, turns: str):
     """There would be no ratio."""
     done = shop.harness("cost", "scenarios", f"--turns={turns}")
     assert done.code == 2
-    assert f"expected a whole number >= 1, found {turns}" in done.err
+    assert "expected a whole number >= 1, found" in done.err
 
 
 def test_an_unknown_pair_is_refused_with_those_that_there_are(shop):
     """Nothing runs."""
     shop.scenario("x")
     done = shop.harness("cost", "scenarios", "--pair", "fast / slow")
-    assert (done.code, done.err.count("`")) == (2, 2 * len(PAIRS) + 2)
+    assert done.code == 2
+    assert "found `fast / slow`" in done.err
+    assert all(f"`{pair}`" in done.err for pair in PAIRS)

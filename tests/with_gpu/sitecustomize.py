@@ -1,4 +1,7 @@
-"""Gives every worker that starts with this folder on its PYTHONPATH the pretended GPU; python imports it by its name."""
+"""Gives the pretended GPU to every worker that starts with this folder on its PYTHONPATH.
+
+Python imports this module by its name.
+"""
 
 import sys
 from pathlib import Path

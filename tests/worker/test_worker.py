@@ -1,4 +1,4 @@
-"""The worker's recordings: the bits of plain diffusers, the noise that a scenario asks for, and what is refused."""
+"""The worker's recordings: the bits of plain diffusers, the noise asked for, what is refused."""
 
 from __future__ import annotations
 
@@ -16,18 +16,22 @@ import numpy as np
 import pytest
 import torch
 
+from harness.launch.events import Failed
 from harness.launch.process import variables
-from harness.records import Recording
-from harness.scenario.model import DATA
+from harness.scenario.fields import Determinism
+from harness.scenario.reading import DATA
+from harness.store.recording import Recording
 from harness.worker.observe.digest import digest
-from harness.worker.pipeline import checkpoints
+from harness.worker.pipeline import checkpoints, library
+from harness.worker.pipeline.synthetic import synthesize
 from harness.worker.pipeline.torch_ import Torch
 from harness.worker.protocol import CannotRunHere, CaseError
 
 TORCH_DTYPE = "ignore:`torch_dtype` is deprecated:FutureWarning"
 
-# What a user writes who never heard of the harness: the switches that torch documents, then the pipelines.
 TORCH = Torch("cpu")
+# What a user writes who does not know the harness: the switches that torch documents, then the
+# pipelines.
 PLAIN = """
 import sys
 import numpy, torch
@@ -37,22 +41,27 @@ cifar10, digits, out = sys.argv[1:]
 torch.use_deterministic_algorithms(True)
 torch.set_num_threads(1)
 torch.backends.mkldnn.deterministic = True
-torch.backends.mkldnn.matmul.fp32_precision = torch.backends.mkldnn.conv.fp32_precision = "ieee"
+torch.backends.mkldnn.matmul.fp32_precision = "ieee"
+torch.backends.mkldnn.conv.fp32_precision = "ieee"
 torch.backends.cuda.enable_flash_sdp(False)
 torch.backends.cuda.enable_mem_efficient_sdp(False)
 
 pipe = DDIMPipeline.from_pretrained(cifar10, use_safetensors=True)
-images = pipe(num_inference_steps=2, output_type="np", generator=torch.Generator("cpu").manual_seed(0)).images
+generator = torch.Generator("cpu").manual_seed(0)
+images = pipe(num_inference_steps=2, output_type="np", generator=generator).images
 numpy.save(f"{out}/ddim-cifar10-synthetic.npy", images)
 
 pipe = StableDiffusionPipeline.from_pretrained(digits, use_safetensors=True)
 seeds = [torch.Generator("cpu").manual_seed(seed) for seed in range(4)]
 call = dict(num_images_per_prompt=4, num_inference_steps=20, guidance_scale=4.0, output_type="np")
-numpy.save(f"{out}/sd-digits-batch.npy", pipe("a handwritten seven", generator=seeds, **call).images)
+images = pipe("a handwritten seven", generator=seeds, **call).images
+numpy.save(f"{out}/sd-digits-batch.npy", images)
 
 pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
-call = dict(num_inference_steps=50, output_type="latent", generator=torch.Generator("cpu").manual_seed(0))
-numpy.save(f"{out}/sd-digits-latents.npy", pipe("a handwritten seven", **call).images.numpy())
+generator = torch.Generator("cpu").manual_seed(0)
+call = dict(num_inference_steps=50, output_type="latent", generator=generator)
+images = pipe("a handwritten seven", **call).images
+numpy.save(f"{out}/sd-digits-latents.npy", images.numpy())
 
 assert not [name for name in sys.modules if name.partition(".")[0] == "harness"]
 """
@@ -60,25 +69,19 @@ assert not [name for name in sys.modules if name.partition(".")[0] == "harness"]
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """What plain diffusers makes of three scenarios, in a process with a full worker's environment."""
+    """Return the folder of what plain diffusers makes of three scenarios, in its own process."""
     from diffusers import DDIMPipeline
 
     out = tmp_path_factory.mktemp("plain")
     saved = out / "ddpm-cifar10-32"
-    checkpoints.synthesize(
-        DATA / "synthetic" / saved.name, DDIMPipeline, {"default": "float32"}, TORCH
-    ).save_pretrained(saved)
-    command = [
-        sys.executable,
-        "-c",
-        PLAIN,
-        str(saved),
-        str(DATA / "bundled" / "digits-sd"),
-        str(out),
-    ]
+    configuration = DATA / "synthetic" / saved.name
+    pipeline = synthesize(configuration, DDIMPipeline, {"default": "float32"}, TORCH)
+    pipeline.save_pretrained(saved)
+    digits = DATA / "bundled" / "digits-sd"
+    settings = {**os.environ, **variables(Determinism.FULL, {})}
     done = subprocess.run(
-        command,
-        env={**os.environ, **variables("full", {})},
+        [sys.executable, "-c", PLAIN, str(saved), str(digits), str(out)],
+        env={name: value for name, value in settings.items() if value is not None},
         cwd=out,
         capture_output=True,
         text=True,
@@ -91,21 +94,24 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.mark.parametrize("name", ["ddim-cifar10-synthetic", "sd-digits-latents", "sd-digits-batch"])
 def test_a_recording_has_the_bits_of_plain_diffusers(name: str, plain: Path, take):
-    """Through weights, noise, scheduler, batch and every switch, no bit differs from a user's own ten lines."""
+    """Weights, noise, scheduler, batch and every switch give the bits of a user's own ten lines."""
     expected = np.load(plain / f"{name}.npy")
     recording = take(name)
-    actual = recording.tensors()["output/image"]
+    actual = images(recording)
     assert actual.dtype == expected.dtype
     assert actual.tobytes() == expected.tobytes()
-    assert recording.outputs["image"]["digest"] == digest(expected)
+    assert recording.outputs["image"].digest == digest(expected)
 
 
 def test_garbage_is_collected_again_once_a_checkpoint_is_loaded():
-    """A worker imports without collecting; a process that never collected would keep every pipeline that it dropped."""
+    """A worker imports without collecting.
+
+    A process that never collected would keep every pipeline that it dropped.
+    """
     gc.disable()
     try:
         checkpoints.load(
-            {"kind": "path", "folder": DATA / "bundled" / "digits-ddpm"},
+            {"kind": "path", "folder": str(DATA / "bundled" / "digits-ddpm")},
             "DDIMPipeline",
             {"default": "float32"},
             TORCH,
@@ -116,11 +122,11 @@ def test_garbage_is_collected_again_once_a_checkpoint_is_loaded():
 
 
 def images(recording: Recording) -> np.ndarray:
-    return recording.tensors()["output/image"]
+    return recording.output_tensors["image"]
 
 
 def noise(recording: Recording) -> np.ndarray:
-    return recording.tensors()["noise/0"]
+    return recording.noise_tensors[0]
 
 
 SD = {"pipeline": "StableDiffusionPipeline", "checkpoint": "{bundled: digits-sd}"}
@@ -137,46 +143,43 @@ SD = {"pipeline": "StableDiffusionPipeline", "checkpoint": "{bundled: digits-sd}
     ],
 )
 def test_an_argument_that_the_pipeline_does_not_name_is_refused(call: str, problem: str, ask):
-    """With the nearest right spelling, or with all there are."""
+    """The message offers the nearest right spelling, or names every argument."""
     event = ask(call=call).event
-    assert event["event"] == "failed"
-    assert event["reason"].startswith(f"`call`: {problem}")
+    assert isinstance(event, Failed)
+    assert event.reason.startswith(f"`call`: {problem}")
 
 
 def test_an_argument_that_the_pipeline_would_swallow_is_refused(ask):
     """Stable Diffusion takes any name and ignores it: the default would become the baseline."""
     event = ask(**SD, call="{prompt: a two, guidance_scal: 9.0, num_inference_steps: 1}").event
-    assert (
-        event["reason"]
-        == "`call`: StableDiffusionPipeline takes no `guidance_scal`; did you mean `guidance_scale`?"
-    )
+    problem = "StableDiffusionPipeline takes no `guidance_scal`; did you mean `guidance_scale`?"
+    assert event.reason == f"`call`: {problem}"
 
 
 BATCH = "{num_inference_steps: 1, batch_size: 3, output_type: np}"
 
 
 def test_without_a_generator_every_run_varies(take):
-    """The control: three runs, three outputs."""
-    repeat = take(generator="none", seed=None, cost="{rounds: 3}").content["repeat"]
-    assert repeat["runs"] == repeat["distinct"] == 3
-    assert repeat["l_inf"] > 0
+    """This is the control: three runs give three outputs."""
+    repeat = take(generator="none", seed=None, cost="{rounds: 3}").repeat
+    assert repeat.runs == repeat.distinct == 3
+    assert repeat.l_inf > 0
 
 
 def test_a_generator_that_is_reused_goes_on_where_it_stopped(take):
-    """Every run varies: the first, which is watched, has the noise of the seed's first draw."""
+    """Every run varies; the first, instrumented one has the noise of the seed's first draw."""
     recording = take(generator="reused", cost="{rounds: 3}")
-    assert recording.content["repeat"]["distinct"] == 3
+    assert recording.repeat.distinct == 3
     generator = torch.Generator("cpu").manual_seed(0)
-    assert np.array_equal(
-        noise(recording), torch.randn(noise(recording).shape, generator=generator).numpy()
-    )
+    expected = torch.randn(noise(recording).shape, generator=generator).numpy()
+    assert np.array_equal(noise(recording), expected)
 
 
 def test_one_generator_for_all_images_gives_distinct_images_that_repeat(take):
-    """The trap of the guide: a list that holds one object four times."""
+    """The trap of the guide is a list that holds one object several times."""
     recording = take(generator="shared", seed="[0, 0, 0]", call=BATCH)
-    assert recording.content["repeat"]["runs"] == 2
-    assert recording.content["repeat"]["distinct"] == 1
+    assert recording.repeat.runs == 2
+    assert recording.repeat.distinct == 1
     assert len({image.tobytes() for image in images(recording)}) == 3
 
 
@@ -196,14 +199,14 @@ def test_equal_seeds_give_equal_noise(take):
 
 
 def test_numpy_noise_is_that_of_pcg64(take):
-    """Float64 normals of one generator per seed, cast to float32: what the MindSpore port of the guide draws."""
+    """They are float64 normals of one generator per seed, cast to float32.
+
+    The MindSpore port of the guide draws in the same way.
+    """
     drawn = noise(take(generator="numpy", seed="[3, 1, 2]", call=BATCH))
     for image, seed in zip(drawn, (3, 1, 2), strict=True):
-        expected = (
-            np.random.Generator(np.random.PCG64(seed))
-            .standard_normal((1, 16, 16))
-            .astype(np.float32)
-        )
+        generator = np.random.Generator(np.random.PCG64(seed))
+        expected = generator.standard_normal((1, 16, 16)).astype(np.float32)
         assert np.array_equal(image, expected)
 
 
@@ -213,24 +216,27 @@ def test_the_device_of_a_cpu_case_draws_as_the_cpu(take):
 
 
 def test_images_of_pil_are_recorded_as_eight_bits(take):
-    """As a user saves them: the float image scaled to 255 and rounded."""
+    """They are what a user saves: the float image scaled to 255 and rounded."""
     eight = take(call="{num_inference_steps: 1, output_type: pil}")
-    assert eight.outputs["image"]["dtype"] == "uint8"
+    assert eight.outputs["image"].dtype == "uint8"
     assert np.array_equal(images(eight), (images(take())[..., 0] * 255).round().astype(np.uint8))
 
 
 def test_a_replaced_scheduler_is_the_one_that_the_recording_names(take):
-    """Class and settings in effect, those of the checkpoint included."""
-    recording = take(
-        scheduler="{class: DDIMScheduler, timestep_spacing: trailing, steps_offset: 1}"
-    )
-    found = recording.content["inputs"]["schedulers"]["scheduler"]
-    assert (
-        found.items()
-        >= {"class": "DDIMScheduler", "timestep_spacing": "trailing", "steps_offset": 1}.items()
-    )
+    """The settings in effect are recorded, those of the checkpoint included."""
+    asked = {"class": "DDIMScheduler", "timestep_spacing": "trailing", "steps_offset": 1}
+    recording = take(scheduler=json.dumps(asked))  # JSON is YAML
+    found = recording.inputs.schedulers["scheduler"]
+    assert found.items() >= asked.items()
     assert found["num_train_timesteps"] == 1000
-    assert recording.outputs["image"]["digest"] != take().outputs["image"]["digest"]
+    assert recording.output_digests != take().output_digests
+
+
+def test_a_scheduler_s_infinite_bound_is_recorded_as_text(take):
+    """JSON has no infinity, but this scheduler clips nothing unless it is told to."""
+    scheduler = "{class: DPMSolverMultistepScheduler}"
+    recording = take(**SD, call="{prompt: one, num_inference_steps: 1}", scheduler=scheduler)
+    assert recording.inputs.schedulers["scheduler"]["lambda_min_clipped"] == "-inf"
 
 
 @pytest.mark.parametrize(
@@ -255,11 +261,11 @@ def test_a_replaced_scheduler_is_the_one_that_the_recording_names(take):
 def test_a_scheduler_or_setting_that_does_not_exist_is_refused(
     replacement: dict[str, object], expected: str
 ):
-    """diffusers itself would ignore the setting, and the scenario would test something else than it says."""
+    """diffusers would ignore the setting, and the scenario would test something else."""
     from diffusers import DDIMScheduler
 
     with pytest.raises(CaseError) as caught:
-        checkpoints.make_scheduler(DDIMScheduler(), replacement)
+        library.make_scheduler(DDIMScheduler(), replacement)
     assert expected in str(caught.value)
 
 
@@ -267,7 +273,7 @@ def test_a_case_that_names_an_unknown_setting_leaves_no_recording(ask, tmp_path:
     """The refusal reaches the launcher as the reason of a failure, without a traceback."""
     reason = "`DDIMScheduler` has no setting `step_offset`; did you mean `steps_offset`?"
     answer = ask(scheduler="{class: DDIMScheduler, step_offset: 1}")
-    assert answer.event == {"event": "failed", "reason": reason, "traceback": ""}
+    assert answer.event == Failed("failed", reason, traceback="")
     assert [path.name for path in tmp_path.iterdir()] == ["scenario.yaml"]
 
 
@@ -276,17 +282,16 @@ def test_an_exception_inside_the_pipeline_is_kept_with_its_traceback_and_the_wor
 ):
     """A stranger's pipeline may raise anything; the next case runs in the same process."""
     event = ask(call="{num_inference_steps: 5000}").event
-    assert event["event"] == "failed"
-    assert event["reason"].startswith("ValueError: ")
-    assert "num_inference_steps" in event["reason"]
-    assert "Traceback" in event["traceback"]
+    assert isinstance(event, Failed)
+    assert event.reason.startswith("ValueError: ")
+    assert "num_inference_steps" in event.reason
+    assert "Traceback" in event.traceback
     assert ask().recording.outputs == take().outputs
 
 
 def test_a_checkpoint_stays_loaded_while_cases_share_it(ask):
-    """One load for two cases in a row, another one after a case with other weights."""
-    other = {"pipeline": "StableDiffusionPipeline", "checkpoint": "{bundled: digits-sd}"}
-    other |= {"call": "{prompt: one, num_inference_steps: 1}"}
+    """There is one load for two cases in a row, and another after a case with other weights."""
+    other = {**SD, "call": "{prompt: one, num_inference_steps: 1}"}
     ask(**other)
     said = [ask(**changes).doing for changes in ({}, {"seed": "1"}, other)]
     assert ["loading the checkpoint" in doing for doing in said] == [True, False, True]
@@ -294,7 +299,7 @@ def test_a_checkpoint_stays_loaded_while_cases_share_it(ask):
 
 
 def test_a_case_leaves_the_shared_pipeline_as_it_found_it(ask):
-    """Another scheduler, other noise and another dtype in between change nothing of a case that comes again."""
+    """Another scheduler, other noise and another dtype in between change nothing afterwards."""
     found = []
     changed = {
         "scheduler": "{timestep_spacing: trailing}",
@@ -303,7 +308,7 @@ def test_a_case_leaves_the_shared_pipeline_as_it_found_it(ask):
     }
     for changes in ({}, changed, {"cases": "{dtype: float64}"}, {}):
         recording = ask(**changes).recording
-        found.append((recording.outputs, recording.stages, recording.content["inputs"]))
+        found.append((recording.outputs, recording.stages, recording.inputs))
     assert found[3] == found[0]
     assert found[1] != found[0]
     assert found[2] != found[0]
@@ -316,12 +321,8 @@ def synthetic(tmp_path: Path) -> Path:
 
 
 def load_synthetic(folder: Path) -> checkpoints.Checkpoint:
-    return checkpoints.load(
-        {"kind": "synthetic", "folder": str(folder)},
-        "UnCLIPPipeline",
-        {"default": "float32"},
-        TORCH,
-    )
+    source = {"kind": "synthetic", "folder": str(folder)}
+    return checkpoints.load(source, "UnCLIPPipeline", {"default": "float32"}, TORCH)
 
 
 def test_synthetic_weights_have_the_digests_that_are_written_beside_them(synthetic: Path):
@@ -331,16 +332,15 @@ def test_synthetic_weights_have_the_digests_that_are_written_beside_them(synthet
     assert weights == {**expected, "configuration": weights["configuration"]}
 
 
-@pytest.mark.parametrize("edit", [lambda digest: digest[::-1], lambda digest: None])
-def test_synthetic_weights_with_other_digests_are_refused(edit, synthetic: Path):
+@pytest.mark.parametrize("written", ["0" * 32, None])
+def test_synthetic_weights_with_other_digests_are_refused(written: str | None, synthetic: Path):
     """A changed or missing digest names its component."""
     path = synthetic / "digests.json"
     digests = json.loads(path.read_text(encoding="utf-8"))
-    digests["decoder"] = edit(digests["decoder"])
+    digests["decoder"] = written
     path.write_text(json.dumps(digests), encoding="utf-8")
-    with pytest.raises(
-        CaseError, match=r"unclip-small: decoder have other digests than digests\.json says"
-    ):
+    problem = r"unclip-small: decoder have other digests than digests\.json says"
+    with pytest.raises(CaseError, match=problem):
         load_synthetic(synthetic)
 
 
@@ -355,21 +355,18 @@ def test_a_changed_configuration_of_a_synthetic_checkpoint_makes_other_weights(s
 
 @pytest.mark.filterwarnings(TORCH_DTYPE)
 def test_a_folder_without_a_model_index_cannot_run_here(tmp_path: Path):
-    """A path that exists on another machine only is no failure of the pipeline."""
-    with pytest.raises(
-        CannotRunHere,
-        match=r"no checkpoint in .*: expected a folder in diffusers' format, with model_index.json",
-    ):
-        checkpoints.load(
-            {"kind": "path", "folder": str(tmp_path)}, "DDIMPipeline", {"default": "float32"}, TORCH
-        )
+    """A path that exists only on another machine is no failure of the pipeline."""
+    source = {"kind": "path", "folder": str(tmp_path)}
+    problem = r"no checkpoint in .*: expected a folder in diffusers' format, with model_index.json"
+    with pytest.raises(CannotRunHere, match=problem):
+        checkpoints.load(source, "DDIMPipeline", {"default": "float32"}, TORCH)
 
 
 @pytest.mark.parametrize("name", ["DDIMPipelne", "torch", "os.system", "DDIMScheduler"])
 def test_only_a_pipeline_of_diffusers_can_be_named(name: str):
-    """No dotted path, no module, no other class."""
+    """A dotted path, a module and any other class are refused."""
     with pytest.raises(CaseError, match=f"has no pipeline `{name}`"):
-        checkpoints.named("pipeline", name)
+        library.pipeline_class(name)
 
 
 def test_weights_are_digested_by_name_and_value():

@@ -1,4 +1,7 @@
-"""What a run costs: wall seconds, seconds a step, peak memory, and how the device ran; nothing waits for it inside the run."""
+"""What a run costs: seconds, seconds per step, peak memory, and how the machine ran meanwhile.
+
+Nothing is waited for inside the run: a GPU's steps are timed by events in its queue.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,16 @@ from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from statistics import median
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence
+from typing import Any, Dict, Iterator, List, Optional, Sequence
 
 import torch
 
+from ..protocol import ConditionsRecord
+
 CORES = Path("/sys/devices/system/cpu")
-# What holds a GPU's clock down, by NVML's bits. Idling, and clocks that its owner set, are not among them.
+PROCESS = Path("/proc/self")
+# What holds a GPU's clock down, by the bits of NVML. Idling is not among them, and neither are
+# clocks that the GPU's owner set.
 SLOWING = {
     0x04: "power cap",
     0x08: "hardware slowdown",
@@ -29,142 +36,161 @@ class Meter:
     """The figures of one measured block.
 
     Attributes:
-        seconds: By the wall clock, the device's work waited for at the end.
-        peak_bytes: The most that the process (cpu) or the allocator (cuda) held.
-        conditions: How the device ran, as far as anything tells: see `_cpu`, `_gpu`, and `_waited` for `waited`.
+        seconds: Wall seconds, until the device had finished its work.
+        peak_bytes: The most memory that the process (cpu) or the allocator (cuda) held.
+        conditions: How the machine ran, as far as it tells.
     """
 
     def __init__(self, device: torch.device) -> None:
-        self.seconds, self.peak_bytes = 0.0, 0
-        self.conditions: Dict[str, Any] = {}
-        self._device = device
+        self.seconds = 0.0
+        self.peak_bytes = 0
+        self.conditions: ConditionsRecord = {}
+        self._is_gpu = device.type == "cuda"
         self._moments: Dict[str, List[Any]] = {}
 
-    def mark(self, name: str) -> None:
-        """Note that a step of the scheduler `name` is over; a GPU gets an event into its queue, for which nothing waits."""
+    def mark(self, scheduler: str) -> None:
+        """Note that a step of a scheduler is over, without waiting for a GPU to reach it."""
         moment: Any = time.perf_counter()
-        if self._device.type == "cuda":
+        if self._is_gpu:
             moment = torch.cuda.Event(enable_timing=True)
             moment.record()
-        self._moments.setdefault(name, []).append(moment)
+        self._moments.setdefault(scheduler, []).append(moment)
 
     def steps(self) -> Dict[str, List[float]]:
-        """Return, by scheduler, the seconds from the end of each step to the end of the next; after the block."""
+        """Return the seconds from the end of each step to the end of the next, by scheduler.
+
+        They are known only after the block.
+        """
         return {
-            name: [_between(*pair) for pair in zip(moments, moments[1:])]
-            for name, moments in self._moments.items()
+            scheduler: [self._seconds_between(*pair) for pair in zip(moments, moments[1:])]
+            for scheduler, moments in self._moments.items()
         }
 
-
-def _between(one: Any, other: Any) -> float:
-    return other - one if isinstance(one, float) else one.elapsed_time(other) / 1000
+    def _seconds_between(self, start: Any, end: Any) -> float:
+        if self._is_gpu:
+            return float(start.elapsed_time(end)) / 1000
+        return float(end - start)
 
 
 def step_seconds(meters: Sequence[Meter]) -> Dict[str, float]:
-    """Return the median seconds of a step over all blocks, by scheduler; without those that make one step."""
+    """Return the median seconds of a step over all blocks, by scheduler.
+
+    A scheduler that makes a single step is left out: nothing tells when that step began.
+    """
     found: Dict[str, List[float]] = {}
     for meter in meters:
-        for name, seconds in meter.steps().items():
-            found.setdefault(name, []).extend(seconds)
-    return {name: median(seconds) for name, seconds in found.items() if seconds}
-
-
-def _reset_peak_rss() -> None:
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text(
-            "5", encoding="ascii"
-        )  # Linux: sets the high-water mark to now
-
-
-def _peak_rss() -> int:
-    try:
-        match = re.search(
-            r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii")
-        )
-    except OSError:
-        match = None
-    if match:
-        return int(match.group(1)) * 1024
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        for scheduler, seconds in meter.steps().items():
+            found.setdefault(scheduler, []).extend(seconds)
+    return {scheduler: median(seconds) for scheduler, seconds in found.items() if seconds}
 
 
 @contextmanager
 def measured(device: torch.device) -> Iterator[Meter]:
-    """Measure the block."""
-    meter, cuda = Meter(device), device.type == "cuda"
+    """Measure the block; the meter's figures are filled in when it ends without an error."""
+    meter = Meter(device)
+    is_gpu = device.type == "cuda"
     gc.collect()
-    if cuda:
+    if is_gpu:
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
     else:
-        _reset_peak_rss()
-    waited, started = _waited(), time.perf_counter()
+        _reset_peak_memory()
+    waited = _waited_seconds()
+    started = time.perf_counter()
     yield meter
-    if cuda:
+    if is_gpu:
         torch.cuda.synchronize(device)
     meter.seconds = time.perf_counter() - started
-    meter.conditions = _gpu(device) if cuda else _cpu()  # at once: a GPU that idles clocks down
-    meter.conditions["waited"] = max(0.0, _waited() - waited)
-    meter.peak_bytes = torch.cuda.max_memory_allocated(device) if cuda else _peak_rss()
+    # At once: the clock of a GPU that idles goes down.
+    meter.conditions = _gpu_conditions(device) if is_gpu else _cpu_conditions()
+    meter.conditions["waited"] = max(0.0, _waited_seconds() - waited)
+    meter.peak_bytes = torch.cuda.max_memory_allocated(device) if is_gpu else _peak_memory()
 
 
-def _waited() -> float:
-    """Return for how many seconds threads of this process were ready to run while other work had the processor; Linux tells."""
-    total = 0
-    for path in Path("/proc/self/task").glob("*/schedstat"):
-        with suppress(OSError, ValueError, IndexError):  # a thread that has ended
-            total += int(path.read_text(encoding="ascii").split()[1])
-    return total / 1e9
+def _reset_peak_memory() -> None:
+    """Set the process's high-water mark to what it holds now, which only Linux can."""
+    with suppress(OSError):
+        (PROCESS / "clear_refs").write_text("5", encoding="ascii")
 
 
-def _cpu() -> Dict[str, Any]:
-    """Return `load`, the machine's over a minute, and where the system tells its clock, `mhz` of at most `most_mhz`."""
-    found: Dict[str, Any] = {}
-    with suppress(
-        OSError, ValueError, AttributeError
-    ):  # a virtual machine knows no clock, another system no load
-        found["load"] = os.getloadavg()[0]
-        for key, file in (("mhz", "scaling_cur_freq"), ("most_mhz", "cpuinfo_max_freq")):
-            found[key] = (
-                max(
-                    int(path.read_text(encoding="ascii"))
-                    for path in CORES.glob(f"cpu[0-9]*/cpufreq/{file}")
-                )
-                // 1000
-            )
-    return found
+def _peak_memory() -> int:
+    """Return the most bytes of memory that the process held since the mark was reset."""
+    try:
+        text = (PROCESS / "status").read_text(encoding="ascii")
+    except OSError:
+        text = ""
+    match = re.search(r"VmHWM:\s+(\d+) kB", text)
+    if match is not None:
+        return int(match.group(1)) * 1024
+    import resource  # no other system than Unix has it
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def _gpu(device: torch.device) -> Dict[str, Any]:
-    """Return what nvidia-ml-py, where it is installed, tells of a GPU, of a slice's whole GPU: clock, heat, power.
+def _waited_seconds() -> float:
+    """Return for how long this process's threads were ready while others had the processor.
 
-    That is `slowed_by`, why the clock is held down now, `mhz` of at most `most_mhz`, `celsius` and `watts`; without what this
-    GPU does not tell.
+    Linux alone tells; elsewhere it is 0.
     """
-    nvml, found = _nvml(), {}
-    if nvml is None:
-        return {}
-    its: Any = torch.cuda.get_device_properties(device)
-    ask: Dict[str, Callable[[Any], Any]] = {
-        "slowed_by": lambda gpu: _named(nvml.nvmlDeviceGetCurrentClocksThrottleReasons(gpu)),
-        "mhz": lambda gpu: nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_SM),
-        "most_mhz": lambda gpu: nvml.nvmlDeviceGetMaxClockInfo(gpu, nvml.NVML_CLOCK_SM),
-        "celsius": lambda gpu: nvml.nvmlDeviceGetTemperature(gpu, nvml.NVML_TEMPERATURE_GPU),
-        "watts": lambda gpu: nvml.nvmlDeviceGetPowerUsage(gpu) / 1000,
-    }
-    with suppress(nvml.NVMLError, AttributeError):  # an older torch knows no addresses
-        address = f"{its.pci_domain_id:08x}:{its.pci_bus_id:02x}:{its.pci_device_id:02x}.0"
-        gpu = nvml.nvmlDeviceGetHandleByPciBusId(address.encode())
-        for name, question in ask.items():
-            with suppress(nvml.NVMLError):
-                found[name] = question(gpu)
+    nanoseconds = 0
+    for path in (PROCESS / "task").glob("*/schedstat"):
+        with suppress(OSError, ValueError, IndexError):  # a thread that has just ended
+            nanoseconds += int(path.read_text(encoding="ascii").split()[1])
+    return nanoseconds / 1e9
+
+
+def _cpu_conditions() -> ConditionsRecord:
+    """Return the machine's load, and its clocks where the system tells them."""
+    found: ConditionsRecord = {}
+    # A virtual machine knows no clock, and another system than Unix no load.
+    with suppress(OSError, ValueError, AttributeError):
+        found["load"] = os.getloadavg()[0]
+        found["mhz"] = _fastest_core("scaling_cur_freq")
+        found["most_mhz"] = _fastest_core("cpuinfo_max_freq")
     return found
 
 
-def _named(reasons: int) -> List[str]:
-    return [name for bit, name in SLOWING.items() if reasons & bit]
+def _fastest_core(file: str) -> int:
+    """Return the highest of all cores' clocks, in MHz; the system's files hold kHz."""
+    paths = CORES.glob(f"cpu[0-9]*/cpufreq/{file}")
+    return max(int(path.read_text(encoding="ascii")) for path in paths) // 1000
+
+
+def _gpu_conditions(device: torch.device) -> ConditionsRecord:
+    """Return what nvidia-ml-py, where it is installed, tells of a GPU: clocks, heat and power.
+
+    Of a slice of a GPU, it tells the whole GPU's. What a GPU does not tell is left out.
+    """
+    found: ConditionsRecord = {}
+    nvml = _nvml()
+    if nvml is None:
+        return found
+    with suppress(nvml.NVMLError, AttributeError):  # an older torch knows no addresses
+        gpu = nvml.nvmlDeviceGetHandleByPciBusId(_pci_address(device))
+        with suppress(nvml.NVMLError):
+            found["slowed_by"] = _reasons(nvml.nvmlDeviceGetCurrentClocksThrottleReasons(gpu))
+        with suppress(nvml.NVMLError):
+            found["mhz"] = nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_SM)
+        with suppress(nvml.NVMLError):
+            found["most_mhz"] = nvml.nvmlDeviceGetMaxClockInfo(gpu, nvml.NVML_CLOCK_SM)
+        with suppress(nvml.NVMLError):
+            found["celsius"] = nvml.nvmlDeviceGetTemperature(gpu, nvml.NVML_TEMPERATURE_GPU)
+        with suppress(nvml.NVMLError):
+            found["watts"] = nvml.nvmlDeviceGetPowerUsage(gpu) / 1000
+    return found
+
+
+def _pci_address(device: torch.device) -> bytes:
+    """Return the address by which NVML finds a GPU."""
+    properties: Any = torch.cuda.get_device_properties(device)
+    domain = properties.pci_domain_id
+    bus = properties.pci_bus_id
+    slot = properties.pci_device_id
+    return f"{domain:08x}:{bus:02x}:{slot:02x}.0".encode()
+
+
+def _reasons(bits: int) -> List[str]:
+    return [name for bit, name in SLOWING.items() if bits & bit]
 
 
 @lru_cache(maxsize=None)

@@ -1,7 +1,7 @@
-"""Deterministic mode: sets every switch that torch has for it, reports what is in effect, and puts back what it found.
+"""Deterministic mode: sets every switch that torch has for it, and puts back what it found.
 
-What must be set before torch is imported (CPU dispatch, thread counts, the cuBLAS workspace) is in the environment
-that the launcher gives to the worker; see `harness/launch/local.py`.
+What must be set before torch is imported (CPU dispatch, thread counts, the cuBLAS workspace) is in
+the environment variables that the launcher gives to the worker's process.
 """
 
 from __future__ import annotations
@@ -9,18 +9,29 @@ from __future__ import annotations
 import os
 import random
 from contextlib import contextmanager
+from functools import partial
 from operator import attrgetter
 from types import MappingProxyType
-from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional
+from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Tuple
 
 import numpy as np
 import torch
 
 BACKENDS = ("flash", "mem_efficient", "cudnn", "math")  # of scaled-dot-product attention
+# What has a precision of its own for float32, as attributes of `torch.backends`.
+PRECISE = ("cuda.matmul", "cudnn.conv", "cudnn.rnn")
+PRECISE_ON_CPU = ("mkldnn.matmul", "mkldnn.conv", "mkldnn.rnn")
 
 
 class Switch(NamedTuple):
-    """One setting of torch: its name, how to read it, how to write it, and its value in deterministic mode."""
+    """One setting of torch.
+
+    Attributes:
+        name: What a recording calls it.
+        read: Returns the value in effect.
+        write: Sets a value.
+        wanted: The value in deterministic mode.
+    """
 
     name: str
     read: Callable[[], Any]
@@ -28,152 +39,155 @@ class Switch(NamedTuple):
     wanted: Any
 
 
-def _attribute(owner: Any, name: str, path: str, wanted: Any) -> List[Switch]:
-    if not hasattr(owner, name):
+def _attribute(owner: Any, attribute: str, name: str, wanted: Any) -> List[Switch]:
+    """Return an attribute as a switch, or nothing where this torch lacks it."""
+    if not hasattr(owner, attribute):
         return []
-    return [
-        Switch(
-            path, lambda: getattr(owner, name), lambda value: setattr(owner, name, value), wanted
-        )
-    ]
+    read = partial(getattr, owner, attribute)
+    write = partial(setattr, owner, attribute)
+    return [Switch(name, read, write, wanted)]
 
 
-def _precision() -> List[Switch]:
-    """TF32 and reduced precision off, for matrix products and convolutions, by the interface that this torch has.
+def _has_fp32_precision() -> bool:
+    """Return whether this torch has the newer of its two interfaces for reduced precision.
 
-    The two interfaces must not be mixed: torch raises when one is read after the other was written.
+    They must not be mixed: torch raises when one is read after the other was written.
     """
-    if hasattr(torch.backends.cuda.matmul, "fp32_precision"):
-        parts = (
-            "cuda.matmul",
-            "cudnn.conv",
-            "cudnn.rnn",
-            "mkldnn.matmul",
-            "mkldnn.conv",
-            "mkldnn.rnn",
-        )
-        owners = {part: attrgetter(part)(torch.backends) for part in parts}
-        return [
-            s
-            for name, owner in owners.items()
-            for s in _attribute(owner, "fp32_precision", f"{name}.fp32_precision", "ieee")
-        ]
+    return hasattr(torch.backends.cuda.matmul, "fp32_precision")
+
+
+def _cuda_precision(wanted: str) -> List[Switch]:
+    """Return the switches of TF32 on the GPU; `wanted` is `ieee` or `tf32`."""
+    if _has_fp32_precision():
+        return _fp32_precision(PRECISE, wanted)
+    allows = wanted == "tf32"
     return [
-        *_attribute(torch.backends.cuda.matmul, "allow_tf32", "cuda.matmul.allow_tf32", False),
-        *_attribute(torch.backends.cudnn, "allow_tf32", "cudnn.allow_tf32", False),
+        *_attribute(torch.backends.cuda.matmul, "allow_tf32", "cuda.matmul.allow_tf32", allows),
+        *_attribute(torch.backends.cudnn, "allow_tf32", "cudnn.allow_tf32", allows),
     ]
+
+
+def _cpu_precision() -> List[Switch]:
+    """Return the switches of reduced precision on the CPU, which an older torch lacks."""
+    return _fp32_precision(PRECISE_ON_CPU, "ieee") if _has_fp32_precision() else []
+
+
+def _fp32_precision(names: Tuple[str, ...], wanted: str) -> List[Switch]:
+    found: List[Switch] = []
+    for name in names:
+        owner = attrgetter(name)(torch.backends)
+        found += _attribute(owner, "fp32_precision", f"{name}.fp32_precision", wanted)
+    return found
 
 
 def _attention() -> List[Switch]:
-    """One scaled-dot-product backend, `math`: the only one that every device and dtype has."""
+    """Return the switches that leave the backend `math` alone, which every device and dtype has."""
     cuda = torch.backends.cuda
     found = []
     for name in BACKENDS:
-        read, write = (
-            getattr(cuda, f"{name}_sdp_enabled", None),
-            getattr(cuda, f"enable_{name}_sdp", None),
-        )
+        read = getattr(cuda, f"{name}_sdp_enabled", None)
+        write = getattr(cuda, f"enable_{name}_sdp", None)
         if read and write:
             found.append(Switch(f"sdpa.{name}", read, write, name == "math"))
     read = getattr(cuda, "fp16_bf16_reduction_math_sdp_allowed", None)
     if read:
-        found.append(
-            Switch(
-                "sdpa.math.reduced_precision", read, cuda.allow_fp16_bf16_reduction_math_sdp, False
-            )
-        )
+        write = cuda.allow_fp16_bf16_reduction_math_sdp
+        found.append(Switch("sdpa.math.reduced_precision", read, write, wanted=False))
     return found
+
+
+def _half_precision_sums() -> List[Switch]:
+    """Return the switches of sums that matrix products of half precision round on the way."""
+    matmul = torch.backends.cuda.matmul
+    found: List[Switch] = []
+    for short in ("fp16", "bf16"):
+        attribute = f"allow_{short}_reduced_precision_reduction"
+        found += _attribute(matmul, attribute, f"cuda.matmul.{short}_reduction", wanted=False)
+    return found
+
+
+def _read_algorithms() -> Tuple[bool, bool]:
+    """Return whether torch refuses operators without a deterministic form, and only warns."""
+    return (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+
+
+def _write_algorithms(value: Tuple[bool, bool]) -> None:
+    is_enabled, warns_only = value
+    torch.use_deterministic_algorithms(is_enabled, warn_only=warns_only)
 
 
 def switches() -> List[Switch]:
     """Return every switch that this torch has, in the order in which they are set."""
+    deterministic = getattr(torch.utils, "deterministic", None)
+    filling = "fill_uninitialized_memory"
+    cudnn = torch.backends.cudnn
+    mkldnn = torch.backends.mkldnn
+    threads = int(os.environ.get("OMP_NUM_THREADS", "1"))
     return [
-        Switch(
-            "deterministic_algorithms",
-            lambda: (
-                torch.are_deterministic_algorithms_enabled(),
-                torch.is_deterministic_algorithms_warn_only_enabled(),
-            ),
-            lambda value: torch.use_deterministic_algorithms(value[0], warn_only=value[1]),
-            (True, False),
-        ),
-        *_attribute(
-            getattr(torch.utils, "deterministic", None),
-            "fill_uninitialized_memory",
-            "fill_uninitialized_memory",
-            True,
-        ),
-        *_attribute(torch.backends.cudnn, "deterministic", "cudnn.deterministic", True),
-        *_attribute(torch.backends.cudnn, "benchmark", "cudnn.benchmark", False),
-        *_attribute(torch.backends.mkldnn, "deterministic", "mkldnn.deterministic", True),
-        *_precision(),
-        *_attribute(
-            torch.backends.cuda.matmul,
-            "allow_fp16_reduced_precision_reduction",
-            "cuda.matmul.fp16_reduction",
-            False,
-        ),
-        *_attribute(
-            torch.backends.cuda.matmul,
-            "allow_bf16_reduced_precision_reduction",
-            "cuda.matmul.bf16_reduction",
-            False,
-        ),
+        Switch("deterministic_algorithms", _read_algorithms, _write_algorithms, (True, False)),
+        *_attribute(deterministic, filling, filling, wanted=True),
+        *_attribute(cudnn, "deterministic", "cudnn.deterministic", wanted=True),
+        *_attribute(cudnn, "benchmark", "cudnn.benchmark", wanted=False),
+        *_attribute(mkldnn, "deterministic", "mkldnn.deterministic", wanted=True),
+        *_cuda_precision("ieee"),
+        *_cpu_precision(),
+        *_half_precision_sums(),
         *_attention(),
-        Switch(
-            "num_threads",
-            torch.get_num_threads,
-            torch.set_num_threads,
-            int(os.environ.get("OMP_NUM_THREADS", "1")),
-        ),
+        Switch("num_threads", torch.get_num_threads, torch.set_num_threads, threads),
     ]
 
 
 def effective() -> Dict[str, Any]:
-    """Return what torch reports for every switch now, as JSON values."""
-    return {
-        s.name: list(value) if isinstance(value := s.read(), tuple) else value for s in switches()
-    }
+    """Return what torch reports for every switch now, as values of JSON."""
+    found: Dict[str, Any] = {}
+    for switch in switches():
+        value = switch.read()
+        found[switch.name] = list(value) if isinstance(value, tuple) else value
+    return found
 
 
 def chosen(attention: Optional[str], *, tf32: bool) -> Dict[str, Any]:
-    """Return what a case sets by itself, by the names of switches: one attention backend, TF32 on."""
+    """Return the values of switches that a case sets by itself, by their names.
+
+    Args:
+        attention: The only backend of attention that may run, one of `BACKENDS`; None for none.
+        tf32: Whether the GPU rounds the operands of matrix products and convolutions to TF32.
+    """
     found: Dict[str, Any] = {}
     if attention:
         found.update({f"sdpa.{name}": name == attention for name in BACKENDS})
     if tf32:
-        found.update(
-            {
-                s.name: True if s.wanted is False else "tf32"
-                for s in _precision()
-                if s.name.startswith("cud")
-            }
-        )
+        found.update({switch.name: switch.wanted for switch in _cuda_precision("tf32")})
     return found
 
 
 @contextmanager
 def settings(mode: str, own: Mapping[str, Any] = MappingProxyType({})) -> Iterator[None]:
-    """Hold deterministic settings (`full`) or leave torch's own (`default`); restore what was there, even after an error.
+    """Hold the settings of a mode, and restore what was there, even after an error.
 
     Args:
-        mode: `full` or `default`.
-        own: Values of switches that win, by name.
+        mode: `full` for deterministic mode, or `default` for torch's own settings.
+        own: Values of switches that win over the mode's, by name.
     """
-    wanted = {switch.name: switch.wanted for switch in switches()} if mode == "full" else {}
+    wanted: Dict[str, Any] = {}
+    if mode == "full":
+        wanted.update({switch.name: switch.wanted for switch in switches()})
     wanted.update(own)
-    changed = [(switch, switch.read()) for switch in switches() if switch.name in wanted]
+    found = [(switch, switch.read()) for switch in switches() if switch.name in wanted]
     try:
-        for switch, _ in changed:
+        for switch, _ in found:
             switch.write(wanted[switch.name])
         yield
     finally:
-        for switch, value in reversed(changed):
+        for switch, value in reversed(found):
             switch.write(value)
 
 
 def seed_global_streams(seed: int) -> None:
-    """Seed python's, numpy's and torch's global streams, on every device; stray `randn_like` calls then repeat."""
+    """Seed the global streams of python, numpy and torch, so that stray draws repeat too."""
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002 (the global stream is what is meant)
     torch.manual_seed(seed)

@@ -1,4 +1,7 @@
-"""The environment: versions, hardware, driver and flags, as the libraries report them. Shown, and compared to explain."""
+"""The environment of a run: versions, hardware, driver and settings, as the libraries report them.
+
+Reports show it, and compare it with a baseline's to explain a difference. It decides no verdict.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,13 @@ import os
 import platform
 import re
 from functools import lru_cache
+from importlib import metadata
 from pathlib import Path
-from typing import Any, Dict, Optional
+from typing import Any, Dict, List, Optional
 
 import torch
 
+from ..protocol import EnvironmentRecord, NumericsClassRecord
 from . import determinism
 
 PACKAGES = (
@@ -25,20 +30,62 @@ PACKAGES = (
     "mindspore",
     "mindone",
 )
+# What libraries read that decides bits or cost.
 VARIABLES = (
-    "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ONEDNN_DEFAULT_FPMATH_MODE", "MKL_CBWR", "MKL_DYNAMIC",
-    "MKL_NUM_THREADS", "OMP_NUM_THREADS", "OMP_DYNAMIC", "NPY_DISABLE_CPU_FEATURES", "CUBLAS_WORKSPACE_CONFIG",
-    "CUDA_LAUNCH_BLOCKING", "NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "TORCH_BLAS_PREFER_CUBLASLT",
-    "TORCH_CUDNN_V8_API_DISABLED", "PYTORCH_CUDA_ALLOC_CONF", "PYTHONHASHSEED",
-)  # fmt: skip
+    "ATEN_CPU_CAPABILITY",
+    "ONEDNN_MAX_CPU_ISA",
+    "DNNL_MAX_CPU_ISA",
+    "ONEDNN_DEFAULT_FPMATH_MODE",
+    "MKL_CBWR",
+    "MKL_DYNAMIC",
+    "MKL_NUM_THREADS",
+    "OMP_NUM_THREADS",
+    "OMP_DYNAMIC",
+    "NPY_DISABLE_CPU_FEATURES",
+    "CUBLAS_WORKSPACE_CONFIG",
+    "CUDA_LAUNCH_BLOCKING",
+    "NVIDIA_TF32_OVERRIDE",
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
+    "TORCH_BLAS_PREFER_CUBLASLT",
+    "TORCH_CUDNN_V8_API_DISABLED",
+    "PYTORCH_CUDA_ALLOC_CONF",
+    "PYTHONHASHSEED",
+)
 
 
-@lru_cache(
-    maxsize=None
-)  # they stay while the process lives, and reading them takes as long as half a small run
+def describe(
+    device: torch.device, numerics_class: NumericsClassRecord, unobserved: List[str]
+) -> EnvironmentRecord:
+    """Return the environment of this process, with the settings of torch in effect now.
+
+    Args:
+        device: Where the case runs.
+        numerics_class: The class of this process for the case.
+        unobserved: What the libraries here hide from the worker.
+    """
+    return {
+        "numerics_class": numerics_class,
+        "framework": "torch",
+        "device_kind": device_kind(device),
+        "versions": _versions(),
+        "hardware": _hardware(device),
+        "flags": _flags(),
+        "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
+        "unobserved": unobserved,
+    }
+
+
+def device_kind(device: torch.device) -> str:
+    """Return the kind that release policies name: `cpu`, or a GPU's model as `nvidia-h200`."""
+    if device.type == "cpu":
+        return "cpu"
+    model = torch.cuda.get_device_properties(device).name.lower()
+    return re.sub(r"[^a-z0-9]+", "-", model).strip("-")
+
+
+# Cached: versions stay while the process lives, and reading them takes as long as half a small run.
+@lru_cache(maxsize=None)
 def _versions() -> Dict[str, str]:
-    from importlib import metadata
-
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -49,22 +96,42 @@ def _versions() -> Dict[str, str]:
     return found
 
 
+def _hardware(device: torch.device) -> Dict[str, Any]:
+    found: Dict[str, Any] = {
+        "cpu": _cpu_model(),
+        "cores": _cores(),
+        "architecture": platform.machine(),
+        "system": platform.system(),
+    }
+    if device.type == "cuda":
+        found["gpu"] = _gpu(device)
+    return found
+
+
+def _flags() -> Dict[str, Any]:
+    found = determinism.effective()
+    found["num_interop_threads"] = torch.get_num_interop_threads()
+    if hasattr(torch.backends, "cpu"):  # an older torch does not tell
+        found["cpu_capability"] = torch.backends.cpu.get_cpu_capability()
+    return found
+
+
+def _cores() -> Optional[int]:
+    """Return how many processors this process may use, or else how many there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count()
+
+
 def _cpu_model() -> str:
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
+    except OSError:  # another system than Linux
         text = ""
     match = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-    return match.group(1).strip() if match else platform.processor() or platform.machine()
-
-
-def _driver() -> Optional[str]:
-    try:
-        text = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-    match = re.search(r"Kernel Module.*?(\d+\.\d+[.\d]*)", text)
-    return match.group(1) if match else None
+    if match is not None:
+        return match.group(1).strip()
+    return platform.processor() or platform.machine()
 
 
 def _gpu(device: torch.device) -> Dict[str, Any]:
@@ -80,34 +147,10 @@ def _gpu(device: torch.device) -> Dict[str, Any]:
     }
 
 
-def device_kind(device: torch.device) -> str:
-    """Return the kind that release policies and cost figures name: `cpu`, or the GPU's model such as `nvidia-h200`."""
-    if device.type == "cpu":
-        return "cpu"
-    return re.sub(r"[^a-z0-9]+", "-", torch.cuda.get_device_properties(device).name.lower()).strip(
-        "-"
-    )
-
-
-def describe(device: torch.device) -> Dict[str, Any]:
-    """Return the environment of this process for `device`, with the switches in effect now."""
-    hardware: Dict[str, Any] = {
-        "cpu": _cpu_model(),
-        "cores": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
-        "architecture": platform.machine(),
-        "system": platform.system(),
-    }
-    if device.type == "cuda":
-        hardware["gpu"] = _gpu(device)
-    flags = {**determinism.effective(), "num_interop_threads": torch.get_num_interop_threads()}
-    if hasattr(torch.backends, "cpu"):
-        flags["cpu_capability"] = torch.backends.cpu.get_cpu_capability()
-    return {
-        "device_kind": device_kind(device),
-        "versions": _versions(),
-        "hardware": hardware,
-        "flags": flags,
-        "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
-    }
+def _driver() -> Optional[str]:
+    try:
+        text = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    match = re.search(r"Kernel Module.*?(\d+\.\d+[.\d]*)", text)
+    return match.group(1) if match else None

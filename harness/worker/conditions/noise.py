@@ -1,7 +1,7 @@
-"""Where a run's randomness comes from: generators made anew for every run, and the one door through which pipelines draw.
+"""Where a run's randomness comes from: its generators, and the function through which it draws.
 
-Every diffusers pipeline and scheduler draws through `randn_tensor`; each module holds its own name for it, so all of
-these names are replaced while a run is watched, and put back after it.
+Every pipeline and scheduler of diffusers draws through `randn_tensor`. Each module holds its own
+name for that function, so all of these names are replaced during a run and put back afterwards.
 """
 
 from __future__ import annotations
@@ -10,28 +10,31 @@ import importlib
 import itertools
 import sys
 from contextlib import contextmanager
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence
+from typing import Any, Callable, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
 
-from ..observe.stages import Around, nothing_around
+from ..observe.stages import DRAW, Around, Stage, nothing_around
 from ..pipeline.components import as_tensor
 from ..protocol import CaseError
 
-DIFFUSERS = "diffusers.utils.torch_utils"  # the module of the library's own door
+DRAW_MODULE = "diffusers.utils.torch_utils"  # where diffusers defines `randn_tensor`
+LIBRARIES = ("diffusers.", "mindone.diffusers.")  # the modules that hold a name for it
+
 Draw = Callable[..., torch.Tensor]
-OnDraw = Callable[[torch.Tensor], None]
+# Takes the stage of a draw and what was drawn; what it writes into the tensor is what the run gets.
+OnDraw = Callable[[Stage, torch.Tensor], None]
 
 
 class Source:
-    """The generators of a case; `fresh` gives those of the next run.
+    """The generators of a case, made anew for every run.
 
     Args:
-        kind: `cpu`, `device`, `numpy`, `none`, or the controls `reused` (one generator for all runs) and `shared` (one
-            generator object for all images of a run).
+        kind: `cpu`, `device`, `numpy` or `none`; or one of the two controls: `reused` is one
+            generator for all runs, `shared` is one generator for all images of a run.
         seeds: One seed per image, or one for all.
-        device: Where `device` generators live.
+        device: Where the generators of the kind `device` live.
         numpy_generators: Whether the pipelines take numpy's generators themselves.
     """
 
@@ -43,56 +46,75 @@ class Source:
         *,
         numpy_generators: bool = False,
     ) -> None:
-        self.kind, self.seeds, self.device = kind, list(seeds), device
-        self._given = kind == "numpy" and numpy_generators
-        self._kept: Any = None
-
-    def _generator(self, seed: int) -> Any:
-        if self._given:
-            return _pcg64(seed)
-        where = self.device if self.kind == "device" else "cpu"
-        return torch.Generator(where).manual_seed(seed)
+        self._kind = kind
+        self._seeds = list(seeds)
+        self._device = device
+        self._passes_numpy = kind == "numpy" and numpy_generators
+        self._replaces_draws = kind == "numpy" and not numpy_generators
+        self._reused: Any = None
 
     def fresh(self) -> Any:
-        """Return what the pipeline gets as `generator`: None, one generator, or a list of one per image."""
-        if self.kind == "none" or (self.kind == "numpy" and not self._given):
+        """Return what the pipeline gets as `generator` for the next run.
+
+        Returns:
+            None, one generator, or a list of one per image.
+        """
+        if self._kind == "none" or self._replaces_draws:
             return None
-        if self.kind == "reused":
-            self._kept = self._kept or self._generator(self.seeds[0])
-            return self._kept
-        if self.kind == "shared":
-            return [self._generator(self.seeds[0])] * len(self.seeds)
-        made = [self._generator(seed) for seed in self.seeds]
+        if self._kind == "reused":
+            self._reused = self._reused or self._generator(self._seeds[0])
+            return self._reused
+        if self._kind == "shared":
+            return [self._generator(self._seeds[0])] * len(self._seeds)
+        made = [self._generator(seed) for seed in self._seeds]
         return made if len(made) > 1 else made[0]
 
     def drawing(self) -> Optional[Draw]:
-        """Return the draw that replaces torch's own for one run, or None: only `numpy` brings its own."""
-        return _numpy_draw(self.seeds) if self.kind == "numpy" and not self._given else None
+        """Return what stands in the place of `randn_tensor` for the next run; None for itself."""
+        return _numpy_draw(self._seeds) if self._replaces_draws else None
+
+    def _generator(self, seed: int) -> Any:
+        if self._passes_numpy:
+            return _numpy_generator(seed)
+        where = self._device if self._kind == "device" else "cpu"
+        return torch.Generator(where).manual_seed(seed)
 
 
-def _pcg64(seed: int) -> np.random.Generator:
+def _numpy_generator(seed: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(seed))
 
 
 def _numpy_draw(seeds: Sequence[int]) -> Draw:
-    """Draw float64 normals from PCG64, one generator per seed, and cast: what the MindSpore port of the guide does."""
-    generators = [_pcg64(seed) for seed in seeds]
+    """Return a draw of float64 normals from PCG64, cast to the type that is asked for.
+
+    There is one generator per seed. The MindSpore port of the guide draws in the same way.
+    """
+    generators = [_numpy_generator(seed) for seed in seeds]
 
     def draw(
-        shape: Any, generator: Any = None, device: Any = None, dtype: Any = None, layout: Any = None
+        shape: Tuple[int, ...],
+        generator: Any = None,
+        device: Any = None,
+        dtype: Optional[torch.dtype] = None,
+        layout: Any = None,
     ) -> torch.Tensor:
-        shape = tuple(shape)
+        lengths = tuple(shape)
         if len(generators) == 1:
-            values = generators[0].standard_normal(shape)
+            values = generators[0].standard_normal(lengths)
         else:
-            values = np.concatenate([g.standard_normal((1, *shape[1:])) for g in generators])
+            each = (1, *lengths[1:])
+            values = np.concatenate([one.standard_normal(each) for one in generators])
         return torch.from_numpy(values).to(dtype=dtype or torch.float32).to(device or "cpu")
 
     return draw
 
 
-def door(module: str = DIFFUSERS) -> Optional[Draw]:
-    """Return the `randn_tensor` of a library's `module`; None in diffusers before 0.11, which draws in many places."""
+def library_draw(module: str = DRAW_MODULE) -> Optional[Draw]:
+    """Return the `randn_tensor` that a module of a library defines.
+
+    Returns:
+        None in diffusers before 0.11, which draws in many places.
+    """
     try:
         return getattr(importlib.import_module(module), "randn_tensor", None)
     except ImportError:
@@ -100,50 +122,62 @@ def door(module: str = DIFFUSERS) -> Optional[Draw]:
 
 
 @contextmanager
-def drawn_by(
+def intercepted_draws(
     draw: Optional[Draw],
     on_draw: Optional[OnDraw] = None,
     around: Around = nothing_around,
-    home: str = DIFFUSERS,
+    module: str = DRAW_MODULE,
 ) -> Iterator[None]:
-    """Make every `randn_tensor` of a library call `draw` (None: its own) and show what was drawn to `on_draw`.
+    """Intercept every call of a library's `randn_tensor`; each is a stage of the kind `DRAW`.
 
-    A draw is a stage of its own, `noise#0` and so on, to `around`. A release without this door draws unseen.
+    A release of the library without `randn_tensor` draws unobserved.
+
+    Args:
+        draw: What stands in its place; None for the library's own.
+        on_draw: Called with what was drawn.
+        around: What each draw runs within.
+        module: Where the library defines `randn_tensor`.
+
+    Raises:
+        CaseError: There is no `randn_tensor` that `draw` could stand in for.
     """
-    own, counter = door(home), itertools.count()
+    own = library_draw(module)
     if own is None:
         if draw is not None:
             raise CaseError(
-                "this release of diffusers has no `randn_tensor`, through which `generator: numpy` draws"
+                "this release of diffusers has no `randn_tensor`, through which "
+                "`generator: numpy` draws"
             )
         yield
         return
+    make = draw or own
+    indices = itertools.count()
 
     def randn_tensor(*args: Any, **kwargs: Any) -> torch.Tensor:
-        with around(f"noise#{next(counter)}", None):
-            drawn = (draw or own)(*args, **kwargs)
+        stage = Stage(DRAW, next(indices))
+        with around(stage, None):
+            drawn = make(*args, **kwargs)
         if on_draw is not None:
-            on_draw(as_tensor(drawn))
+            on_draw(stage, as_tensor(drawn))
         return drawn
 
-    known, held = len(sys.modules), _holding(own)
-    for module in held:
-        module.randn_tensor = randn_tensor
+    holders = _modules_holding(own)
+    imported = len(sys.modules)
+    for holder in holders:
+        holder.randn_tensor = randn_tensor
     try:
         yield
     finally:
-        for module in (
-            held if len(sys.modules) == known else _holding(randn_tensor)
-        ):  # what was imported meanwhile got it too
-            module.randn_tensor = own
+        if len(sys.modules) != imported:  # a module that was imported during the run has it too
+            holders = _modules_holding(randn_tensor)
+        for holder in holders:
+            holder.randn_tensor = own
 
 
-def _holding(draw: Draw) -> List[Any]:
-    """Return the modules whose `randn_tensor` is `draw`."""
-    modules: Dict[str, Any] = dict(sys.modules)
-    mine = (
+def _modules_holding(draw: Draw) -> List[Any]:
+    """Return the library's modules whose `randn_tensor` is `draw`."""
+    return [
         module
-        for name, module in modules.items()
-        if name.startswith(("diffusers.", "mindone.diffusers."))
-    )
-    return [module for module in mine if vars(module).get("randn_tensor") is draw]
+        for name, module in list(sys.modules.items())
+        if name.startswith(LIBRARIES) and vars(module).get("randn_tensor") is draw
+    ]

@@ -1,115 +1,158 @@
-"""The numerics class: what about 25 small operators return, bit for bit, on fixed inputs, under the settings in effect.
+"""The numerics class: what small operators return, bit for bit, on fixed inputs.
 
-Two machines of one class owe each other the same bits. A processor's or GPU's name cannot say this: dispatch, library
-versions, thread counts and settings decide, and the same name may hide two of them.
+Two machines of one class owe each other the same bits. The name of a processor or a GPU cannot say
+this: dispatch, library versions, thread counts and settings decide, and machines of one name may be
+of two classes.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Any, Callable, Dict
+from typing import Any, Callable, Dict, Mapping, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
 
 from ..observe.digest import combine
 from ..observe.tensors import digest_tensor
+from ..protocol import NumericsClassRecord
 from .portable import uniform
 
+OPERATOR_DIGITS = 12  # hexadecimal, of the digest of what an operator returns
+HASH_DIGITS = 8  # of the class's hash, at the end of its name
+MESSAGE_LENGTH = 60  # characters of the message of an operator that cannot run
 
-def _operators(device: torch.device, dtype: torch.dtype) -> Dict[str, Callable[[], torch.Tensor]]:
-    """Return the operators by name; their shapes are large enough to be blocked and split among threads."""
+Operators = Mapping[str, Callable[[], torch.Tensor]]
 
-    def fixed(name: str, *shape: int) -> torch.Tensor:
-        return torch.from_numpy(uniform(name, shape)).to(device=device, dtype=dtype)
+
+class Probes(NamedTuple):
+    """The fixed inputs of the operators, as tensors of one framework.
+
+    They are large enough for the operators to be blocked and split among threads.
+    """
+
+    image: Any
+    kernel: Any
+    point: Any  # a kernel of one pixel
+    rows: Any
+    matrix: Any
+    bias: Any
+    left: Any
+    right: Any
+    query: Any
+    key: Any
+    value: Any
+    line: Any
+    deep_image: Any  # of many channels: how a convolution of these is blocked depends on caches
+    deep_kernel: Any
+
+
+def make_probes(convert: Callable[[np.ndarray], Any]) -> Probes:
+    """Return the probes; `convert` makes a framework's tensor of an array of float32."""
+
+    def probe(name: str, *shape: int) -> Any:
+        return convert(uniform(name, shape))
+
+    return Probes(
+        image=probe("image", 2, 64, 32, 32),
+        kernel=probe("kernel", 64, 64, 3, 3),
+        point=probe("point", 96, 64, 1, 1),
+        rows=probe("rows", 256, 320),
+        matrix=probe("matrix", 512, 320),
+        bias=probe("bias", 512),
+        left=probe("left", 8, 64, 80),
+        right=probe("right", 8, 80, 96),
+        query=probe("query", 2, 8, 77, 40),
+        key=probe("key", 2, 8, 77, 40),
+        value=probe("value", 2, 8, 77, 40),
+        line=probe("line", 70_000),
+        deep_image=probe("deep-image", 1, 512, 16, 16),
+        deep_kernel=probe("deep-kernel", 256, 512, 3, 3),
+    )
+
+
+def _torch_operators(device: torch.device, dtype: torch.dtype) -> Operators:
+    """Return torch's operators by name."""
+
+    def convert(array: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(array).to(device=device, dtype=dtype)
 
     def generator(kind: str) -> torch.Generator:
         return torch.Generator(kind).manual_seed(0)
 
-    image, kernel, point = (
-        fixed("image", 2, 64, 32, 32),
-        fixed("kernel", 64, 64, 3, 3),
-        fixed("point", 96, 64, 1, 1),
-    )
-    rows, matrix, bias = fixed("rows", 256, 320), fixed("matrix", 512, 320), fixed("bias", 512)
-    left, right = fixed("left", 8, 64, 80), fixed("right", 8, 80, 96)
-    query, key, value = (fixed(name, 2, 8, 77, 40) for name in ("query", "key", "value"))
-    line = fixed("line", 70_000)
-    half = torch.float32 if dtype == torch.float32 else dtype
+    own = device.type
+    p = make_probes(convert)
     return {
-        "conv3x3": lambda: F.conv2d(image, kernel, padding=1),
-        "conv3x3-stride2": lambda: F.conv2d(image, kernel, stride=2, padding=1),
-        "conv1x1": lambda: F.conv2d(image, point),
-        "conv-transpose": lambda: F.conv_transpose2d(image, kernel, stride=2),
-        "linear": lambda: F.linear(rows, matrix, bias),
-        "linear-row": lambda: F.linear(rows[:1], matrix, bias),
-        "bmm": lambda: torch.bmm(left, right),
-        "sdpa": lambda: F.scaled_dot_product_attention(query, key, value),
-        "softmax": lambda: torch.softmax(rows * 8, dim=-1),
-        "group-norm": lambda: F.group_norm(image, 8),
-        "layer-norm": lambda: F.layer_norm(rows, (320,)),
-        "silu": lambda: F.silu(line),
-        "gelu": lambda: F.gelu(line),
-        "gelu-tanh": lambda: F.gelu(line, approximate="tanh"),
-        "sigmoid": lambda: torch.sigmoid(line),
-        "tanh": lambda: torch.tanh(line),
-        "exp": lambda: torch.exp(line),
-        "log": lambda: torch.log(line.abs() + 1),
-        "sin": lambda: torch.sin(line * 100),
-        "sqrt": lambda: torch.sqrt(line.abs()),
-        "divide": lambda: line / (line.abs() + 1),
-        "sum": line.sum,
-        "mean-rows": lambda: rows.mean(dim=0),
-        "cumprod": lambda: torch.cumprod(1 - rows.abs() / 50, dim=1),
-        "bilinear": lambda: F.interpolate(image, scale_factor=2.0, mode="bilinear"),
-        "nearest": lambda: F.interpolate(image, scale_factor=2.0, mode="nearest"),
-        "randn-cpu": lambda: torch.randn(1000, generator=generator("cpu"), dtype=half),
+        "conv3x3": lambda: F.conv2d(p.image, p.kernel, padding=1),
+        "conv3x3-stride2": lambda: F.conv2d(p.image, p.kernel, stride=2, padding=1),
+        "conv3x3-deep": lambda: F.conv2d(p.deep_image, p.deep_kernel, padding=1),
+        "conv1x1": lambda: F.conv2d(p.image, p.point),
+        "conv-transpose": lambda: F.conv_transpose2d(p.image, p.kernel, stride=2),
+        "linear": lambda: F.linear(p.rows, p.matrix, p.bias),
+        "linear-row": lambda: F.linear(p.rows[:1], p.matrix, p.bias),
+        "bmm": lambda: torch.bmm(p.left, p.right),
+        "sdpa": lambda: F.scaled_dot_product_attention(p.query, p.key, p.value),
+        "softmax": lambda: torch.softmax(p.rows * 8, dim=-1),
+        "group-norm": lambda: F.group_norm(p.image, 8),
+        "layer-norm": lambda: F.layer_norm(p.rows, (320,)),
+        "silu": lambda: F.silu(p.line),
+        "gelu": lambda: F.gelu(p.line),
+        "gelu-tanh": lambda: F.gelu(p.line, approximate="tanh"),
+        "sigmoid": lambda: torch.sigmoid(p.line),
+        "tanh": lambda: torch.tanh(p.line),
+        "exp": lambda: torch.exp(p.line),
+        "log": lambda: torch.log(p.line.abs() + 1),
+        "sin": lambda: torch.sin(p.line * 100),
+        "sqrt": lambda: torch.sqrt(p.line.abs()),
+        "divide": lambda: p.line / (p.line.abs() + 1),
+        "sum": p.line.sum,
+        "mean-rows": lambda: p.rows.mean(dim=0),
+        "cumprod": lambda: torch.cumprod(1 - p.rows.abs() / 50, dim=1),
+        "bilinear": lambda: F.interpolate(p.image, scale_factor=2.0, mode="bilinear"),
+        "nearest": lambda: F.interpolate(p.image, scale_factor=2.0, mode="nearest"),
+        "randn-cpu": lambda: torch.randn(1000, generator=generator("cpu"), dtype=dtype),
         "randn-device": lambda: torch.randn(
-            100_000, generator=generator(device.type), dtype=half, device=device
+            100_000, generator=generator(own), dtype=dtype, device=device
         ),
         "rand-device": lambda: torch.rand(
-            1000, generator=generator(device.type), dtype=half, device=device
+            1000, generator=generator(own), dtype=dtype, device=device
         ),
     }
 
 
-def _one(operator: Callable[[], torch.Tensor]) -> str:
-    try:
-        return digest_tensor(operator())[:12]
-    except (
-        RuntimeError,
-        NotImplementedError,
-    ) as error:  # an operator that this device or dtype lacks
-        return f"none: {str(error).splitlines()[0][:60]}"
-
-
-def _readable(device: torch.device) -> str:
-    if device.type != "cpu":
-        properties = torch.cuda.get_device_properties(device)
-        model = re.sub(r"[^a-z0-9]+", "-", properties.name.lower().replace("nvidia", "")).strip("-")
-        return f"{device.type}-{model}-sm{properties.major}{properties.minor}"
-    capability = (
-        torch.backends.cpu.get_cpu_capability().lower()
-        if hasattr(torch.backends, "cpu")
-        else "unknown"
-    )
-    blas = "mkl" if torch.backends.mkl.is_available() else "blas"
-    return f"cpu-{capability.replace(' ', '-')}-{blas}-t{torch.get_num_threads()}"
-
-
-def numerics_class(device: torch.device, dtype: torch.dtype) -> Dict[str, Any]:
-    """Measure torch's class in this process."""
-    facts = {}
+def numerics_class(device: torch.device, dtype: torch.dtype) -> NumericsClassRecord:
+    """Measure torch's numerics class in this process, for one device and type."""
+    facts: Dict[str, str] = {}
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
-        facts["device"] = (
-            f"{properties.major}.{properties.minor} {properties.multi_processor_count} {torch.version.cuda}"
-        )
-    return class_of(_operators(device, dtype), _readable(device), facts)
+        capability = f"{properties.major}.{properties.minor}"
+        multiprocessors = properties.multi_processor_count
+        facts["device"] = f"{capability} {multiprocessors} {torch.version.cuda}"
+    return class_of(_torch_operators(device, dtype), _readable_name(device), facts)
 
 
-def of_all(classes: Dict[str, Dict[str, Any]]) -> Dict[str, Any]:
-    """Return the class of a case that computes in several types, from the class of each; its name begins as the first's."""
+def class_of(operators: Operators, name: str, facts: Mapping[str, str]) -> NumericsClassRecord:
+    """Run operators and return the class that their results make.
+
+    Args:
+        operators: The operators by name.
+        name: What the class's name begins with.
+        facts: What else belongs to the class: operators of other shapes depend on it.
+    """
+    with torch.no_grad():
+        digests = {key: _digest_result(operator) for key, operator in operators.items()}
+    hashed = combine({**digests, **facts})
+    return {"name": f"{name}-{hashed[:HASH_DIGITS]}", "hash": hashed, "operators": digests}
+
+
+def combine_classes(classes: Mapping[str, NumericsClassRecord]) -> NumericsClassRecord:
+    """Return the class of a case that computes in several types.
+
+    Args:
+        classes: The class of each type, by the type's name. The combined name begins as the
+            first one's.
+    """
     first = next(iter(classes.values()))
     if len(classes) == 1:
         return first
@@ -118,25 +161,28 @@ def of_all(classes: Dict[str, Dict[str, Any]]) -> Dict[str, Any]:
         for dtype, one in classes.items()
         for name, digest in one["operators"].items()
     }
-    hashed = combine({dtype: str(one["hash"]) for dtype, one in classes.items()})
-    return {
-        "name": f"{first['name'].rsplit('-', 1)[0]}-{hashed[:8]}",
-        "hash": hashed,
-        "operators": operators,
-    }
+    hashed = combine({dtype: one["hash"] for dtype, one in classes.items()})
+    readable = first["name"].rsplit("-", 1)[0]
+    return {"name": f"{readable}-{hashed[:HASH_DIGITS]}", "hash": hashed, "operators": operators}
 
 
-def class_of(
-    operators: Dict[str, Callable[[], torch.Tensor]], readable: str, facts: Dict[str, str]
-) -> Dict[str, Any]:
-    """Run the operators and return the class: its `name`, its `hash`, and each operator's digest by name.
+def _digest_result(operator: Callable[[], torch.Tensor]) -> str:
+    """Return the digest of what an operator returns, or why this device or type lacks it."""
+    try:
+        return digest_tensor(operator())[:OPERATOR_DIGITS]
+    except (RuntimeError, NotImplementedError) as error:
+        return f"none: {str(error).splitlines()[0][:MESSAGE_LENGTH]}"
 
-    Args:
-        operators: By name.
-        readable: What the name begins with.
-        facts: What belongs to the class besides: operators of other shapes depend on it.
-    """
-    with torch.no_grad():
-        digests = {name: _one(operator) for name, operator in operators.items()}
-    hashed = combine({**digests, **facts})
-    return {"name": f"{readable}-{hashed[:8]}", "hash": hashed, "operators": digests}
+
+def _readable_name(device: torch.device) -> str:
+    """Return the part of a class's name that a reader understands, such as `cpu-avx512-mkl-t1`."""
+    if device.type != "cpu":
+        properties = torch.cuda.get_device_properties(device)
+        model = properties.name.lower().replace("nvidia", "")
+        slug = re.sub(r"[^a-z0-9]+", "-", model).strip("-")
+        return f"{device.type}-{slug}-sm{properties.major}{properties.minor}"
+    capability = "unknown"
+    if hasattr(torch.backends, "cpu"):  # an older torch does not tell
+        capability = torch.backends.cpu.get_cpu_capability().lower().replace(" ", "-")
+    blas = "mkl" if torch.backends.mkl.is_available() else "blas"
+    return f"cpu-{capability}-{blas}-t{torch.get_num_threads()}"

@@ -1,195 +1,199 @@
-"""What is kept of a watched run: digests of every stage, the tensors that a baseline needs, and how runs differ."""
+"""What is kept of an instrumented run: digests of every stage, and the tensors of a baseline.
+
+Teacher forcing and perturbation happen here too, because both change a tensor at the moment at
+which it is kept.
+"""
 
 from __future__ import annotations
 
-import json
-import math
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional
 
-import numpy as np
 import torch
 
 from ..conditions.portable import uniform
 from ..pipeline.call import Pipeline
+from ..protocol import NOISE, STAGE, StageRecord
 from .modules import Enough
-from .tensors import Later, digest_later, digest_tensor, dtype_name, tensors_in, to_numpy
+from .stages import Stage
+from .tensors import PendingDigest, Tensors, digest_later, tensors_in
 
-Tensors = Dict[str, torch.Tensor]
+FIRST_NOISE = f"{NOISE}0"  # the name of the initial noise in a recording
+# The integer type of each width, in bytes, whose order is that of floating-point numbers.
+INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+PendingDigests = Dict[str, PendingDigest]
+
+
+class _NotedStage(NamedTuple):
+    """A stage whose digests may still be computed by a device."""
+
+    stage: Stage
+    inputs: PendingDigests
+    outputs: PendingDigests
 
 
 class Capture:
-    """What is seen of one watched run: stages in order, the noise drawn, and the tensors that a baseline needs.
+    """What is seen of one instrumented run.
 
-    With `anchors`, a baseline's tensors, every stage's own result is kept and then overwritten by the baseline's, so that
-    the next stage gets the baseline's inputs and shows its own arithmetic alone. With `perturb`, a seed, what is fed on
-    moves by one unit in the last place: the anchors, or without them the initial noise. With `last`, a stage's name, the
-    run ends after it with `Enough`. Of the schedulers' steps, every `every`-th tensor is kept.
+    Args:
+        pipeline: The pipeline that runs.
+        teacher_tensors: A baseline's tensors. In a teacher-forced run, every stage's own result is
+            kept and then overwritten by the baseline's, so that the next stage gets the baseline's
+            inputs and shows its own arithmetic alone.
+        perturbation: A seed. What is fed on is moved by one unit in the last place: the teacher
+            tensors, or without them the initial noise.
+        last_stage: The name of the stage after which the run ends with `Enough`; None for none.
+        keep_every: N where the tensor of every N-th step of a scheduler is kept.
+
+    Attributes:
+        schedulers: Each scheduler's configuration, by component name.
     """
 
     def __init__(
         self,
         pipeline: Pipeline,
-        anchors: Optional[Tensors] = None,
-        perturb: Optional[int] = None,
-        last: Optional[str] = None,
-        every: int = 1,
+        teacher_tensors: Optional[Tensors] = None,
+        perturbation: Optional[int] = None,
+        last_stage: Optional[str] = None,
+        keep_every: int = 1,
     ) -> None:
-        self.schedulers: Dict[str, Any] = {}
-        self._tables: Dict[str, Dict[str, Later]] = {}
-        self._stages: List[Tuple[str, Dict[str, Later], Dict[str, Later]]] = []
-        self._pipeline, self._last, self._every = pipeline, last, every
-        self._anchors = anchors or {}
-        self._perturb = perturb
+        self.schedulers: Dict[str, Dict[str, Any]] = {}
+        self._pipeline = pipeline
+        self._teacher_tensors = teacher_tensors or {}
+        self._perturbation = perturbation
+        self._last_stage = last_stage
+        self._keep_every = keep_every
+        self._stages: List[_NotedStage] = []
+        self._tables: Dict[str, PendingDigests] = {}
+        self._noise: List[torch.Tensor] = []
         self._kept: Tensors = {}
+        # The last stage's tensors, kept unless a scheduler's step follows, which contains them.
         self._pending: Tensors = {}
 
-    def on_draw(self, drawn: torch.Tensor) -> None:
-        """Keep noise, then put the baseline's in its place if there is one."""
-        index = sum(name.startswith("noise/") for name in self._kept)
-        self._keep({f"noise/{index}": drawn})
-        if self._last == f"noise#{index}":
-            raise Enough
+    def on_draw(self, stage: Stage, drawn: torch.Tensor) -> None:
+        """Keep noise that was drawn, and put the baseline's in its place if there is one."""
+        name = f"{NOISE}{stage.index}"
+        self._keep({name: drawn})
+        self._noise.append(self._kept[name])
+        self._end_after(stage)
 
-    def on_stage(self, name: str, inputs: Dict[str, Any], result: Any) -> Any:
-        """Note a stage's digests and keep its tensors, but for those of a denoiser, which its scheduler's step contains."""
+    def on_stage(self, stage: Stage, inputs: Mapping[str, Any], result: Any) -> Any:
+        """Note a stage's digests, keep its tensors, and return its result."""
         if not self.schedulers:
             self.schedulers = self._pipeline.scheduler_configuration()
-        found = tensors_in(result)
-        taken = {key: digest_later(tensor) for key, tensor in tensors_in(inputs).items()}
-        self._stages.append(
-            (name, taken, {key: digest_later(tensor) for key, tensor in found.items()})
-        )
-        is_step = ".step#" in name
-        if name.endswith(".step#0"):
-            scheduler = name.partition(".")[0]
-            held = self._pipeline.scheduler_tensors(scheduler)
-            self._tables[scheduler] = {key: digest_later(tensor) for key, tensor in held.items()}
-        if is_step:
-            self._pending = {}
-            found = dict(
-                [("sample", found.get("prev_sample", next(iter(found.values()))))] if found else []
-            )
-        self._flush()
-        tensors = {f"stage/{name}/{key}": tensor for key, tensor in found.items()}
-        if is_step:
-            due = (int(name.rsplit("#", 1)[1]) + 1) % self._every == 0
-            self._keep(
-                {full: tensor for full, tensor in tensors.items() if due or full in self._anchors}
-            )
-        elif any(full in self._anchors for full in tensors):
-            self._keep(tensors)
+        outputs = tensors_in(result)
+        noted = _NotedStage(stage, _start_digests(tensors_in(inputs)), _start_digests(outputs))
+        self._stages.append(noted)
+        if stage.scheduler is not None:
+            self._on_step(stage, stage.scheduler, outputs)
         else:
-            self._pending = tensors
-        if name == self._last:
-            raise Enough
+            self._on_call(stage, outputs)
+        self._end_after(stage)
         return result
 
-    def stages(self) -> List[Dict[str, Any]]:
-        """Return the stages in order: `name`, and the digests of `inputs` and `outputs` by key."""
+    def stages(self) -> List[StageRecord]:
+        """Return the stages in order, with the digests of their inputs and outputs."""
         return [
             {
-                "name": name,
-                "inputs": {key: later() for key, later in taken.items()},
-                "outputs": {k: later() for k, later in given.items()},
+                "name": noted.stage.name,
+                "inputs": _finish_digests(noted.inputs),
+                "outputs": _finish_digests(noted.outputs),
             }
-            for name, taken, given in self._stages
+            for noted in self._stages
         ]
 
     def tables(self) -> Dict[str, Dict[str, str]]:
         """Return the digests of what each scheduler held after its first step, by its name."""
-        return {
-            scheduler: {key: later() for key, later in held.items()}
-            for scheduler, held in self._tables.items()
-        }
+        return {scheduler: _finish_digests(held) for scheduler, held in self._tables.items()}
 
     def tensors(self) -> Tensors:
-        """Return what was kept: `noise/INDEX` and `stage/NAME/KEY`."""
-        self._flush()
+        """Return the tensors of noise and stages that were kept, by their names in a recording."""
+        self._keep_pending()
         return self._kept
 
     def noise(self) -> List[torch.Tensor]:
-        """Return the noise drawn, in order."""
-        return [tensor for name, tensor in self._kept.items() if name.startswith("noise/")]
+        """Return the noise that was drawn, in order."""
+        return self._noise
 
-    def _flush(self) -> None:
-        pending, self._pending = self._pending, {}
+    def _on_step(self, stage: Stage, scheduler: str, outputs: Tensors) -> None:
+        """Keep the sample of a scheduler's step if it is due, or if the baseline has it."""
+        if stage.index == 0:
+            self._tables[scheduler] = _start_digests(self._pipeline.scheduler_tensors(scheduler))
+        self._pending = {}
+        is_due = (stage.index + 1) % self._keep_every == 0
+        sample = _sample_of(outputs)
+        name = f"{STAGE}{stage.name}/sample"
+        if sample is not None and (is_due or name in self._teacher_tensors):
+            self._keep({name: sample})
+
+    def _on_call(self, stage: Stage, outputs: Tensors) -> None:
+        """Keep a call's tensors at once if the baseline has any of them, else when the next comes.
+
+        A denoiser's result is therefore not kept: the step of its scheduler contains it.
+        """
+        self._keep_pending()
+        named = {f"{STAGE}{stage.name}/{key}": tensor for key, tensor in outputs.items()}
+        if any(name in self._teacher_tensors for name in named):
+            self._keep(named)
+        else:
+            # A copy: a pipeline may write into a result before the next stage.
+            self._pending = {name: tensor.detach().clone() for name, tensor in named.items()}
+
+    def _end_after(self, stage: Stage) -> None:
+        if stage.name == self._last_stage:
+            raise Enough
+
+    def _keep_pending(self) -> None:
+        pending = self._pending
+        self._pending = {}
         self._keep(pending)
 
     def _keep(self, tensors: Tensors) -> None:
+        """Keep copies of tensors, then feed on what the run asks for in their place."""
         for name, tensor in tensors.items():
             self._kept[name] = tensor.detach().to("cpu", copy=True)
-            fed = self._anchors.get(name)
-            if fed is None and self._perturb is not None and name == "noise/0":
-                fed = self._kept[name]
+            fed = self._fed_in_place_of(name)
             if fed is not None and fed.shape == tensor.shape and fed.dtype == tensor.dtype:
-                tensor.copy_(
-                    fed if self._perturb is None else nudged(fed, f"{self._perturb} {name}")
-                )
+                if self._perturbation is not None:
+                    fed = perturbed(fed, f"{self._perturbation} {name}")
+                tensor.copy_(fed)
+
+    def _fed_in_place_of(self, name: str) -> Optional[torch.Tensor]:
+        """Return the tensor that is fed on, before it is perturbed; None leaves the run's own."""
+        if name in self._teacher_tensors:
+            return self._teacher_tensors[name]
+        if self._perturbation is not None and name == FIRST_NOISE:
+            return self._kept[name]
+        return None
 
 
-def nudged(tensor: torch.Tensor, name: str) -> torch.Tensor:
-    """Return a copy whose every element lies one unit in the last place away, up or down as the stream `name` says.
+def perturbed(tensor: torch.Tensor, stream: str) -> torch.Tensor:
+    """Return a copy whose every element lies one unit in the last place away.
 
-    Zeros, infinities and NaN stay, and so do tensors of whole numbers.
+    Args:
+        tensor: Of any floating-point type; a tensor of whole numbers is returned as it is.
+        stream: Names the portable numbers that decide which elements go up and which go down.
+
+    Returns:
+        The perturbed copy; zeros, infinities and NaN stay as they are.
     """
     if not tensor.is_floating_point():
         return tensor.clone()
-    kinds = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-    bits = tensor.detach().cpu().contiguous().view(kinds[tensor.element_size()])
-    up = torch.from_numpy(uniform(name, tuple(tensor.shape))) >= 0
+    bits = tensor.detach().cpu().contiguous().view(INTEGERS[tensor.element_size()])
+    goes_up = torch.from_numpy(uniform(stream, tuple(tensor.shape))) >= 0
     moves = torch.isfinite(tensor) & (tensor != 0)
-    return torch.where(moves, bits + torch.where(up, 1, -1).to(bits.dtype), bits).view(tensor.dtype)
+    neighbours = bits + torch.where(goes_up, 1, -1).to(bits.dtype)
+    return torch.where(moves, neighbours, bits).view(tensor.dtype)
 
 
-def summary(tensor: torch.Tensor) -> Dict[str, Any]:
-    """Return shape, dtype, digest and statistics of a tensor; sums are accumulated in float64."""
-    array = to_numpy(tensor.to(torch.float32) if tensor.dtype == torch.bfloat16 else tensor)
-    wide = array.astype(np.float64)
-    finite = bool(np.isfinite(wide).all())
-    filled = bool(array.size) and finite
-    return {
-        "shape": list(tensor.shape),
-        "dtype": dtype_name(tensor.dtype),
-        "digest": digest_tensor(tensor),
-        "finite": finite,
-        "abs_sum": float(np.abs(wide).sum()) if finite else None,
-        "l2": float(np.sqrt((wide * wide).sum())) if finite else None,
-        "min": float(wide.min()) if filled else None,
-        "max": float(wide.max()) if filled else None,
-    }
+def _sample_of(outputs: Tensors) -> Optional[torch.Tensor]:
+    """Return the tensor of a scheduler's step that the pipeline goes on with, if there is any."""
+    first = next(iter(outputs.values()), None)
+    return outputs.get("prev_sample", first)
 
 
-def digests_of(run: Tensors) -> Dict[str, str]:
-    """Return the digests of a run's outputs by name."""
-    return {name: digest_tensor(tensor) for name, tensor in run.items()}
+def _start_digests(tensors: Tensors) -> PendingDigests:
+    return {key: digest_later(tensor) for key, tensor in tensors.items()}
 
 
-def repeat_of(watched: Tensors, plain: List[Tensors]) -> Dict[str, Any]:
-    """Return how far the runs of one case lie apart: one that was watched, and those that were not, if there were any.
-
-    `l_inf` is the largest difference from the watched run, 0.0 when all bits are the same and None where it has no value;
-    `watched_as_plain` is None where there was no other.
-    """
-    own, digests = digests_of(watched), [digests_of(run) for run in plain]
-    distance: Optional[float] = 0.0
-    for run, theirs in zip(plain, digests):
-        for name in {*own, *theirs}:
-            if theirs.get(name) == own.get(name):
-                continue
-            one, other = watched.get(name), run.get(name)
-            if one is None or other is None or one.shape != other.shape:
-                distance = None
-            elif distance is not None:
-                gap = (
-                    (other.to(torch.float64) - one.to(torch.float64)).abs().max().item()
-                    if one.numel()
-                    else 0.0
-                )
-                distance = None if math.isnan(gap) else max(distance, gap)
-    distinct = len({json.dumps(d, sort_keys=True) for d in [own, *digests]})
-    return {
-        "runs": 1 + len(plain),
-        "distinct": distinct,
-        "l_inf": distance,
-        "watched_as_plain": own == digests[0] if digests else None,
-    }
+def _finish_digests(pending: PendingDigests) -> Dict[str, str]:
+    return {key: finish() for key, finish in pending.items()}

@@ -1,36 +1,67 @@
-"""Observing any pipeline without code for it: every component's call and every scheduler's step, in order.
+"""The stages of a run: every call of a component and every step of a scheduler, in order.
 
-Found on the pipeline object, wrapped on the instances, and taken off again. Nested calls belong to the outer stage.
+They are found on the pipeline object, so that a pipeline of any class is observed without code for
+it. Methods are replaced on the instances, or on a subclass that one instance gets, and put back
+afterwards. A call that happens inside another one belongs to the outer stage.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
+import itertools
 from contextlib import ExitStack, contextmanager, nullcontext
-from typing import Any, Callable, ContextManager, Dict, Iterator, Tuple
+from dataclasses import dataclass
+from typing import Any, Callable, ContextManager, Dict, Iterator, NamedTuple, Optional, Tuple
 
 from ..pipeline.components import call_of
 
-METHODS = (
-    "encode",
-    "decode",
-    "generate",
-    "get_text_features",
-    "get_image_features",
-)  # work that is not in `forward`
-
-OnStage = Callable[
-    [str, Dict[str, Any], Any], Any
-]  # (name, inputs by parameter, result) -> the result to go on with
-OnStep = Callable[[str], None]  # (name of the scheduler)
-Around = Callable[
-    [str, Any], ContextManager[Any]
-]  # (name, component) -> what the stage's own call runs within
+# Methods of components whose work is not in `forward`.
+METHODS = ("encode", "decode", "generate", "get_text_features", "get_image_features")
+DRAW = "noise"  # the kind of a draw of noise
 
 
-def nothing_around(_stage: str, _owner: Any) -> ContextManager[Any]:
-    """Look into no stage."""
+@dataclass(frozen=True)
+class Stage:
+    """One observed call of a run.
+
+    Attributes:
+        kind: What was called, such as `unet`, `vae.decode`, `scheduler.step`, or `DRAW`.
+        index: How many calls of this kind came before it.
+        scheduler: The name of the scheduler whose step it is; None for any other call.
+    """
+
+    kind: str
+    index: int
+    scheduler: Optional[str] = None
+
+    @property
+    def name(self) -> str:
+        """The name in a recording, such as `unet#7`."""
+        return f"{self.kind}#{self.index}"
+
+
+# Takes a stage, its inputs by parameter and its result; returns the result to go on with.
+OnStage = Callable[[Stage, Dict[str, Any], Any], Any]
+# Takes the name of the scheduler that made a step.
+OnStep = Callable[[str], None]
+# Takes a stage and the component that is called; returns what the call runs within.
+Around = Callable[[Stage, Any], ContextManager[Any]]
+# Takes a method and returns what stands in its place.
+Wrapper = Callable[[Any], Any]
+
+
+class _EntryPoint(NamedTuple):
+    """A method whose calls are stages of one kind."""
+
+    kind: str
+    owner: Any
+    method: str
+    scheduler: Optional[str] = None
+
+
+def nothing_around(_stage: Stage, _component: Any) -> ContextManager[Any]:
+    """Let every stage run as it is."""
     return nullcontext()
 
 
@@ -43,94 +74,129 @@ def schedulers_of(pipeline: Any) -> Dict[str, Any]:
     }
 
 
-def _points(pipeline: Any) -> Iterator[Tuple[str, Any, str]]:
-    """Yield (stage, owner, method) for everything to wrap."""
+def _entry_points(pipeline: Any) -> Iterator[_EntryPoint]:
     for name, component in pipeline.components.items():
-        call = call_of(component)
-        if call:
-            yield name, component, call
-            for method in METHODS:
-                if callable(getattr(component, method, None)):
-                    yield f"{name}.{method}", component, method
+        own_call = call_of(component)
+        if own_call is None:
+            continue
+        yield _EntryPoint(name, component, own_call)
+        for method in METHODS:
+            if callable(getattr(component, method, None)):
+                yield _EntryPoint(f"{name}.{method}", component, method)
     for name, scheduler in schedulers_of(pipeline).items():
-        yield f"{name}.step", scheduler, "step"
+        yield _EntryPoint(f"{name}.step", scheduler, "step", scheduler=name)
 
 
 @contextmanager
-def wrapped(owner: Any, method: str, wrapper: Callable[[Any], Any]) -> Iterator[None]:
-    """Put `wrapper(original)` on the owner, an instance, a class or a module; what it inherits from stays as it is."""
-    had = method in vars(owner)
+def wrapped(owner: Any, method: str, wrapper: Wrapper) -> Iterator[None]:
+    """Put `wrapper(original)` in the place of a method, and the original back afterwards.
+
+    Args:
+        owner: An instance, a class or a module. What it inherits from stays as it is.
+        method: The name of the method or function.
+        wrapper: Makes the replacement.
+    """
+    is_own = method in vars(owner)
     original = getattr(owner, method)
     setattr(owner, method, wrapper(original))
     try:
         yield
     finally:
-        if had:
+        if is_own:
             setattr(owner, method, original)
         else:
             delattr(owner, method)
 
 
 @contextmanager
-def watched(pipeline: Any, on_stage: OnStage, around: Around = nothing_around) -> Iterator[None]:
-    """Call `on_stage` after every stage of the pipeline, named `unet#0`, `scheduler.step#0`, `vae.decode#0` and so on."""
-    counts: Dict[str, int] = {}
-    depth = 0
+def wrapped_in_subclass(owner: Any, method: str, wrapper: Wrapper) -> Iterator[None]:
+    """Put `wrapper(original)` in the place of an instance's method, for its copies too.
 
-    def wrapper_for(stage: str, owner: Any) -> Callable[[Any], Any]:
-        def wrapper(original: Any) -> Any:
-            signature = inspect.signature(original)
-
-            @functools.wraps(
-                original
-            )  # keeps the signature visible: pipelines ask it which arguments a step takes
-            def call(*args: Any, **kwargs: Any) -> Any:
-                nonlocal depth
-                if depth:
-                    return original(*args, **kwargs)
-                index = counts.get(stage, 0)
-                counts[stage], name = index + 1, f"{stage}#{index}"
-                depth += 1
-                try:
-                    with around(name, owner):
-                        result = original(*args, **kwargs)
-                finally:
-                    depth -= 1
-                return on_stage(name, _by_name(signature, args, kwargs), result)
-
-            return call
-
-        return wrapper
-
-    with ExitStack() as stack:
-        for stage, owner, method in _points(pipeline):
-            stack.enter_context(wrapped(owner, method, wrapper_for(stage, owner)))
+    The instance gets a subclass of its own for the time. An attribute of the instance would not do:
+    a pipeline that copies its scheduler would call the original's bound method on the copy.
+    """
+    own_class = type(owner)
+    replacement = wrapper(getattr(own_class, method))
+    members = {method: replacement, "__module__": own_class.__module__}
+    owner.__class__ = type(own_class.__name__, (own_class,), members)
+    try:
         yield
+    finally:
+        owner.__class__ = own_class
 
 
 @contextmanager
-def stepped(pipeline: Any, on_step: OnStep) -> Iterator[None]:
-    """Call `on_step` after every step of a scheduler, and look at nothing: what it takes is timed too."""
+def observed(pipeline: Any, on_stage: OnStage, around: Around = nothing_around) -> Iterator[None]:
+    """Call `on_stage` after every stage of the pipeline, and run each stage within `around`."""
+    observer = _Observer(on_stage, around)
+    with ExitStack() as stack:
+        for point in _entry_points(pipeline):
+            wrapper = functools.partial(observer.wrap, point)
+            replaced = wrapped if point.scheduler is None else wrapped_in_subclass
+            stack.enter_context(replaced(point.owner, point.method, wrapper))
+        yield
 
-    def telling(name: str, original: Any) -> Any:
+
+class _Observer:
+    """Makes the wrappers of one run, which know of each other whether a stage is running."""
+
+    def __init__(self, on_stage: OnStage, around: Around) -> None:
+        self._on_stage = on_stage
+        self._around = around
+        self._is_inside_stage = False
+
+    def wrap(self, point: _EntryPoint, original: Any) -> Any:
+        signature = inspect.signature(original)
+        indices = itertools.count()
+
+        # `wraps` keeps the signature visible: pipelines ask it which arguments a step takes.
+        @functools.wraps(original)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if self._is_inside_stage:
+                return original(*args, **kwargs)
+            stage = Stage(point.kind, next(indices), point.scheduler)
+            self._is_inside_stage = True
+            try:
+                with self._around(stage, point.owner):
+                    result = original(*args, **kwargs)
+            finally:
+                self._is_inside_stage = False
+            inputs = _by_parameter(signature, args, kwargs)
+            inputs.pop("self", None)  # a scheduler's step is wrapped on its class
+            return self._on_stage(stage, inputs, result)
+
+        return call
+
+
+@contextmanager
+def observed_steps(pipeline: Any, on_step: OnStep) -> Iterator[None]:
+    """Call `on_step` after every step of a scheduler, and look at nothing else.
+
+    A timed run uses this: what is observed costs time.
+    """
+
+    def wrap(scheduler: str, original: Any) -> Any:
         @functools.wraps(original)
         def step(*args: Any, **kwargs: Any) -> Any:
             result = original(*args, **kwargs)
-            on_step(name)
+            on_step(scheduler)
             return result
 
         return step
 
     with ExitStack() as stack:
         for name, scheduler in schedulers_of(pipeline).items():
-            stack.enter_context(wrapped(scheduler, "step", functools.partial(telling, name)))
+            wrapper = functools.partial(wrap, name)
+            stack.enter_context(wrapped_in_subclass(scheduler, "step", wrapper))
         yield
 
 
-def _by_name(
+def _by_parameter(
     signature: inspect.Signature, args: Tuple[Any, ...], kwargs: Dict[str, Any]
 ) -> Dict[str, Any]:
+    """Return a call's arguments by parameter, or by position where the signature does not fit."""
     try:
         return dict(signature.bind(*args, **kwargs).arguments)
     except TypeError:
-        return {**{str(index): value for index, value in enumerate(args)}, **kwargs}
+        by_position = {str(index): value for index, value in enumerate(args)}
+        return {**by_position, **kwargs}

@@ -1,25 +1,36 @@
-"""Torch values as bytes: digests of tensors and modules, and the tensors inside whatever a component returns."""
+"""Tensors as bytes: their digests, and the tensors inside whatever a component takes or returns."""
 
 from __future__ import annotations
 
 import hashlib
 from functools import lru_cache
-from typing import Any, Callable, Dict
+from typing import Any, Callable, Dict, Iterable, Mapping, Optional, Tuple
 
 import numpy as np
 import torch
 
 from ..pipeline.components import as_tensor, call_of, is_tensor, state_of
-from .digest import BLOCK, MULTIPLIERS, digest, sealed
+from .digest import BLOCK, BLOCK_BYTES, DIGITS, MULTIPLIERS, digest, digest_sums
 
-Later = Callable[[], str]  # gives a digest; waits for the device that works on it
-AT_ONCE = (
-    512  # blocks that a device digests at once: 16 MiB, for which it takes 64 MiB of its memory
-)
-_BITS = {torch.bfloat16: torch.int16}
-for _name in ("float8_e4m3fn", "float8_e5m2"):
-    if hasattr(torch, _name):
-        _BITS[getattr(torch, _name)] = torch.uint8
+Tensors = Dict[str, torch.Tensor]
+PendingDigest = Callable[[], str]  # returns a digest, after waiting for the device that computes it
+
+# Blocks that a device sums at once: 16 MiB of data, for which it takes 64 MiB of its memory.
+AT_ONCE = 512
+# Objects of these libraries are looked into; those of any other are not.
+LIBRARIES = ("diffusers.", "transformers.", "mindone.")
+
+
+def _integers_of_equal_width() -> Dict[torch.dtype, torch.dtype]:
+    """Return an integer type for each floating-point type that numpy lacks and this torch has."""
+    found = {torch.bfloat16: torch.int16}
+    for name in ("float8_e4m3fn", "float8_e5m2"):
+        if hasattr(torch, name):
+            found[getattr(torch, name)] = torch.uint8
+    return found
+
+
+_AS_INTEGERS = _integers_of_equal_width()
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -28,52 +39,65 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 def to_numpy(tensor: torch.Tensor) -> np.ndarray:
-    """Return the tensor's bytes as an array; types that numpy lacks come as integers of their width."""
-    tensor = tensor.detach().to("cpu").contiguous()
-    return tensor.view(_BITS[tensor.dtype]).numpy() if tensor.dtype in _BITS else tensor.numpy()
+    """Return a tensor as an array; a type that numpy lacks comes as integers of its width."""
+    on_host = tensor.detach().to("cpu").contiguous()
+    if on_host.dtype in _AS_INTEGERS:
+        on_host = on_host.view(_AS_INTEGERS[on_host.dtype])
+    return on_host.numpy()
 
 
 def digest_tensor(tensor: torch.Tensor) -> str:
-    """Return the digest of a tensor on any device: of its values in row-major order, its dtype and its shape."""
+    """Return the digest of a tensor: of its values in row-major order, its dtype and its shape.
+
+    It is the same on every device.
+    """
     return digest(to_numpy(tensor), dtype_name(tensor.dtype), tuple(tensor.shape))
 
 
-def digest_later(tensor: torch.Tensor) -> Later:
-    """Return what gives the digest of a tensor as it is now: on the CPU it is known, a device works on it meanwhile."""
+def digest_later(tensor: torch.Tensor) -> PendingDigest:
+    """Start the digest of a tensor as it is now.
+
+    On the CPU the digest is computed at once. Another device computes it while the run goes on, so
+    that nothing waits inside the run.
+    """
     if tensor.device.type != "cpu":
         return digest_on_device(tensor)
     known = digest_tensor(tensor)
     return lambda: known
 
 
-def digest_on_device(tensor: torch.Tensor) -> Later:
-    """Start the digest of a tensor where it lies; only the sums of its blocks cross to the host, when it is asked for.
+def digest_on_device(tensor: torch.Tensor) -> PendingDigest:
+    """Start the digest of a tensor where it lies.
 
-    The same integers as `digest.digest_bytes` adds; int64 wraps as uint64 does.
+    Only the sums of its blocks cross to the host, when the digest is asked for. They are the same
+    integers that `digest.digest_bytes` adds, because int64 wraps as uint64 does.
     """
-    whole = torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
-    data = whole.detach().contiguous().reshape(-1).view(torch.uint8)
-    if data.storage_offset() % 4:
+    real = torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+    data = real.detach().contiguous().reshape(-1).view(torch.uint8)
+    if data.storage_offset() % 4:  # cannot be viewed as 32-bit words
         data = data.clone()
-    factors = _multipliers(tensor.device)
-    end = len(data) // (4 * BLOCK) * (4 * BLOCK)
+    multipliers = _multipliers(tensor.device)
+    end = len(data) // BLOCK_BYTES * BLOCK_BYTES
     sums = [
-        (_words(part).view(-1, BLOCK) * factors).sum(dim=1)
-        for part in data[:end].split(4 * BLOCK * AT_ONCE)
+        (_words(part).view(-1, BLOCK) * multipliers).sum(dim=1)
+        for part in data[:end].split(BLOCK_BYTES * AT_ONCE)
         if len(part)
     ]
-    rest = torch.nn.functional.pad(data[end:], (0, -len(data) % 4))
-    tail = (_words(rest) * factors[: len(rest) // 4]).sum()
-    length, head = len(data), f"{dtype_name(tensor.dtype)} {list(tensor.shape)}"
+    rest = _words(torch.nn.functional.pad(data[end:], (0, -len(data) % 4)))
+    tail = (rest * multipliers[: len(rest)]).sum()
+    length = len(data)
+    head = f"{dtype_name(tensor.dtype)} {list(tensor.shape)}"
 
-    def finish() -> str:  # holds no tensor but the sums
-        blocks = torch.cat(sums).cpu().numpy() if sums else np.empty(0, np.int64)
-        return sealed(length, head, blocks.view(np.uint64), np.int64(tail.item()).astype(np.uint64))
+    def finish() -> str:  # refers to the sums alone: a tensor would stay in the device's memory
+        on_host = torch.cat(sums).cpu().numpy() if sums else np.empty(0, np.int64)
+        last = np.int64(tail.item()).astype(np.uint64)
+        return digest_sums(length, head, on_host.view(np.uint64), last)
 
     return finish
 
 
 def _words(data: torch.Tensor) -> torch.Tensor:
+    """Return bytes as the unsigned 32-bit words that they make, in int64."""
     return data.view(torch.int32).to(torch.int64) & 0xFFFFFFFF
 
 
@@ -83,42 +107,57 @@ def _multipliers(device: torch.device) -> torch.Tensor:
 
 
 def digest_state(component: Any) -> Dict[str, str]:
-    """Return the digest of every parameter and persistent buffer of a component, by name."""
+    """Return the digests of every parameter and persistent buffer of a component, by name."""
     return {name: digest_tensor(tensor) for name, tensor in sorted(state_of(component).items())}
 
 
-def digest_digests(state: Dict[str, str]) -> str:
+def digest_digests(state: Mapping[str, str]) -> str:
     """Return one digest of named digests, in their order."""
-    return hashlib.sha256(
-        "".join(f"{name} {digest}\n" for name, digest in state.items()).encode()
-    ).hexdigest()[:32]
+    lines = [f"{name} {digest}\n" for name, digest in state.items()]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()[:DIGITS]
 
 
-def tensors_in(value: Any, name: str = "") -> Dict[str, torch.Tensor]:
-    """Return the tensors inside `value` by path: a tensor, numbers, sequences, mappings, and plain objects of the libraries."""
-    if is_tensor(value):
-        return {name or "0": as_tensor(value)}
-    if isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
-        return {name or "0": torch.from_numpy(np.ascontiguousarray(value))}
-    if isinstance(value, bool) or value is None or isinstance(value, (str, bytes)):
-        return {}
-    if isinstance(value, (int, float)):
-        return {
-            name or "0": torch.tensor(
-                value, dtype=torch.float64 if isinstance(value, float) else torch.int64
-            )
-        }
-    if hasattr(value, "items"):
-        pairs = list(value.items())
-    elif isinstance(value, (list, tuple)):
-        pairs = [(str(index), item) for index, item in enumerate(value)]
-    elif type(value).__module__.startswith(
-        ("diffusers.", "transformers.", "mindone.")
-    ) and not call_of(value):
-        pairs = [(key, item) for key, item in sorted(vars(value).items()) if is_tensor(item)]
-    else:
-        return {}
-    found: Dict[str, torch.Tensor] = {}
-    for key, item in pairs:
-        found.update(tensors_in(item, f"{name}.{key}" if name else str(key)))
+def tensors_in(value: Any, name: str = "") -> Tensors:
+    """Return the tensors inside a value by their paths, such as `hidden_states.0`.
+
+    Args:
+        value: A tensor, an array, a number, or a sequence, a mapping or an object of the libraries
+            that holds such values. Anything else holds no tensor.
+        name: The path of `value` itself; a value without one that is a tensor has the path `0`.
+
+    Returns:
+        Tensors of torch; a number becomes one of float64 or int64, without dimensions.
+    """
+    tensor = _tensor_of(value)
+    if tensor is not None:
+        return {name or "0": tensor}
+    found: Tensors = {}
+    for key, item in _members(value):
+        found.update(tensors_in(item, f"{name}.{key}" if name else key))
     return found
+
+
+def _tensor_of(value: Any) -> Optional[torch.Tensor]:
+    """Return a tensor, an array or a number as a tensor of torch; None for any other value."""
+    if is_tensor(value):
+        return as_tensor(value)
+    if isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
+        return torch.from_numpy(np.ascontiguousarray(value))
+    if isinstance(value, bool):  # a switch, although Python counts it among the integers
+        return None
+    if isinstance(value, float):
+        return torch.tensor(value, dtype=torch.float64)
+    if isinstance(value, int):
+        return torch.tensor(value, dtype=torch.int64)
+    return None
+
+
+def _members(value: Any) -> Iterable[Tuple[str, Any]]:
+    """Return the values inside a value, each with its name or index."""
+    if hasattr(value, "items"):
+        return [(str(key), item) for key, item in value.items()]
+    if isinstance(value, (list, tuple)):
+        return [(str(index), item) for index, item in enumerate(value)]
+    if type(value).__module__.startswith(LIBRARIES) and not call_of(value):
+        return [(key, item) for key, item in sorted(vars(value).items()) if is_tensor(item)]
+    return []

@@ -1,37 +1,69 @@
-"""One loaded pipeline of diffusers or of its like, called as a case says, with what the call returned as arrays."""
+"""One loaded pipeline, called as a case says; what the call returned comes as tensors by name."""
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import inspect
-from typing import Any, Dict, Optional
+from pathlib import Path
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple
 
 import numpy as np
 import torch
 
 from ..conditions import noise
 from ..observe import stages
-from ..observe.tensors import tensors_in
-from ..protocol import CaseError
-from . import checkpoints
+from ..observe.tensors import Tensors, tensors_in
+from ..protocol import CaseError, CaseRequest
+from .checkpoints import Checkpoint
 from .components import is_tensor
-from .torch_ import Torch
+from .framework import Framework
+from .inputs import Inputs
+from .library import make_scheduler, nearest
+
+REPLACEABLE = "scheduler"  # the component that a case's `scheduler` replaces
+FIRST_OUTPUT = "image"  # the name of the first element of a tuple, as every image pipeline has it
 
 
 class Pipeline:
-    """A pipeline on its device, ready to be called again and again; every run gets fresh schedulers and generators."""
+    """A pipeline on its device, ready to be called again and again.
 
-    def __init__(
-        self, case: Dict[str, Any], checkpoint: checkpoints.Checkpoint, framework: Torch
-    ) -> None:
-        self.case, self.framework = case, framework
+    Every run gets fresh schedulers and generators.
+
+    Attributes:
+        inputs: What is recorded of the inputs that the call refers to.
+
+    Raises:
+        CaseError: The pipeline does not name an argument of the case's `call`, an input cannot be
+            decoded, or the scheduler that is to be replaced does not exist.
+        CannotRunHere: This device or framework lacks what the case enables.
+    """
+
+    def __init__(self, case: CaseRequest, checkpoint: Checkpoint, framework: Framework) -> None:
         _check_call(checkpoint.pipeline, case["call"])
-        self.pipeline = framework.placed(checkpoint.pipeline, case.get("enable", ()))
-        native = framework.numpy_generators
-        self.source = noise.Source(
-            case["generator"], case["seeds"], framework.device, numpy_generators=native
+        self.framework = framework
+        self.pipeline = framework.placed(checkpoint.pipeline, case["enable"])
+        inputs = Inputs(Path(case["inputs_folder"]), framework.library, framework.device)
+        self._call = inputs.resolve(case["call"])
+        self.inputs = inputs.records
+        self._replacement = case["scheduler"]
+        self._source = noise.Source(
+            case["generator"],
+            case["seeds"],
+            framework.device,
+            numpy_generators=framework.takes_numpy_generators,
         )
-        self.stored_schedulers = stages.schedulers_of(self.pipeline)
+        self._stored_schedulers = stages.schedulers_of(self.pipeline)
+        self._holders = {
+            name: _holders_of(self.pipeline, name, scheduler)
+            for name, scheduler in self._stored_schedulers.items()
+        }
+        if self._replacement is not None and REPLACEABLE not in self._stored_schedulers:
+            known = ", ".join(self._stored_schedulers) or "none that can be replaced"
+            raise CaseError(
+                f"`scheduler`: {type(self.pipeline).__name__} has no component `{REPLACEABLE}`; "
+                f"its schedulers are {known}"
+            )
 
     def run(
         self,
@@ -39,92 +71,133 @@ class Pipeline:
         on_draw: Optional[noise.OnDraw] = None,
         around: stages.Around = stages.nothing_around,
         on_step: Optional[stages.OnStep] = None,
-    ) -> Dict[str, torch.Tensor]:
-        """Call the pipeline once and return its outputs by name, watched where `on_stage` is given, or step by step."""
-        self._fresh_schedulers()
+        *,
+        renew_schedulers: bool = True,
+    ) -> Tensors:
+        """Call the pipeline once.
+
+        Args:
+            on_stage: Called after every stage; None leaves the stages unobserved.
+            on_draw: Called after every draw of noise.
+            around: What every stage and every draw runs within.
+            on_step: Called after every step of a scheduler.
+            renew_schedulers: Whether the schedulers are made anew, as for every run that is
+                compared with others, or stay as the last call left them.
+
+        Returns:
+            The outputs by name, on the CPU.
+        """
+        if renew_schedulers:
+            self._renew_schedulers()
+        draw = self._source.drawing()
         with contextlib.ExitStack() as stack:
-            draw = self.source.drawing()
             if draw is not None or on_draw is not None:
-                stack.enter_context(noise.drawn_by(draw, on_draw, around, self.framework.door))
+                module = self.framework.draw_module
+                stack.enter_context(noise.intercepted_draws(draw, on_draw, around, module))
             if on_stage is not None:
-                stack.enter_context(stages.watched(self.pipeline, on_stage, around))
+                stack.enter_context(stages.observed(self.pipeline, on_stage, around))
             if on_step is not None:
-                stack.enter_context(stages.stepped(self.pipeline, on_step))
-            result = self.pipeline(**self.case["call"], generator=self.source.fresh())
+                stack.enter_context(stages.observed_steps(self.pipeline, on_step))
+            call = copy.deepcopy(self._call)  # a pipeline may write into its inputs
+            result = self.pipeline(**call, generator=self._source.fresh())
         return outputs_of(result)
 
     def scheduler_configuration(self) -> Dict[str, Dict[str, Any]]:
         """Return the configuration in effect of every scheduler, by component name."""
-        return {
-            name: {
-                "class": type(part).__name__,
-                **{k: v for k, v in part.config.items() if not k.startswith("_")},
+        found: Dict[str, Dict[str, Any]] = {}
+        for name, scheduler in stages.schedulers_of(self.pipeline).items():
+            settings = {
+                key: value for key, value in scheduler.config.items() if not key.startswith("_")
             }
-            for name, part in stages.schedulers_of(self.pipeline).items()
-        }
+            found[name] = {"class": type(scheduler).__name__, **settings}
+        return found
 
-    def scheduler_tensors(self, name: str) -> Dict[str, torch.Tensor]:
-        """Return what a scheduler holds now: its timesteps, sigmas, betas and what it made of them."""
-        return tensors_in(
-            {
-                key: value
-                for key, value in vars(getattr(self.pipeline, name)).items()
-                if _is_array(value)
-            }
-        )
+    def scheduler_tensors(self, name: str) -> Tensors:
+        """Return what a scheduler holds now: timesteps, sigmas, betas and what it made of them."""
+        held = vars(getattr(self.pipeline, name))
+        return tensors_in({key: value for key, value in held.items() if _is_array(value)})
 
     def close(self) -> None:
-        """Give the pipeline its own schedulers back, so that the next case finds it as it was loaded."""
-        for name, scheduler in self.stored_schedulers.items():
-            setattr(self.pipeline, name, scheduler)
+        """Give the pipeline its own schedulers back: the next case finds it as it was loaded."""
+        for name, scheduler in self._stored_schedulers.items():
+            self._put(name, scheduler)
 
-    def _fresh_schedulers(self) -> None:
-        replacement = self.case.get("scheduler")
-        for name, stored in self.stored_schedulers.items():
-            mine = replacement if name == "scheduler" else None
-            setattr(
-                self.pipeline,
-                name,
-                checkpoints.make_scheduler(stored, mine, self.framework.library),
-            )
+    def _renew_schedulers(self) -> None:
+        for name, stored in self._stored_schedulers.items():
+            replacement = self._replacement if name == REPLACEABLE else None
+            fresh = make_scheduler(stored, replacement, self.framework.library)
+            self._put(name, fresh)
+
+    def _put(self, name: str, scheduler: Any) -> None:
+        """Put a scheduler wherever the pipeline, or a pipeline inside it, held the stored one."""
+        for holder, attribute in self._holders[name]:
+            setattr(holder, attribute, scheduler)
 
 
-def _check_call(pipeline: Any, call: Dict[str, Any]) -> None:
-    """Raise CaseError for an argument that the pipeline does not name: many take `**kwargs` and ignore what they do not know."""
-    parameters = inspect.signature(type(pipeline).__call__).parameters.values()
-    known = [
-        parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD
-    ]
-    for name in call:
-        if name not in known:
-            hint = checkpoints.nearest(name, known) or f"; it takes {', '.join(known[1:])}"
-            raise CaseError(f"`call`: {type(pipeline).__name__} takes no `{name}`{hint}")
+def _holders_of(pipeline: Any, name: str, scheduler: Any) -> List[Tuple[Any, str]]:
+    """Return the pipelines that hold a scheduler, each with the attribute that it has there.
+
+    Combined pipelines keep other pipelines inside, which share their components.
+    """
+    inner = [value for value in vars(pipeline).values() if _is_pipeline(value)]
+    found = [(pipeline, name)]
+    for holder in inner:
+        shared = [key for key, part in holder.components.items() if part is scheduler]
+        found += [(holder, key) for key in shared]
+    return found
+
+
+def _is_pipeline(value: Any) -> bool:
+    return callable(value) and isinstance(getattr(value, "components", None), dict)
+
+
+def outputs_of(result: Any) -> Tensors:
+    """Return a pipeline's outputs by the names that the pipeline gives them, in the singular.
+
+    Args:
+        result: What a pipeline returned: an object with named fields, or with
+            `return_dict: false` a tuple.
+
+    Returns:
+        Tensors on the CPU; images of PIL come as uint8, shape (batch, height, width[, channel]).
+    """
+    found: Tensors = {}
+    for name, value in _fields(result):
+        singular = name.removesuffix("s")
+        if _is_images(value):
+            images = np.stack([np.asarray(image) for image in value])
+            found[singular] = torch.from_numpy(images)
+        elif "nsfw" not in name:  # flags of a safety checker
+            for path, tensor in tensors_in(value, singular).items():
+                found[path] = tensor.detach().to("cpu")
+    return found
+
+
+def _fields(result: Any) -> Iterable[Tuple[str, Any]]:
+    if hasattr(result, "items"):
+        return result.items()
+    return [(FIRST_OUTPUT if not index else str(index), item) for index, item in enumerate(result)]
+
+
+def _is_images(value: Any) -> bool:
+    """Return whether a value is a list of PIL's images."""
+    return isinstance(value, (list, tuple)) and bool(value) and hasattr(value[0], "convert")
 
 
 def _is_array(value: Any) -> bool:
     return is_tensor(value) or isinstance(value, np.ndarray)
 
 
-def outputs_of(result: Any) -> Dict[str, torch.Tensor]:
-    """Return a pipeline's arrays by the name that the pipeline gives them, in the singular; images of PIL come as uint8.
+def _check_call(pipeline: Any, call: Mapping[str, Any]) -> None:
+    """Refuse an argument that the pipeline does not name.
 
-    A tuple (`return_dict: false`) has its first element as `image`, as every image pipeline orders it.
+    Many pipelines take `**kwargs` and ignore what they do not know.
     """
-    fields = (
-        result.items()
-        if hasattr(result, "items")
-        else zip(["image", *map(str, range(1, 9))], result)
-    )
-    found: Dict[str, torch.Tensor] = {}
-    for name, value in fields:
-        singular = name.removesuffix("s")
-        if isinstance(value, (list, tuple)) and value and hasattr(value[0], "convert"):
-            found[singular] = torch.from_numpy(np.stack([np.asarray(image) for image in value]))
-        elif "nsfw" not in name:
-            found.update(
-                {
-                    path: tensor.detach().to("cpu")
-                    for path, tensor in tensors_in(value, singular).items()
-                }
-            )
-    return found
+    parameters = inspect.signature(type(pipeline).__call__).parameters.values()
+    known = [
+        parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD
+    ]
+    for name in call:
+        if name not in known:
+            hint = nearest(name, known) or f"; it takes {', '.join(known[1:])}"
+            raise CaseError(f"`call`: {type(pipeline).__name__} takes no `{name}`{hint}")

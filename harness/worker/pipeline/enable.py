@@ -1,56 +1,49 @@
-"""What a scenario enables on a loaded pipeline: memory formats, compilation, offloading, and the pipeline's own memory savers."""
+"""What a scenario enables on a loaded pipeline: memory formats, compilation and memory savers."""
 
 from __future__ import annotations
 
 import importlib.util
 import inspect
-from typing import Any, Iterator, Sequence, Tuple
+from typing import Any, Callable, List, Sequence, Tuple
 
 import torch
 
 from ..protocol import CannotRunHere, CaseError
 from .components import call_of
 
-SWITCHES = ("tf32",)  # of torch, not of the pipeline: see `determinism`
+CHANNELS_LAST = "channels_last"
+COMPILE = "compile"
+TF32 = "tf32"
+SWITCHES = (TF32,)  # of torch instead of the pipeline: see `determinism`
 OFFLOADS = ("model_cpu_offload", "sequential_cpu_offload")  # need a device: see `place`
 
 
 def enable(pipeline: Any, names: Sequence[str]) -> None:
-    """Change a pipeline on the CPU as a case's `enable` asks."""
+    """Change a pipeline on the CPU as a case's `enable` asks.
+
+    Raises:
+        CaseError: A memory saver exists neither on the pipeline nor on its VAE.
+    """
     for name in names:
-        if name == "channels_last":
-            for _, part in _models(pipeline):
-                part.to(memory_format=torch.channels_last)
-        elif name == "compile":
-            torch._dynamo.reset()  # what was compiled under other switches is not asked for again
-            for key, part in _models(pipeline):
-                if (
-                    "timestep" in inspect.signature(part.forward).parameters
-                ):  # a denoiser: it runs in every step
-                    setattr(pipeline, key, torch.compile(part))
-        elif name not in (*SWITCHES, *OFFLOADS):
-            _saver(pipeline, name)()
-
-
-def _saver(pipeline: Any, name: str) -> Any:
-    """Return the method that turns a memory saver on: the pipeline's, or in newer releases of diffusers that of its VAE."""
-    part, _, what = name.partition("_")
-    for owner, method in (
-        (pipeline, f"enable_{name}"),
-        (pipeline.components.get(part), f"enable_{what}"),
-    ):
-        if callable(getattr(owner, method, None)):
-            return getattr(owner, method)
-    raise CaseError(
-        f"`enable: {name}` means nothing to {type(pipeline).__name__} in this release of diffusers"
-    )
+        if name == CHANNELS_LAST:
+            _use_channels_last(pipeline)
+        elif name == COMPILE:
+            _compile_denoisers(pipeline)
+        elif name not in SWITCHES and name not in OFFLOADS:
+            turn_on = _memory_saver(pipeline, name)
+            turn_on()
 
 
 def place(pipeline: Any, names: Sequence[str], device: torch.device) -> Any:
-    """Return the pipeline on its device: moved there, or to be offloaded from it.
+    """Return a pipeline on its device: moved there, or set up to be offloaded from it.
+
+    Args:
+        pipeline: A pipeline on the CPU.
+        names: What the case enables.
+        device: Where the case runs.
 
     Raises:
-        CannotRunHere: There is nothing to offload from, or accelerate, which does it, is not here.
+        CannotRunHere: There is nothing to offload from, or accelerate, which does it, is missing.
     """
     asked = [name for name in OFFLOADS if name in names]
     if not asked:
@@ -61,13 +54,45 @@ def place(pipeline: Any, names: Sequence[str], device: torch.device) -> Any:
         )
     if importlib.util.find_spec("accelerate") is None:
         raise CannotRunHere(f"`{asked[0]}` needs the package accelerate")
-    getattr(pipeline, f"enable_{asked[0]}")(device=device)
+    offload = getattr(pipeline, f"enable_{asked[0]}")
+    offload(device=device)
     return pipeline
 
 
-def _models(pipeline: Any) -> Iterator[Tuple[str, Any]]:
-    return (
-        (name, part)
-        for name, part in list(pipeline.components.items())
-        if call_of(part) == "forward"
+def _use_channels_last(pipeline: Any) -> None:
+    for _, model in _models(pipeline):
+        model.to(memory_format=torch.channels_last)
+
+
+def _compile_denoisers(pipeline: Any) -> None:
+    """Compile what runs in every step, which a parameter `timestep` tells."""
+    torch._dynamo.reset()  # code that was compiled under other switches must not be used again
+    for name, model in _models(pipeline):
+        if "timestep" in inspect.signature(model.forward).parameters:
+            setattr(pipeline, name, torch.compile(model))
+
+
+def _memory_saver(pipeline: Any, name: str) -> Callable[[], Any]:
+    """Return the method that turns a memory saver on.
+
+    It is the pipeline's, as `enable_vae_tiling`; in newer releases of diffusers it is the VAE's, as
+    `enable_tiling`.
+    """
+    component, _, what = name.partition("_")
+    on_pipeline = getattr(pipeline, f"enable_{name}", None)
+    on_component = getattr(pipeline.components.get(component), f"enable_{what}", None)
+    for method in (on_pipeline, on_component):
+        if callable(method):
+            return method
+    raise CaseError(
+        f"`enable: {name}` means nothing to {type(pipeline).__name__} in this release of diffusers"
     )
+
+
+def _models(pipeline: Any) -> List[Tuple[str, Any]]:
+    """Return torch's components by name, in a list: the pipeline may change meanwhile."""
+    return [
+        (name, component)
+        for name, component in pipeline.components.items()
+        if call_of(component) == "forward"
+    ]

@@ -1,6 +1,7 @@
-"""MindSpore and mindone: the framework beside torch. Its tensors are seen as torch's, so that all else stays as it is.
+"""MindSpore and mindone on one device, as a `Framework`.
 
-Runs in an environment of its own, in which torch is there too. Imported only when a case asks for it.
+Its tensors are seen as torch's, so that everything else stays as it is. It runs in an environment
+of its own, which has torch too. This module is imported only when a case asks for MindSpore.
 """
 
 from __future__ import annotations
@@ -8,184 +9,224 @@ from __future__ import annotations
 import functools
 import inspect
 from contextlib import ExitStack, contextmanager
-from typing import Any, Callable, ContextManager, Dict, Iterator, Sequence
+from typing import Any, Callable, ContextManager, Dict, Iterator, NamedTuple, Sequence
 
 import mindspore
+import numpy as np
 import torch
 from mindspore import Tensor, mint, ops
 
 from ..conditions import numerics
-from ..conditions.portable import uniform
-from ..observe.modules import Tracer
+from ..observe.operators import OperatorLog
 from ..observe.stages import wrapped
-from ..protocol import CannotRunHere
+from ..protocol import CannotRunHere, EnvironmentRecord, NumericsClassRecord
 from .components import as_tensor
-from .enable import OFFLOADS, SWITCHES
-from .torch_ import Torch
+from .enable import CHANNELS_LAST, COMPILE, OFFLOADS, SWITCHES
+from .framework import Framework
 
+# The arithmetic of tensors, as the middle of the names of Python's methods.
 ARITHMETIC = ("add", "sub", "mul", "truediv", "pow", "matmul", "neg")
-NO_OPERATORS = (
-    "shape",
-    "rank",
-    "dtype",
-    "size",
-    "is_tensor",
-    "get_grad",
-)  # ask for facts, or serve training
-OF_TORCH = ("channels_last", "compile", *OFFLOADS, *SWITCHES)  # what `enable` does by torch
-PLACES = {"cpu": "CPU", "ascend": "Ascend"}  # MindSpore's names of devices
+# Functions that ask for facts, or serve training.
+NO_OPERATORS = ("shape", "rank", "dtype", "size", "is_tensor", "get_grad")
+OF_TORCH = (CHANNELS_LAST, COMPILE, *OFFLOADS, *SWITCHES)  # what `enable` does by means of torch
+DEVICES = {"cpu": "CPU", "ascend": "Ascend"}  # MindSpore's names of devices
 
 
-class MindSpore(Torch):
-    """MindSpore and mindone on one device, as `Torch` says it of torch and diffusers."""
+class MindSpore(Framework):
+    """MindSpore and mindone.
+
+    Args:
+        device: `cpu` or `ascend`.
+
+    Raises:
+        CannotRunHere: There is no such device.
+    """
 
     library = "mindone.diffusers"
     transformers = "mindone.transformers"
-    door = "mindone.diffusers.utils.mindspore_utils"
-    numpy_generators = True
+    draw_module = "mindone.diffusers.utils.mindspore_utils"
+    takes_numpy_generators = True
 
     def __init__(self, device: str) -> None:
         if device == "ascend" and not mindspore.device_context.ascend.is_available():
             raise CannotRunHere("no Ascend device on this machine")
-        if device not in PLACES:
+        if device not in DEVICES:
             raise CannotRunHere(f"MindSpore runs on no device `{device}`")
-        mindspore.set_device(PLACES[device])
-        self._place, self.device = device, torch.device("cpu")
-        self.feeds = device == "cpu"  # its tensors there lie in memory that torch sees
+        mindspore.set_device(DEVICES[device])
+        self._device_name = device
+        self.device = torch.device("cpu")
+        self.can_feed = device == "cpu"  # its tensors there lie in memory that torch sees
 
     def settle(self, mode: str) -> None:
-        """Set MindSpore's deterministic setting, which it takes once per process; a worker lives for one mode."""
+        """Set MindSpore's deterministic setting, which it takes once; a worker has one mode."""
         if mode == "full" and mindspore.get_context("deterministic") != "ON":
             mindspore.set_deterministic(True)
 
     def dtype(self, name: str) -> Any:
+        """Return MindSpore's type with a name such as `float32`."""
         return getattr(mindspore, name)
 
     def dtype_argument(self) -> str:
+        """Return the name by which mindone takes a type."""
         return "mindspore_dtype"
 
-    def prepared(self, part: Any, dtype: str) -> Any:
-        return (part if dtype == "float32" else part.to(self.dtype(dtype))).set_train(False)
-
-    def operators(self, tracer: Tracer) -> ContextManager[Any]:
-        return _shown(tracer)
+    def prepared(self, component: Any, dtype: str) -> Any:
+        """Return a component in a type, set up to infer."""
+        if dtype != "float32":
+            component = component.to(self.dtype(dtype))
+        return component.set_train(False)
 
     def placed(self, pipeline: Any, enabled: Sequence[str]) -> Any:
+        """Return the pipeline as it is: MindSpore has one device for all of a process.
+
+        Raises:
+            CannotRunHere: The case enables something of torch's.
+        """
         of_torch = sorted({*enabled} & {*OF_TORCH})
         if of_torch:
             raise CannotRunHere(f"`{of_torch[0]}` is torch's; MindSpore has nothing of the name")
         return pipeline
 
-    def describe(self) -> Dict[str, Any]:
-        found = super().describe()
-        flags = {"mindspore.deterministic": mindspore.get_context("deterministic")}
-        return {
-            **found,
-            "framework": "mindspore",
-            "device_kind": self._place,
-            "flags": {**found["flags"], **flags},
-        }
+    def observe_operators(self, log: OperatorLog) -> ContextManager[Any]:
+        """Return what writes MindSpore's operators to `log` while it is entered."""
+        return _observed_operators(log)
 
-    def numerics_class(self, dtype: str) -> Dict[str, Any]:
-        return numerics.class_of(
-            _operators(self.dtype(dtype)), f"{self._place}-mindspore", {"device": self._place}
-        )
+    def numerics_class(self, dtype: str) -> NumericsClassRecord:
+        """Measure MindSpore's numerics class of this process for a type such as `float32`."""
+        name = f"{self._device_name}-mindspore"
+        facts = {"device": self._device_name}
+        return numerics.class_of(_mindspore_operators(self.dtype(dtype)), name, facts)
+
+    def describe(self, numerics_class: NumericsClassRecord) -> EnvironmentRecord:
+        """Return the environment of this process, with the settings in effect now."""
+        found = super().describe(numerics_class)
+        found["framework"] = "mindspore"
+        found["device_kind"] = self._device_name
+        found["flags"]["mindspore.deterministic"] = mindspore.get_context("deterministic")
+        return found
 
 
-@contextmanager
-def _shown(tracer: Tracer) -> Iterator[None]:
-    """Show a tracer MindSpore's functions, the arithmetic of its tensors, and its primitives; nested calls belong to the outer one.
+class _Replaced(NamedTuple):
+    """A function or method of MindSpore that is an operator, and the operator's name."""
+
+    owner: Any
+    attribute: str
+    operator: str
+
+
+def _functions() -> Iterator[_Replaced]:
+    """Yield MindSpore's functions, and the arithmetic of its tensors.
 
     They are named as torch names its own: `mindspore.exp.ops` stands beside `aten.exp.default`.
     """
-    depth = 0
+    for home in (ops, ops.function, mint, mint.nn.functional):
+        module = home.__name__.rsplit(".", 1)[-1]
+        for name, function in list(vars(home).items()):
+            is_public = not name.startswith("_") and name not in NO_OPERATORS
+            if is_public and inspect.isfunction(function):
+                yield _Replaced(home, name, f"mindspore.{name}.{module}")
+    for name in ARITHMETIC:
+        operator = f"mindspore.{name.replace('truediv', 'div')}.Tensor"
+        for method in (f"__{name}__", f"__r{name}__"):
+            if hasattr(Tensor, method):
+                yield _Replaced(Tensor, method, operator)
 
-    def seen(original: Callable[..., Any], name: str) -> Callable[..., Any]:
-        @functools.wraps(original)
-        def call(*args: Any, **kwargs: Any) -> Any:
-            nonlocal depth
-            if depth or not tracer.inside():
-                return original(*args, **kwargs)
-            depth += 1
-            try:
-                if isinstance(args[0] if args else None, ops.Primitive):
-                    primitive = f"mindspore.{args[0].name.lower()}.Primitive"
-                    return tracer.operator(
-                        primitive, functools.partial(original, args[0]), args[1:], kwargs
-                    )
-                return tracer.operator(name, original, args, kwargs)
-            finally:
-                depth -= 1
 
-        return call
-
+@contextmanager
+def _observed_operators(log: OperatorLog) -> Iterator[None]:
+    """Write MindSpore's functions, the arithmetic of its tensors and its primitives to a log."""
+    observer = _OperatorObserver(log)
     with ExitStack() as stack:
-        for home in (ops, ops.function, mint, mint.nn.functional):
-            named = home.__name__.rsplit(".", 1)[-1]
-            for name, function in list(vars(home).items()):
-                if (
-                    inspect.isfunction(function)
-                    and not name.startswith("_")
-                    and name not in NO_OPERATORS
-                ):
-                    stack.enter_context(
-                        wrapped(
-                            home, name, functools.partial(seen, name=f"mindspore.{name}.{named}")
-                        )
-                    )
-        for name in ARITHMETIC:
-            plain = name.replace("truediv", "div")
-            for method in (f"__{name}__", f"__r{name}__"):
-                if hasattr(Tensor, method):
-                    stack.enter_context(
-                        wrapped(
-                            Tensor,
-                            method,
-                            functools.partial(seen, name=f"mindspore.{plain}.Tensor"),
-                        )
-                    )
-        stack.enter_context(wrapped(ops.Primitive, "__call__", functools.partial(seen, name="")))
+        for owner, attribute, operator in _functions():
+            wrapper = functools.partial(observer.wrap_function, operator)
+            stack.enter_context(wrapped(owner, attribute, wrapper))
+        stack.enter_context(wrapped(ops.Primitive, "__call__", observer.wrap_primitive))
         yield
 
 
-def _operators(dtype: Any) -> Dict[str, Callable[[], torch.Tensor]]:
-    """Return MindSpore's operators by torch's names, with the inputs of `numerics`; its CPU lacks some."""
+class _OperatorObserver:
+    """Makes the wrappers, which know of each other whether an operator is running.
 
-    def fixed(name: str, *shape: int) -> Any:
-        return mindspore.Tensor(uniform(name, shape)).astype(dtype)
+    An operator that another one calls belongs to the outer one.
+    """
 
-    image, kernel, point = (
-        fixed("image", 2, 64, 32, 32),
-        fixed("kernel", 64, 64, 3, 3),
-        fixed("point", 96, 64, 1, 1),
-    )
-    rows, matrix, bias = fixed("rows", 256, 320), fixed("matrix", 512, 320), fixed("bias", 512)
-    left, right, line = fixed("left", 8, 64, 80), fixed("right", 8, 80, 96), fixed("line", 70_000)
-    made: Dict[str, Callable[[], Any]] = {
-        "conv3x3": lambda: ops.conv2d(image, kernel, pad_mode="pad", padding=1),
-        "conv3x3-stride2": lambda: ops.conv2d(image, kernel, stride=2, pad_mode="pad", padding=1),
-        "conv1x1": lambda: ops.conv2d(image, point),
-        "linear": lambda: ops.dense(rows, matrix, bias),
-        "linear-row": lambda: ops.dense(rows[:1], matrix, bias),
-        "bmm": lambda: ops.bmm(left, right),
-        "softmax": lambda: ops.softmax(rows * 8, axis=-1),
-        "group-norm": lambda: ops.group_norm(image, 8),
-        "silu": lambda: ops.silu(line),
-        "gelu": lambda: ops.gelu(line, approximate="none"),
-        "gelu-tanh": lambda: ops.gelu(line, approximate="tanh"),
-        "sigmoid": lambda: ops.sigmoid(line),
-        "tanh": lambda: ops.tanh(line),
-        "exp": lambda: ops.exp(line),
-        "log": lambda: ops.log(ops.abs(line) + 1),
-        "sin": lambda: ops.sin(line * 100),
-        "sqrt": lambda: ops.sqrt(ops.abs(line)),
-        "divide": lambda: line / (ops.abs(line) + 1),
-        "sum": line.sum,
-        "mean-rows": lambda: rows.mean(axis=0),
-        "cumprod": lambda: ops.cumprod(1 - ops.abs(rows) / 50, 1),
+    def __init__(self, log: OperatorLog) -> None:
+        self._log = log
+        self._is_inside_operator = False
+
+    def wrap_function(self, operator: str, original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if self._is_unwanted():
+                return original(*args, **kwargs)
+            if args and isinstance(args[0], ops.Primitive):
+                return self._call_primitive(original, args[0], args[1:], kwargs)
+            return self._call(operator, original, args, kwargs)
+
+        return call
+
+    def wrap_primitive(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def call(primitive: Any, *args: Any, **kwargs: Any) -> Any:
+            if self._is_unwanted():
+                return original(primitive, *args, **kwargs)
+            return self._call_primitive(original, primitive, args, kwargs)
+
+        return call
+
+    def _is_unwanted(self) -> bool:
+        return self._is_inside_operator or not self._log.is_wanted()
+
+    def _call_primitive(
+        self, original: Callable[..., Any], primitive: Any, args: Sequence[Any], kwargs: Any
+    ) -> Any:
+        operator = f"mindspore.{primitive.name.lower()}.Primitive"
+        return self._call(operator, functools.partial(original, primitive), args, kwargs)
+
+    def _call(
+        self, operator: str, function: Callable[..., Any], args: Sequence[Any], kwargs: Any
+    ) -> Any:
+        self._is_inside_operator = True
+        try:
+            return self._log.call(operator, function, args, kwargs)
+        finally:
+            self._is_inside_operator = False
+
+
+def _mindspore_operators(dtype: Any) -> numerics.Operators:
+    """Return MindSpore's operators by torch's names; its CPU lacks some."""
+
+    def convert(array: np.ndarray) -> Any:
+        return mindspore.Tensor(array).astype(dtype)
+
+    p = numerics.make_probes(convert)
+    operators: Dict[str, Callable[[], Any]] = {
+        "conv3x3": lambda: ops.conv2d(p.image, p.kernel, pad_mode="pad", padding=1),
+        "conv3x3-stride2": lambda: ops.conv2d(
+            p.image, p.kernel, stride=2, pad_mode="pad", padding=1
+        ),
+        "conv1x1": lambda: ops.conv2d(p.image, p.point),
+        "linear": lambda: ops.dense(p.rows, p.matrix, p.bias),
+        "linear-row": lambda: ops.dense(p.rows[:1], p.matrix, p.bias),
+        "bmm": lambda: ops.bmm(p.left, p.right),
+        "softmax": lambda: ops.softmax(p.rows * 8, axis=-1),
+        "group-norm": lambda: ops.group_norm(p.image, 8),
+        "silu": lambda: ops.silu(p.line),
+        "gelu": lambda: ops.gelu(p.line, approximate="none"),
+        "gelu-tanh": lambda: ops.gelu(p.line, approximate="tanh"),
+        "sigmoid": lambda: ops.sigmoid(p.line),
+        "tanh": lambda: ops.tanh(p.line),
+        "exp": lambda: ops.exp(p.line),
+        "log": lambda: ops.log(ops.abs(p.line) + 1),
+        "sin": lambda: ops.sin(p.line * 100),
+        "sqrt": lambda: ops.sqrt(ops.abs(p.line)),
+        "divide": lambda: p.line / (ops.abs(p.line) + 1),
+        "sum": p.line.sum,
+        "mean-rows": lambda: p.rows.mean(axis=0),
+        "cumprod": lambda: ops.cumprod(1 - ops.abs(p.rows) / 50, 1),
     }
-    return {name: _viewed(operator) for name, operator in made.items()}
+    return {name: functools.partial(_as_torch, operator) for name, operator in operators.items()}
 
 
-def _viewed(operator: Callable[[], Any]) -> Callable[[], torch.Tensor]:
-    return lambda: as_tensor(operator())
+def _as_torch(operator: Callable[[], Any]) -> torch.Tensor:
+    return as_tensor(operator())

@@ -1,29 +1,23 @@
-"""What the worker must know of a framework: where its pipelines and its noise come from, how they load, and its numerics class.
-
-`Torch` says it of torch and diffusers, `mindspore_.MindSpore` of MindSpore and mindone.
-"""
+"""torch and diffusers on one device, as a `Framework`."""
 
 from __future__ import annotations
 
-from typing import Any, ContextManager, Dict, Sequence
+from typing import Any, ContextManager, Sequence
 
 import torch
 
-from ..conditions import environment, noise, numerics
-from ..observe.modules import Operators, Tracer
-from ..protocol import CannotRunHere
+from ..conditions import noise, numerics
+from ..observe.operators import OperatorLog, TorchOperators
+from ..protocol import CannotRunHere, NumericsClassRecord
 from .enable import place
+from .framework import Framework
 
 
-class Torch:
-    """torch and diffusers on one device.
+class Torch(Framework):
+    """torch and diffusers.
 
-    Attributes:
-        library: The package of pipelines and schedulers; `transformers`, that of text encoders.
-        door: The module whose `randn_tensor` every pipeline draws through.
-        numpy_generators: Whether pipelines take numpy's generators themselves.
-        feeds: Whether what is written into a stage's result reaches the next stage, as anchored runs need it.
-        device: Where torch's side of the work is done.
+    Args:
+        device: `cpu` or `cuda`.
 
     Raises:
         CannotRunHere: There is no such device.
@@ -31,9 +25,9 @@ class Torch:
 
     library = "diffusers"
     transformers = "transformers"
-    door = noise.DIFFUSERS
-    numpy_generators = False
-    feeds = True
+    draw_module = noise.DRAW_MODULE
+    takes_numpy_generators = False
+    can_feed = True
 
     def __init__(self, device: str) -> None:
         if device == "cuda" and not torch.cuda.is_available():
@@ -41,38 +35,36 @@ class Torch:
         self.device = torch.device(device)
 
     def settle(self, mode: str) -> None:
-        """Set what the framework sets once per process for `mode`; torch's own switches are in `determinism`."""
+        """Do nothing: every setting of torch is one of `determinism.switches`."""
 
-    def dtype(self, name: str) -> Any:
-        """Return the framework's own type of the name `float32` and so on."""
-        return getattr(torch, name)
+    def dtype(self, name: str) -> torch.dtype:
+        """Return torch's type with a name such as `float32`."""
+        found: torch.dtype = getattr(torch, name)
+        return found
 
     def dtype_argument(self) -> str:
-        """Return what `from_pretrained` calls the type: newer releases of diffusers warn of the old name."""
-        import diffusers
+        """Return `dtype`, or `torch_dtype` for a diffusers that does not know the newer name.
 
-        return (
-            "dtype"
-            if hasattr(diffusers.pipelines.pipeline_utils, "_resolve_dtype")
-            else "torch_dtype"
-        )
+        Newer releases warn of the old one.
+        """
+        from diffusers.pipelines import pipeline_utils
 
-    def prepared(self, part: Any, dtype: str) -> Any:
-        """Return a component that was built from its configuration as `from_pretrained` would leave it."""
-        return (part if dtype == "float32" else part.to(self.dtype(dtype))).eval()
+        return "dtype" if hasattr(pipeline_utils, "_resolve_dtype") else "torch_dtype"
 
-    def operators(self, tracer: Tracer) -> ContextManager[Any]:
-        """Return what shows every operator to `tracer` while it is entered."""
-        return Operators(tracer)
+    def prepared(self, component: Any, dtype: str) -> Any:
+        """Return a component in a type, set up to infer."""
+        if dtype != "float32":
+            component = component.to(self.dtype(dtype))
+        return component.eval()
 
     def placed(self, pipeline: Any, enabled: Sequence[str]) -> Any:
-        """Return the pipeline on its device, or set to be offloaded from it."""
+        """Return a pipeline on its device, or set up to be offloaded from it."""
         return place(pipeline, enabled, self.device)
 
-    def describe(self) -> Dict[str, Any]:
-        """Return the environment of this process, with the switches in effect now."""
-        return {"framework": "torch", **environment.describe(self.device)}
+    def observe_operators(self, log: OperatorLog) -> ContextManager[Any]:
+        """Return torch's dispatch mode that writes every operator to `log`."""
+        return TorchOperators(log)
 
-    def numerics_class(self, dtype: str) -> Dict[str, Any]:
-        """Measure the numerics class of this process for the type `dtype`."""
+    def numerics_class(self, dtype: str) -> NumericsClassRecord:
+        """Measure torch's numerics class of this process for a type such as `float32`."""
         return numerics.numerics_class(self.device, self.dtype(dtype))

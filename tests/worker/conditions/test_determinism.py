@@ -1,4 +1,4 @@
-"""Deterministic mode: every switch set, every switch back as found, and its state in the recording."""
+"""Deterministic mode: it sets every switch, restores each one, and is in the recording."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 import torch
 
+from harness.launch.events import Described
 from harness.launch.process import FULL, Worker, variables
+from harness.scenario.fields import Determinism
 from harness.worker.conditions import determinism
 
 FULL_STATE = {
@@ -45,7 +47,7 @@ class CutShort(Exception):
 
 @pytest.fixture
 def unusual() -> Iterator[dict[str, Any]]:
-    """Put every switch on a value that is neither torch's nor deterministic mode's, and back afterwards."""
+    """Set switches to values that are neither torch's nor deterministic mode's; restore them."""
     found = determinism.effective()
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False
@@ -61,13 +63,13 @@ def unusual() -> Iterator[dict[str, Any]]:
 
 
 def test_full_mode_sets_every_switch_that_torch_documents():
-    """The whole state, literally, as this torch names it."""
+    """The whole state is compared, as this torch names it."""
     with determinism.settings("full"):
         assert determinism.effective() == FULL_STATE
 
 
 def test_full_mode_is_what_torch_itself_reports():
-    """Read by torch's own functions, not by the harness's."""
+    """Here torch's own functions read it, not the harness's."""
     with determinism.settings("full"):
         assert torch.are_deterministic_algorithms_enabled()
         assert not torch.is_deterministic_algorithms_warn_only_enabled()
@@ -80,7 +82,7 @@ def test_full_mode_is_what_torch_itself_reports():
 
 
 def test_full_mode_makes_torch_refuse_an_operator_without_a_deterministic_form():
-    """`put_` without accumulation has none; under default mode it runs."""
+    """`put_` without accumulation has none; in default mode it runs."""
     tensor, index, values = torch.zeros(4), torch.tensor([1]), torch.tensor([2.0])
     with determinism.settings("default"):
         tensor.put_(index, values)
@@ -93,7 +95,7 @@ def test_full_mode_makes_torch_refuse_an_operator_without_a_deterministic_form()
 
 
 def test_full_mode_puts_everything_back(unusual: dict[str, Any]):
-    """Values that somebody set before stay theirs."""
+    """Values that somebody set before are restored."""
     with determinism.settings("full"):
         assert determinism.effective() != unusual
     assert determinism.effective() == unusual
@@ -133,7 +135,7 @@ def test_default_mode_changes_nothing(unusual: dict[str, Any]):
 def test_a_torch_without_fp32_precision_is_set_by_its_older_interface(
     monkeypatch: pytest.MonkeyPatch,
 ):
-    """Never by both: torch raises when one is read after the other was written."""
+    """Both must not be mixed: torch raises when one is read after the other was written."""
     monkeypatch.setattr(torch.backends.cuda, "matmul", SimpleNamespace(allow_tf32=True))
     monkeypatch.setattr(torch.backends, "cudnn", SimpleNamespace(allow_tf32=True))
     found = {switch.name: switch for switch in determinism.switches()}
@@ -146,11 +148,15 @@ def test_a_torch_without_fp32_precision_is_set_by_its_older_interface(
 
 def draws() -> tuple[float, float, float]:
     """Draw a number from each global stream: python's, numpy's and torch's."""
-    return random.random(), float(np.random.random()), float(torch.rand(()))  # noqa: NPY002, S311 (the streams that are meant)
+    return (
+        random.random(),  # noqa: S311 (the stream that is meant)
+        float(np.random.random()),  # noqa: NPY002 (the stream that is meant)
+        float(torch.rand(())),
+    )
 
 
 def test_seeding_makes_every_global_stream_repeat():
-    """A stray `randn_like` in a pipeline then repeats."""
+    """A stray `randn_like` in a pipeline repeats then."""
     determinism.seed_global_streams(7)
     first = draws()
     determinism.seed_global_streams(7)
@@ -160,9 +166,10 @@ def test_seeding_makes_every_global_stream_repeat():
 
 
 def test_a_seed_that_numpy_cannot_take_is_folded():
-    """torch takes 64 bits, numpy 32."""
+    """torch takes a seed of 64 bits, numpy one of 32."""
     determinism.seed_global_streams(2**32 + 7)
-    assert np.random.random() == np.random.RandomState(7).random()  # noqa: NPY002 (the stream that is meant)
+    expected = np.random.RandomState(7).random()
+    assert np.random.random() == expected  # noqa: NPY002 (the stream that is meant)
 
 
 def test_scattering_makes_no_global_stream_repeat():
@@ -174,30 +181,32 @@ def test_scattering_makes_no_global_stream_repeat():
     assert not set(draws()) & set(first)
 
 
-@pytest.mark.parametrize("mode", ["full", "default"])
-def test_blocking_launches_are_never_asked_for(mode: str):
+@pytest.mark.parametrize("mode", Determinism)
+def test_blocking_launches_are_never_asked_for(mode: Determinism):
     """`CUDA_LAUNCH_BLOCKING` changes cost, not bits."""
     assert "CUDA_LAUNCH_BLOCKING" not in variables(mode, {})
 
 
 def test_full_mode_sets_what_libraries_read_at_import_and_default_mode_leaves_it():
-    """Threads, the cuBLAS workspace and hashing; a case's knobs come last."""
-    assert FULL.items() <= variables("full", {}).items()
-    assert FULL.keys().isdisjoint(variables("default", {}))
-    assert variables("full", {"OMP_NUM_THREADS": "2"})["OMP_NUM_THREADS"] == "2"
+    """That is threads, the cuBLAS workspace and hashing; a case's own settings win."""
+    assert FULL.items() <= variables(Determinism.FULL, {}).items()
+    assert FULL.keys().isdisjoint(variables(Determinism.DEFAULT, {}))
+    assert variables(Determinism.FULL, {"OMP_NUM_THREADS": "2"})["OMP_NUM_THREADS"] == "2"
 
 
 def test_a_worker_does_not_inherit_blocking_launches(
     pretender: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """A caller's variable is taken away, the mode's are added, and all others reach the worker."""
+    """This variable is taken away, the mode's are added, and all others reach the worker."""
     monkeypatch.setenv("CUDA_LAUNCH_BLOCKING", "1")
     monkeypatch.setenv("SOMEBODYS_OWN", "kept")
-    worker = Worker(variables("full", {}), tmp_path / "worker.log")
+    worker = Worker(variables(Determinism.FULL, {}), tmp_path / "worker.log")
     try:
-        seen = worker.ask({"describe": {}}, 10.0, lambda doing: None)["environment"]
+        event = worker.ask({"describe": {}}, 10.0, lambda doing: None)
     finally:
         worker.close()
+    assert isinstance(event, Described)
+    seen = event.environment.variables
     assert "CUDA_LAUNCH_BLOCKING" not in seen
     assert seen["SOMEBODYS_OWN"] == "kept"
     assert FULL.items() <= seen.items()
@@ -206,7 +215,7 @@ def test_a_worker_does_not_inherit_blocking_launches(
 
 def test_the_effective_state_is_in_the_recording(take):
     """A reader of a baseline sees under which switches and variables it was made."""
-    environment = take().content["environment"]
-    assert FULL_STATE.items() <= environment["flags"].items()
-    assert environment["variables"] == environment["variables"] | FULL
-    assert "CUDA_LAUNCH_BLOCKING" not in environment["variables"]
+    environment = take().environment
+    assert FULL_STATE.items() <= environment.flags.items()
+    assert FULL.items() <= environment.variables.items()
+    assert "CUDA_LAUNCH_BLOCKING" not in environment.variables

@@ -1,4 +1,4 @@
-"""Portable numbers: the same bits on every machine, for ever; synthetic weights and probe inputs are made of them."""
+"""Portable numbers: the same bits on every machine; synthetic weights are made of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LONG = 4 * CHUNK + 5  # elements: two full chunks of two values a word, and a re
 
 
 def by_definition(name: str, index: int) -> float:
-    """Return element `index` of the stream `name`, from the published definition of SplitMix64, in plain integers."""
+    """Return element `index` of the stream `name`, by the definition of SplitMix64, in integers."""
     key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
     word = (((index // 2) ^ key) + 1) * 0x9E3779B97F4A7C15 & WORD
     word = (word ^ word >> 30) * 0xBF58476D1CE4E5B9 & WORD
@@ -26,7 +26,7 @@ def by_definition(name: str, index: int) -> float:
 
 
 def test_the_bits_of_a_stream_are_known():
-    """Committed digests of synthetic weights live by these."""
+    """The committed digests of synthetic weights depend on them."""
     assert [float(value).hex() for value in uniform("unet.conv_in.weight", (6,))] == [
         "-0x1.4e1e040000000p-1",
         "0x1.2c7e500000000p-3",
@@ -38,7 +38,7 @@ def test_the_bits_of_a_stream_are_known():
 
 
 def test_all_bits_of_a_long_stream_are_known():
-    """Over several chunks and a partial one."""
+    """The stream has several chunks and a partial one."""
     assert (
         hashlib.sha256(uniform("probe", (LONG,)).astype("<f4").tobytes()).hexdigest()
         == "f469cfba2a0a8e92b90f6e546c99e23b866beddc8b9a3f617b8f18c7ac5a2542"
@@ -49,18 +49,18 @@ def test_all_bits_of_a_long_stream_are_known():
     "index", [0, 1, 2, 2 * CHUNK - 1, 2 * CHUNK, 2 * CHUNK + 1, 4 * CHUNK - 1, 4 * CHUNK, LONG - 1]
 )
 def test_an_element_is_what_the_definition_says(index):
-    """Plain integer arithmetic gives the same, on both sides of every chunk's border."""
+    """Plain integer arithmetic gives the same on both sides of every chunk's border."""
     assert float(uniform("probe", (LONG,))[index]) == by_definition("probe", index)
 
 
 @pytest.mark.parametrize("size", [0, 1, 2, 3, 2 * CHUNK - 1, 2 * CHUNK, 2 * CHUNK + 1])
 def test_a_short_stream_is_the_start_of_a_long_one(size):
-    """What is asked for does not change what comes first."""
+    """How many values are asked for does not change the first ones."""
     assert np.array_equal(uniform("probe", (size,)), uniform("probe", (LONG,))[:size])
 
 
 def test_shape_only_folds_the_stream():
-    """Row-major, float32; a shape without dimensions is one value."""
+    """The order is row-major, the type float32; a shape without dimensions has one value."""
     values = uniform("probe", (2, 3, 5))
     assert (values.shape, values.dtype) == ((2, 3, 5), np.float32)
     assert np.array_equal(values.ravel(), uniform("probe", (30,)))
@@ -68,14 +68,14 @@ def test_shape_only_folds_the_stream():
 
 
 def test_another_name_gives_another_stream():
-    """Two parameters never hold the same numbers, nor one the other's, shifted."""
+    """Two parameters never hold the same numbers, nor is one a shifted copy of the other."""
     a, b = uniform("unet.a", (1000,)), uniform("unet.b", (1000,))
     assert len(np.intersect1d(a, b)) < 10
     assert abs(float(np.corrcoef(a, b)[0, 1])) < 0.1
 
 
 def test_values_fill_their_range_evenly():
-    """Between -1 and 1, the mean near zero, the variance a third, each tenth of the range as full as the others."""
+    """The mean is near zero, the variance a third, and each tenth of the range equally full."""
     values = uniform("probe", (200_000,)).astype(np.float64)
     counts, _ = np.histogram(values, bins=10, range=(-1.0, 1.0))
     assert -1.0 <= values.min() < -0.9999

@@ -1,4 +1,4 @@
-"""Digests: the same bits give the same digest for ever, and any other bits, in any other place, another one."""
+"""Digests: the same bits always give the same digest, and any other bits give another one."""
 
 from __future__ import annotations
 
@@ -11,20 +11,8 @@ import torch
 from harness.worker.observe.digest import BLOCK, combine, digest, digest_bytes
 from harness.worker.observe.tensors import AT_ONCE, digest_on_device, digest_tensor
 
-BORDERS = [
-    0,
-    1,
-    7,
-    8,
-    9,
-    63,
-    65535,
-    65536,
-    65537,
-    65544,
-    131072,
-    200001,
-]  # bytes, around words and blocks
+# Bytes, around the borders of words and blocks.
+BORDERS = [0, 1, 7, 8, 9, 63, 65535, 65536, 65537, 65544, 131072, 200001]
 
 
 def noise(size: int, seed: int = 0) -> np.ndarray:
@@ -52,7 +40,7 @@ KNOWN = {
 
 @pytest.mark.parametrize("name", KNOWN)
 def test_known_arrays_have_known_digests(name):
-    """Stored baselines live by these: another way to compute them would make every one of them differ."""
+    """Stored baselines hold these digests, so they may never be computed in another way."""
     array, expected = KNOWN[name]
     assert digest(array) == expected
 
@@ -69,35 +57,33 @@ def test_known_digests_combine_to_a_known_one():
 
 @pytest.mark.parametrize("size", BORDERS[1:])
 def test_a_flipped_bit_is_found_wherever_it_is(size):
-    """At both ends, on both sides of each border, and at random places."""
+    """It is found at both ends, on both sides of each border, and at random places."""
     data = noise(size)
     own = digest_bytes(data)
     generator = np.random.default_rng(1)
-    places = {
-        0,
-        size - 1,
-        size // 2,
-        *(b + d for b in (8, 65536, 131072) for d in (-1, 0, 1) if b + d < size),
-    }
-    for place in sorted(places | {int(p) for p in generator.integers(0, size, 20)}):
-        data[place] ^= 1 << int(generator.integers(0, 8))
-        assert digest_bytes(data) != own, place
+    near_borders = {border + step for border in (8, 65536, 131072) for step in (-1, 0, 1)}
+    at_random = {int(index) for index in generator.integers(0, size, 20)}
+    candidates = {0, size - 1, size // 2, *near_borders, *at_random}
+    for index in sorted(candidate for candidate in candidates if candidate < size):
+        data[index] ^= 1 << int(generator.integers(0, 8))
+        assert digest_bytes(data) != own, index
         data[...] = noise(size)
 
 
 @pytest.mark.parametrize("size", BORDERS)
 def test_a_byte_more_gives_another_digest_also_if_it_is_zero(size):
-    """The last word is filled up with zeros; the length tells them apart."""
+    """The last word is filled up with zeros, but the length belongs to the digest."""
     data = noise(size)
     assert digest_bytes(np.append(data, np.uint8(0))) != digest_bytes(data)
 
 
 def test_the_digest_of_bytes_is_bound_to_its_head():
-    """The same bytes under another name are another thing."""
+    """The same bytes under another name have another digest."""
     assert digest_bytes(noise(9), "a") != digest_bytes(noise(9), "b")
 
 
-A = np.random.default_rng(2).standard_normal((4, 128, 64)).astype(np.float32)  # 128 KiB: two blocks
+# 128 KiB: several blocks.
+A = np.random.default_rng(2).standard_normal((4, 128, 64)).astype(np.float32)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +118,7 @@ A = np.random.default_rng(2).standard_normal((4, 128, 64)).astype(np.float32)  #
     ],
 )
 def test_what_sums_cannot_see_gives_another_digest(changed):
-    """Places, signs, duplicates, dtype and shape all count."""
+    """Positions, signs, duplicates, dtype and shape all count."""
     assert digest(np.ascontiguousarray(changed)) != digest(A)
 
 
@@ -144,7 +130,7 @@ def test_signs_never_cancel(dtype):
 
 
 def test_the_highest_bits_of_two_pixels_never_cancel():
-    """Two bytes of an image, eight apart, each off by 128."""
+    """Here two bytes of an image, eight apart, are each off by 128."""
     image = noise(1 << 10)
     other = image.copy()
     other[[7, 15]] ^= 0x80
@@ -152,13 +138,13 @@ def test_the_highest_bits_of_two_pixels_never_cancel():
 
 
 def test_layout_in_memory_does_not_count():
-    """Row-major or column-major, contiguous or strided: the values in their places count."""
+    """Row-major or column-major, contiguous or strided: only the values at their indices count."""
     wide = np.repeat(A, 2, axis=2)
     assert digest(np.asfortranarray(A)) == digest(wide[:, :, ::2]) == digest(A)
 
 
 def test_dtype_and_shape_can_be_spoken_for():
-    """bfloat16, which numpy lacks, comes as integers of its width."""
+    """A tensor of bfloat16, which numpy lacks, comes as integers of its width."""
     bits = np.array([0x3F80, 0x4000], np.int16)
     assert digest(bits, "bfloat16", (2, 1)) == digest(bits.reshape(2, 1), "bfloat16")
     assert digest(bits, "bfloat16") != digest(bits)
@@ -181,19 +167,22 @@ DTYPES = [
     "shape", [(), (0,), (1,), (3, 5), (2, 3, 64, 64), (BLOCK,), (BLOCK * 3 + 7,)]
 )
 def test_a_device_computes_the_same_digest(dtype, shape):
-    """The integers that a GPU adds, here added by torch on the CPU; wrapped sums and odd lengths are among them."""
+    """Here torch adds on the CPU what it adds on a GPU; some sums wrap, some lengths are odd."""
     values = torch.randn(shape, generator=torch.Generator().manual_seed(1)).mul(50).to(dtype)
     assert digest_on_device(values)() == digest_tensor(values)
 
 
 def test_a_device_digests_a_large_tensor_in_parts():
-    """Two parts and a rest."""
+    """This one has two parts and a rest."""
     values = torch.from_numpy(noise(2 * 4 * BLOCK * AT_ONCE + 5))
     assert digest_on_device(values)() == digest_tensor(values)
 
 
 def test_a_device_s_digest_is_of_the_tensor_as_it_was():
-    """What is written into it before the digest is asked for does not count; a view has the digest of its values."""
+    """What is written into it before the digest is asked for does not count.
+
+    A view has the digest of its own values.
+    """
     tensor = torch.arange(100_000.0)
     expected, later = digest_tensor(tensor), digest_on_device(tensor)
     tensor.zero_()
@@ -202,8 +191,11 @@ def test_a_device_s_digest_is_of_the_tensor_as_it_was():
     assert digest_on_device(turned)() == digest_tensor(turned)
 
 
-def test_a_device_digests_what_lies_at_any_place_and_keeps_no_tensor():
-    """A row of an odd mask, a conjugate that is not yet computed; on a GPU what a digest held would be memory of the run."""
+def test_a_device_digests_what_lies_at_any_address_and_keeps_no_tensor():
+    """A row of an odd mask and a conjugate that is not yet computed are among them.
+
+    A tensor that a digest kept would count as memory of the run.
+    """
     for tensor in (
         torch.ones(3, 4 * BLOCK + 1, dtype=torch.bool)[1],
         torch.ones(40_001).half()[1:],

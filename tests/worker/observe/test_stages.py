@@ -1,7 +1,8 @@
-"""Observing a pipeline: every stage seen in order, no bit changed, nothing left behind."""
+"""Observing a pipeline: every stage is seen in order, no bit changes, and nothing stays behind."""
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 import sys
@@ -11,11 +12,12 @@ from typing import Any
 import pytest
 import torch
 
-from harness.records import Recording
-from harness.scenario.model import DATA
+from harness.scenario.reading import DATA
 from harness.store.baselines import Store
+from harness.store.recording import Recording, Repeat
 from harness.worker.conditions import determinism, noise
 from harness.worker.observe import stages
+from harness.worker.observe.stages import Stage
 from harness.worker.pipeline import checkpoints
 from harness.worker.pipeline.call import Pipeline
 from harness.worker.pipeline.torch_ import Torch
@@ -24,7 +26,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:`torch_dtype` is deprecated:Futu
 
 TORCH = Torch("cpu")
 SMALL = {
-    "digits-ddpm": ("bundled", "DDIMPipeline", {"num_inference_steps": 2, "output_type": "np"}),
+    "digits-ddpm": ("bundled", "DDIMPipeline", {"num_inference_steps": 2}),
     "digits-sd": (
         "bundled",
         "StableDiffusionPipeline",
@@ -50,22 +52,26 @@ class CutShort(Exception):
 @functools.cache
 def loaded(name: str) -> checkpoints.Checkpoint:
     kind, pipeline, _ = SMALL[name]
-    return checkpoints.load(
-        {"kind": kind, "folder": str(DATA / kind / name)}, pipeline, {"default": "float32"}, TORCH
-    )
+    source = {"kind": kind, "folder": str(DATA / kind / name)}
+    return checkpoints.load(source, pipeline, {"default": "float32"}, TORCH)
 
 
 @pytest.fixture
 def opened() -> Iterator[Callable[..., Pipeline]]:
-    """Make a small pipeline as the recorder would, with changes to its case; its own schedulers are back afterwards."""
+    """Make a small pipeline as the recorder would, with changes to its case.
+
+    Its own schedulers are back afterwards.
+    """
     made = []
 
     def make(name: str, **changes: Any) -> Pipeline:
-        case = {
+        case: Any = {
             "call": {**SMALL[name][2], "output_type": "np"},
             "seeds": [0],
             "generator": "cpu",
             "scheduler": None,
+            "enable": [],
+            "inputs_folder": ".",
             **changes,
         }
         made.append(Pipeline(case, loaded(name), TORCH))
@@ -76,54 +82,64 @@ def opened() -> Iterator[Callable[..., Pipeline]]:
         pipeline.close()
 
 
-def seeded(pipeline: Pipeline, *watching: Any) -> torch.Tensor:
+def seeded(pipeline: Pipeline, *callbacks: Any, **options: Any) -> torch.Tensor:
     """Run the pipeline as the recorder does and return its image."""
     with determinism.settings("full"):
         determinism.seed_global_streams(0)
-        return pipeline.run(*watching)["image"]
+        return pipeline.run(*callbacks, **options)["image"]
 
 
 def wrappers(pipeline: Any) -> dict[str, Any]:
-    """Return every method that stands on an instance instead of its class: that is how stages are watched."""
+    """Return every method that is replaced on an instance, or on a subclass of its own.
+
+    That is how stages are observed.
+    """
     names = ("forward", "step", *stages.METHODS)
-    parts = {name: part for name, part in pipeline.components.items() if hasattr(part, "__dict__")}
-    return {
-        f"{name}.{method}": vars(part)[method]
-        for name, part in parts.items()
-        for method in names
-        if method in vars(part)
-    }
+    found: dict[str, Any] = {}
+    for name, part in pipeline.components.items():
+        namespaces = [getattr(part, "__dict__", {})]
+        if type(part).__base__.__name__ == type(part).__name__:  # a subclass for the time
+            namespaces.append(vars(type(part)))
+        for replaced in namespaces:
+            found |= {
+                f"{name}.{method}": replaced[method] for method in names if method in replaced
+            }
+    return found
 
 
-def doors() -> dict[str, Any]:
+def library_draws() -> dict[str, Any]:
     """Return every name `randn_tensor` inside diffusers, by module."""
-    modules = {
-        name: module for name, module in sys.modules.items() if name.startswith("diffusers.")
-    }
     return {
         name: vars(module)["randn_tensor"]
-        for name, module in modules.items()
-        if "randn_tensor" in vars(module)
+        for name, module in sys.modules.items()
+        if name.startswith("diffusers.") and "randn_tensor" in vars(module)
     }
 
 
-def keep(name: str, inputs: dict[str, Any], result: Any) -> Any:
+def keep(stage: Stage, inputs: dict[str, Any], result: Any) -> Any:
+    """Observe a stage and go on with its own result."""
     return result
 
 
+def ignore(stage: Stage, drawn: torch.Tensor) -> None:
+    """Observe a draw of noise."""
+
+
 @pytest.mark.parametrize("name", SMALL)
-def test_watching_changes_no_bit_and_leaves_nothing_behind(name: str, opened):
-    """Plain, watched and plain again are the same; instances and doors are as they were."""
-    pipeline, drawn = opened(name), []
+def test_observing_changes_no_bit_and_leaves_nothing_behind(name: str, opened):
+    """A plain, an instrumented and another plain run are the same; all methods are restored."""
+    pipeline = opened(name)
+    drawn: list[Stage] = []
     plain = seeded(pipeline)
-    own = doors()
-    watched = seeded(pipeline, keep, drawn.append)
+    own = library_draws()
+    instrumented = seeded(pipeline, keep, lambda stage, _: drawn.append(stage))
     assert wrappers(pipeline.pipeline) == {}
     assert len(set(own.values())) == 1
-    assert doors().items() >= own.items()
-    assert set(doors().values()) == set(own.values())
-    assert torch.equal(watched, plain)
+    assert library_draws().items() >= own.items()
+    assert set(library_draws().values()) == set(own.values())
+    assert torch.equal(instrumented, plain)
     assert torch.equal(seeded(pipeline), plain)
+    assert drawn == [Stage("noise", index) for index in range(len(drawn))]
     assert drawn
 
 
@@ -131,56 +147,57 @@ def test_watching_changes_no_bit_and_leaves_nothing_behind(name: str, opened):
 def test_a_timed_run_tells_of_every_step_and_of_nothing_else(name: str, opened):
     """Schedulers alone are wrapped, the bits stay, and nothing is left behind."""
     pipeline = opened(name)
-    plain, told, watched = seeded(pipeline), [], []
+    plain = seeded(pipeline)
+    told: list[str] = []
+    observed: list[Stage] = []
 
-    def look(scheduler: str) -> None:
+    def on_step(scheduler: str) -> None:
         told.append(scheduler)
-        assert set(wrappers(pipeline.pipeline)) == {
-            f"{one}.step" for one in stages.schedulers_of(pipeline.pipeline)
-        }
+        schedulers = stages.schedulers_of(pipeline.pipeline)
+        assert set(wrappers(pipeline.pipeline)) == {f"{name}.step" for name in schedulers}
 
-    with determinism.settings("full"):
-        determinism.seed_global_streams(0)
-        assert torch.equal(pipeline.run(on_step=look)["image"], plain)
+    def on_stage(stage: Stage, inputs: dict[str, Any], result: Any) -> Any:
+        observed.append(stage)
+        return result
+
+    assert torch.equal(seeded(pipeline, on_step=on_step), plain)
     assert wrappers(pipeline.pipeline) == {}
-    seeded(pipeline, lambda stage, inputs, result: watched.append(stage) or result)
-    assert told == [stage.partition(".")[0] for stage in watched if ".step#" in stage]
+    seeded(pipeline, on_stage)
+    assert told == [stage.scheduler for stage in observed if stage.scheduler is not None]
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_while_watched_the_wrappers_are_there(name: str, opened):
-    """What the other tests find gone was there: on every model and scheduler, and on every door."""
-    pipeline, seen, own = opened(name), {}, set(doors().values())
+def test_while_a_run_is_observed_the_wrappers_are_there(name: str, opened):
+    """They stand on every model and scheduler, and on every name `randn_tensor`."""
+    pipeline, seen, own = opened(name), {}, set(library_draws().values())
 
-    def look(stage: str, inputs: dict[str, Any], result: Any) -> Any:
-        seen["wrappers"], seen["doors"] = wrappers(pipeline.pipeline), doors()
+    def look(stage: Stage, inputs: dict[str, Any], result: Any) -> Any:
+        seen["wrappers"], seen["draws"] = wrappers(pipeline.pipeline), library_draws()
         return result
 
-    seeded(pipeline, look, lambda drawn: None)
+    seeded(pipeline, look, ignore)
     parts = pipeline.pipeline.components.items()
     models = {f"{part}.forward" for part, model in parts if isinstance(model, torch.nn.Module)}
-    assert models <= set(seen["wrappers"])
-    assert {f"{part}.step" for part in stages.schedulers_of(pipeline.pipeline)} <= set(
-        seen["wrappers"]
-    )
-    assert own.isdisjoint(seen["doors"].values())
+    steps = {f"{part}.step" for part in stages.schedulers_of(pipeline.pipeline)}
+    assert models | steps <= set(seen["wrappers"])
+    assert own.isdisjoint(seen["draws"].values())
 
 
 @pytest.mark.parametrize("at", ["text_encoder#0", "unet#1", "scheduler.step#1", "vae.decode#0"])
 def test_a_run_that_fails_leaves_nothing_behind(at: str, opened):
     """Whichever stage raises, the next run is a plain one with the same bits."""
     pipeline = opened("digits-sd")
-    plain, own = seeded(pipeline), doors()
+    plain, own = seeded(pipeline), library_draws()
 
-    def fail(name: str, inputs: dict[str, Any], result: Any) -> Any:
-        if name == at:
+    def fail(stage: Stage, inputs: dict[str, Any], result: Any) -> Any:
+        if stage.name == at:
             raise CutShort
         return result
 
     with pytest.raises(CutShort):
-        seeded(pipeline, fail, lambda drawn: None)
+        seeded(pipeline, fail, ignore)
     assert wrappers(pipeline.pipeline) == {}
-    assert doors() == own
+    assert library_draws() == own
     assert torch.equal(seeded(pipeline), plain)
 
 
@@ -197,36 +214,67 @@ def test_a_method_that_somebody_put_on_an_instance_stays_there(opened):
         del unet.forward
 
 
-def test_a_watched_step_shows_its_own_signature(opened):
-    """Pipelines ask it whether `eta` and `generator` may be passed; without it the run silently differs."""
+def test_an_observed_step_shows_its_own_signature(opened):
+    """Pipelines ask it whether `eta` and `generator` may be passed; else they would leave them."""
     pipeline = opened("digits-sd", scheduler={"class": "DDIMScheduler"})
     seeded(pipeline)
-    step = pipeline.pipeline.scheduler.step
-    for seen in (stages.watched(pipeline.pipeline, keep), stages.stepped(pipeline.pipeline, print)):
-        with seen:
-            assert pipeline.pipeline.scheduler.step != step
-            assert inspect.signature(pipeline.pipeline.scheduler.step) == inspect.signature(step)
-            assert {"eta", "generator"} <= set(
-                inspect.signature(pipeline.pipeline.scheduler.step).parameters
-            )
+    scheduler = pipeline.pipeline.scheduler
+    own = scheduler.step
+    for observing in (
+        stages.observed(pipeline.pipeline, keep),
+        stages.observed_steps(pipeline.pipeline, print),
+    ):
+        with observing:
+            assert scheduler.step != own
+            assert inspect.signature(scheduler.step) == inspect.signature(own)
+            assert {"eta", "generator"} <= set(inspect.signature(scheduler.step).parameters)
+
+
+def test_a_step_of_a_copied_scheduler_is_observed_and_works_on_the_copy(opened):
+    """Some pipelines copy their scheduler within a call; the original must not make the step."""
+    pipeline = opened("digits-ddpm")
+    seeded(pipeline)
+    scheduler = pipeline.pipeline.scheduler
+    own_class = type(scheduler)
+    seen: list[str] = []
+
+    def note(stage: Stage, inputs: dict[str, Any], result: Any) -> Any:
+        seen.append(stage.name)
+        return result
+
+    with stages.observed(pipeline.pipeline, note):
+        copied = copy.deepcopy(scheduler)
+        copied.set_timesteps(5)
+        noise_like = torch.ones(1, 1, 4, 4)
+        step = copied.step(noise_like, copied.timesteps[0], noise_like)
+        assert isinstance(scheduler, own_class)
+    assert seen == ["scheduler.step#0"]
+    assert (copied.num_inference_steps, scheduler.num_inference_steps) == (5, 2)
+    assert type(scheduler) is own_class
+    expected = own_class.from_config(scheduler.config)
+    expected.set_timesteps(5)
+    again = expected.step(noise_like, expected.timesteps[0], noise_like)
+    assert torch.equal(step.prev_sample, again.prev_sample)
 
 
 def test_what_the_observer_returns_is_what_the_pipeline_goes_on_with(opened):
-    """An anchored run rests on this: another prediction of the model gives another image."""
+    """A teacher-forced run rests on this: another prediction of the model gives another image."""
     pipeline = opened("digits-ddpm")
 
-    def replace(name: str, inputs: dict[str, Any], result: Any) -> Any:
-        return type(result)(sample=torch.zeros_like(result.sample)) if name == "unet#0" else result
+    def replace(stage: Stage, inputs: dict[str, Any], result: Any) -> Any:
+        if stage.name == "unet#0":
+            return type(result)(sample=torch.zeros_like(result.sample))
+        return result
 
     assert not torch.equal(seeded(pipeline, replace), seeded(pipeline))
 
 
 def test_the_inputs_of_a_stage_come_by_the_names_of_its_parameters(opened):
-    """However the pipeline passed them: by place or by name."""
+    """They do however the pipeline passed them: by position or by name."""
     seen = {}
 
-    def note(name: str, inputs: dict[str, Any], result: Any) -> Any:
-        seen[name] = set(inputs)
+    def note(stage: Stage, inputs: dict[str, Any], result: Any) -> Any:
+        seen[stage.name] = set(inputs)
         return result
 
     seeded(opened("digits-ddpm"), note)
@@ -234,99 +282,107 @@ def test_the_inputs_of_a_stage_come_by_the_names_of_its_parameters(opened):
     assert {"model_output", "timestep", "sample", "generator"} <= seen["scheduler.step#0"]
 
 
+def test_only_a_step_of_a_scheduler_carries_the_scheduler_s_name(opened):
+    """What is kept of a run rests on it, not on the wording of a stage's name."""
+    seen: dict[str, Stage] = {}
+
+    def note(stage: Stage, inputs: dict[str, Any], result: Any) -> Any:
+        seen[stage.name] = stage
+        return result
+
+    seeded(opened("digits-sd"), note)
+    assert seen["scheduler.step#1"] == Stage("scheduler.step", 1, scheduler="scheduler")
+    assert seen["vae.decode#0"] == Stage("vae.decode", 0)
+    assert seen["unet#1"] == Stage("unet", 1)
+
+
 @pytest.mark.parametrize("name", ["ddim-digits", "ddpm-digits", "sd-digits", "unclip-synthetic"])
-def test_a_recording_says_that_its_watched_run_is_as_its_plain_one(name: str, take):
-    """A plain run and the watched one gave the same bits."""
-    assert take(name).content["repeat"] == {
-        "runs": 2,
-        "distinct": 1,
-        "l_inf": 0.0,
-        "watched_as_plain": True,
-    }
+def test_a_recording_says_that_its_instrumented_run_equals_its_plain_one(name: str, take):
+    """A plain run and the instrumented one gave the same bits."""
+    repeat = Repeat(runs=2, distinct=1, l_inf=0.0, instrumented_equals_plain=True)
+    assert take(name).repeat == repeat
 
 
 @pytest.mark.parametrize(
     ("cost", "runs"), [(None, 2), ("{slower: 1.5}", 2), ("{slower: 1.5, rounds: 3}", 3)]
 )
-def test_a_case_whose_bits_are_new_runs_watched_and_plain_and_as_often_as_its_cost_asks(
+def test_a_case_whose_bits_are_new_runs_instrumented_and_plain_and_as_often_as_its_cost_asks(
     cost, runs, take
 ):
-    """The watched run comes first and warms up; those that are timed are steady."""
-    assert take(cost=cost).content["repeat"] == {
-        "runs": runs,
-        "distinct": 1,
-        "l_inf": 0.0,
-        "watched_as_plain": True,
-    }
+    """The instrumented run comes first and warms up; those that are timed are steady."""
+    repeat = Repeat(runs=runs, distinct=1, l_inf=0.0, instrumented_equals_plain=True)
+    assert take(cost=cost).repeat == repeat
 
 
 def test_the_bits_of_a_baseline_need_no_second_run_and_other_bits_are_looked_into(
     shop, monkeypatch
 ):
-    """The baseline's process is the first of two that agree; a baseline and a run with other bits hold the inside of stages."""
-    scenario = shop.recorded()
+    """The baseline's process is the first of two that agree.
 
-    def run(name: str) -> tuple[int, list[str]]:
+    A baseline, and a run with other bits, hold the inside of stages.
+    """
+    scenario = shop.recorded()
+    baseline = shop.baseline()
+
+    def run(name: str) -> tuple[int, bool]:
         shop.harness("run", str(scenario), "--out", name)
         recording = Recording.read(shop.root / name / "recordings" / "digits" / "cpu-float32")
-        return recording.content["repeat"]["runs"], list(recording.inside("modules"))
+        return recording.repeat.runs, recording.has_modules_inside("unet#0")
 
-    assert list(
-        Store(shop.root / "baselines").read(shop.baseline()).recording.inside("modules")
-    ) == ["unet#0"]
-    assert run("same") == (1, [])
-    monkeypatch.setattr(
-        Store,
-        "known",
-        lambda self, case: {path.stem: {"image": "0" * 32} for path in [shop.baseline()]},
-    )
-    assert run("other") == (3, ["unet#0"])  # watched, plain, and watched once more from the inside
-    monkeypatch.setattr(Store, "known", lambda self, case: {"another-class": {}})
-    assert run("elsewhere") == (2, ["unet#0"])
+    def pretend(known: dict[str, dict[str, str]]) -> None:
+        monkeypatch.setattr(Store, "known", lambda self, case: known)
+
+    assert Store(shop.root / "baselines").read(baseline).has_modules_inside("unet#0")
+    assert run("same") == (1, False)
+    pretend({baseline.stem: {"image": "0" * 32}})
+    assert run("other") == (3, True)  # instrumented, plain, and instrumented with the inside
+    pretend({"another-class": {}})
+    assert run("elsewhere") == (2, True)
+
+
+def loop(model: str, scheduler: str, count: int) -> list[str]:
+    """Return the names of `count` predictions and steps in turn."""
+    return [f"{part}#{index}" for index in range(count) for part in (model, f"{scheduler}.step")]
 
 
 def test_the_stages_of_text_to_image_come_in_their_order(take):
-    """Prompt and empty prompt, then a prediction and a step for each of twenty steps, then the decoder."""
-    names = [stage["name"] for stage in take("sd-digits").stages]
-    steps = [f"{part}#{index}" for index in range(20) for part in ("unet", "scheduler.step")]
+    """Prompt and empty prompt, a prediction and a step for each of twenty steps, the decoder."""
+    names = [stage.name for stage in take("sd-digits").stages]
+    steps = loop("unet", "scheduler", 20)
     assert names == ["text_encoder#0", "text_encoder#1", *steps, "vae.decode#0"]
 
 
 def test_a_pipeline_with_several_schedulers_has_all_their_steps_in_order(take):
-    """UnCLIP: text, prior, projection, decoder, and two super-resolution models that share a scheduler."""
-    names = [stage["name"] for stage in take("unclip-synthetic").stages]
-
-    def loop(model: str, scheduler: str, count: int) -> list[str]:
-        return [
-            f"{part}#{index}" for index in range(count) for part in (model, f"{scheduler}.step")
-        ]
-
+    """UnCLIP: text, prior, projection, decoder, and two upscalers that share a scheduler."""
+    names = [stage.name for stage in take("unclip-synthetic").stages]
     assert names == [
-        "text_encoder#0", "text_encoder#1",
+        "text_encoder#0",
+        "text_encoder#1",
         *loop("prior", "prior_scheduler", 5),
         "text_proj#0",
         *loop("decoder", "decoder_scheduler", 5),
-        "super_res_first#0", "super_res_scheduler.step#0", "super_res_first#1", "super_res_scheduler.step#1",
-        "super_res_last#0", "super_res_scheduler.step#2",
-    ]  # fmt: skip
+        *loop("super_res_first", "super_res_scheduler", 2),
+        "super_res_last#0",
+        "super_res_scheduler.step#2",
+    ]
 
 
 def test_every_draw_is_seen_in_the_order_of_the_run(take):
-    """A DDIM run draws once; ten ancestral steps draw at the start and at every step but the last."""
-    assert len(take().content["noise"]) == 1
-    assert len(take("ddpm-digits").content["noise"]) == 10
+    """A DDIM run draws once; ten ancestral steps draw at the start and at each but the last."""
+    assert len(take().noise) == 1
+    assert len(take("ddpm-digits").noise) == 10
 
 
-def test_noise_can_be_replaced_and_the_door_closes_after_an_exception(opened):
-    """The pipeline computes with what the replacement drew, and diffusers has its own again even if the run fails."""
-    own, pipeline = doors(), opened("digits-ddpm").pipeline
+def test_noise_can_be_replaced_and_the_library_s_own_is_back_after_an_exception(opened):
+    """The pipeline computes with what the replacement drew, even if the run then fails."""
+    own, pipeline = library_draws(), opened("digits-ddpm").pipeline
     asked: list[Any] = []
 
     def fail(shape: Any, **_: Any) -> torch.Tensor:
         asked.append(shape)
         raise CutShort
 
-    with pytest.raises(CutShort), noise.drawn_by(fail):
+    with pytest.raises(CutShort), noise.intercepted_draws(fail):
         pipeline(num_inference_steps=1, output_type="np")
     assert asked == [(1, 1, 16, 16)]
-    assert doors() == own
+    assert library_draws() == own

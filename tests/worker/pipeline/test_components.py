@@ -1,4 +1,7 @@
-"""Components of torch and of MindSpore, which here is what its cells and tensors offer: seen alike, over the same memory."""
+"""Components of torch and of MindSpore are seen alike, over the same memory.
+
+MindSpore is here what its cells and tensors offer.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,13 @@ import torch
 
 from harness.worker.conditions import portable
 from harness.worker.observe import stages
+from harness.worker.observe.stages import Stage
 from harness.worker.observe.tensors import digest_state, tensors_in
 from harness.worker.pipeline.components import as_tensor, call_of, parameters_of, parts_of, state_of
 
 
 class Tensor:
-    """As MindSpore's on the CPU: `asnumpy` shares its memory."""
+    """A tensor like MindSpore's on the CPU: `asnumpy` shares its memory."""
 
     def __init__(self, *values: float) -> None:
         self._values = np.array(values, np.float32)
@@ -26,7 +30,7 @@ class Tensor:
 
 
 class Cell:
-    """As MindSpore's: works in `construct`, and lists itself among its cells, without a path."""
+    """A cell like MindSpore's: it works in `construct`, and lists itself without a path."""
 
     def __init__(self) -> None:
         self.weight = Tensor(1.0, -2.0)
@@ -42,7 +46,7 @@ class Cell:
 
 
 class Module(torch.nn.Module):
-    """The same in torch, with a buffer besides."""
+    """The same in torch, with a buffer beside the parameter."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -63,7 +67,7 @@ class Module(torch.nn.Module):
     ],
 )
 def test_a_component_with_weights_is_known_by_the_method_in_which_it_works(component, call):
-    """Its class too: a checkpoint's index names classes."""
+    """So is its class, because a checkpoint's index names classes."""
     assert call_of(component) == call
 
 
@@ -82,7 +86,7 @@ def test_both_have_parts_parameters_and_state_by_the_same_names():
 
 
 def test_what_is_written_into_a_view_is_written_into_the_tensor():
-    """So synthetic weights come into a cell, and a baseline's tensor in place of a stage's own."""
+    """Synthetic weights come into a cell in this way, and a teacher's tensor into a result."""
     cell = Cell()
     portable.fill("unet", parameters_of(cell))
     assert cell.weight.asnumpy().tolist() != [1.0, -2.0]
@@ -92,7 +96,7 @@ def test_what_is_written_into_a_view_is_written_into_the_tensor():
 
 
 def test_tensors_are_found_wherever_a_stage_may_hold_them():
-    """In sequences, in mappings, and alone; a scalar keeps its shape."""
+    """They may be in sequences, in mappings, or alone; a scalar keeps its shape."""
     scalar = SimpleNamespace(asnumpy=lambda: np.array(3, np.int64))
     found = tensors_in({"sample": [Tensor(1.0)], "timestep": scalar})
     assert {name: (tensor.tolist(), list(tensor.shape)) for name, tensor in found.items()} == {
@@ -101,16 +105,16 @@ def test_tensors_are_found_wherever_a_stage_may_hold_them():
     }
 
 
-def test_a_cell_is_watched_in_its_construct():
-    """What the watcher writes into the result is what the pipeline goes on with."""
+def test_a_cell_is_observed_in_its_construct():
+    """What the observer writes into the result is what the pipeline goes on with."""
     cell, seen = Cell(), []
 
-    def on_stage(name: str, inputs: dict[str, object], result: tuple[Tensor]) -> tuple[Tensor]:
-        seen.append((name, list(inputs)))
+    def on_stage(stage: Stage, inputs: dict[str, object], result: tuple[Tensor]) -> tuple[Tensor]:
+        seen.append((stage.name, list(inputs)))
         as_tensor(result[0]).fill_(7.0)
         return result
 
-    with stages.watched(SimpleNamespace(components={"unet": cell}), on_stage):
+    with stages.observed(SimpleNamespace(components={"unet": cell}), on_stage):
         given = cell.construct(Tensor(1.0, 1.0))
     assert given[0].asnumpy().tolist() == [7.0, 7.0]
     assert seen == [("unet#0", ["sample"])]

@@ -1,6 +1,7 @@
-"""Weights from the Hub: owns the proof that `checkpoints.load` fetches, resumes, caches and refuses as it promises.
+"""Weights from the Hub: `checkpoints.load` fetches, resumes, caches and refuses as it promises.
 
-The Hub's real client runs in a process of its own and knows of the test by its environment variables alone.
+The Hub's real client runs in a process of its own. Only environment variables lead it to the
+test's server.
 """
 
 from __future__ import annotations
@@ -27,11 +28,14 @@ SECONDS = 120  # for one load, the imports of torch and diffusers included
 
 LOAD = """
 import json, sys
-from harness.worker import checkpoints
-from harness.worker.frameworks import Torch
+from harness.worker.pipeline import checkpoints
+from harness.worker.pipeline.torch_ import Torch
+
 for line in sys.stdin:
     try:
-        loaded = checkpoints.load(json.loads(line), "DDIMPipeline", {"default": "float32"}, Torch("cpu"))
+        source = json.loads(line)
+        dtypes = {"default": "float32"}
+        loaded = checkpoints.load(source, "DDIMPipeline", dtypes, Torch("cpu"))
         answer = {"weights": loaded.weights, "commit": loaded.commit}
     except Exception as error:
         answer = {"error": type(error).__name__, "message": str(error)}
@@ -70,7 +74,7 @@ class Loader:
         )
 
     def load(self, source: dict[str, str]) -> Answer:
-        """Return the digests and the commit of what `source` names, or the error and its message."""
+        """Return the digests and the commit of a source, or the error and its message."""
         assert self._process.stdin
         assert self._process.stdout
         watchdog = threading.Timer(SECONDS, self._process.kill)
@@ -92,7 +96,10 @@ class Loader:
 
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Folders:
-    """Save the checkpoint: 17 MB, since the client writes pieces of 10 MiB and a smaller file leaves none to resume."""
+    """Save the checkpoint; of 17 MB, because the client writes pieces of 10 MiB.
+
+    A smaller file would leave nothing to resume.
+    """
     from diffusers import DDIMPipeline, DDIMScheduler, UNet2DModel
 
     down, up = ("DownBlock2D", "DownBlock2D"), ("UpBlock2D", "UpBlock2D")
@@ -142,7 +149,7 @@ def hub(served: tuple[HubServer, Loader]) -> Iterator[HubServer]:
 
 @pytest.fixture(scope="module")
 def expected(served: tuple[HubServer, Loader], folders: Folders) -> Answer:
-    """What every successful load from the server has to give: the folder's digests, and the server's commit."""
+    """What every load from the server has to give: the folder's digests, the server's commit."""
     answer = served[1].load({"kind": "path", "folder": str(folders.safe)})
     assert set(answer["weights"]) == {"unet", "configuration"}
     return {"weights": answer["weights"], "commit": served[0].commits["main"]}
@@ -168,7 +175,10 @@ def test_weights_from_the_hub_are_those_of_the_served_folder(
 def test_a_cached_checkpoint_loads_when_the_hub_is_gone(
     hub: HubServer, loader: Loader, expected: Answer
 ) -> None:
-    """A second load downloads nothing, and a refused connection leads to the cache and the branch's last commit."""
+    """A second load downloads nothing, and after a refused connection the cache is used.
+
+    The branch is then at its last known commit.
+    """
     assert loader.load(HUB) == loader.load(HUB) == expected
     assert downloads(hub) == [200]
     hub.stop()
@@ -201,7 +211,10 @@ def test_a_download_cut_in_the_middle_resumes_there(
 def test_an_interrupted_download_is_never_taken_for_a_checkpoint_and_the_next_call_completes_it(
     hub: HubServer, loader: Loader, expected: Answer
 ) -> None:
-    """What a failed call leaves in the cache does not load, on the net or off it, and does not spoil a later call."""
+    """What a failed call leaves in the cache does not load, with a network or without.
+
+    It does not spoil a later call either.
+    """
     hub.faults.extend(["cut", "refuse"])
     assert loader.load(HUB)["error"] == "CannotRunHere"
     assert downloads(hub) == [200, 500]
@@ -211,7 +224,7 @@ def test_an_interrupted_download_is_never_taken_for_a_checkpoint_and_the_next_ca
     assert loader.load(HUB) == expected
 
 
-def test_without_hub_and_cache_the_case_cannot_run_here_and_the_message_says_how_to_fetch_the_weights(
+def test_without_hub_and_cache_a_case_cannot_run_here_and_is_told_how_to_fetch_the_weights(
     hub: HubServer, loader: Loader
 ) -> None:
     """The message names the repository and a command that can be pasted."""

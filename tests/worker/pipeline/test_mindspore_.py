@@ -1,4 +1,4 @@
-"""MindSpore beside torch: the same noise, an environment of its own, and, where that is made, the same recording.
+"""MindSpore beside torch: the same noise, an environment of its own, and a recording like torch's.
 
 The slow tests make the environment (about a minute and 3 GB), which the nightly keeps.
 """
@@ -14,14 +14,19 @@ import numpy as np
 import pytest
 import torch
 
-from harness.judge import module_diff as inside
+from harness.judge import module_diff
 from harness.judge.cost import judge_cost
 from harness.judge.environment_diff import list_changes
 from harness.launch import sandbox
 from harness.launch.process import variables
-from harness.scenario.model import read
+from harness.records import Comparison, CostReason, Verdict
+from harness.scenario.fields import Determinism, Framework
+from harness.scenario.model import CostBounds, Reference
+from harness.scenario.reading import read
 from harness.session import Session
 from harness.store.baselines import Store
+from harness.store.recording import OperatorCall
+from harness.store.run_folder import read_results
 from harness.study.revert import candidates
 from harness.worker.conditions import noise
 
@@ -31,36 +36,34 @@ CASE = "ddim-digits-mindspore[cpu-float32]"
 
 
 def test_a_generator_of_numpy_draws_what_torch_is_fed():
-    """Per image in float64 and cast, as mindone does; so the two frameworks start from the same bits."""
+    """Both draw each image in float64 and cast it, so both frameworks start from the same bits."""
     cpu = torch.device("cpu")
     given = noise.Source("numpy", [3, 4], cpu, numpy_generators=True)
     fed = noise.Source("numpy", [3, 4], cpu).drawing()
     assert given.drawing() is None
     for _ in range(2):  # made anew for every run
-        drawn = np.concatenate(
-            [generator.standard_normal((1, 2, 2)) for generator in given.fresh()]
-        ).astype(np.float32)
+        images = [generator.standard_normal((1, 2, 2)) for generator in given.fresh()]
+        drawn = np.concatenate(images).astype(np.float32)
     assert fed is not None
     assert fed((2, 2, 2)).tolist() == drawn.tolist()
 
 
 def test_a_reference_may_be_another_scenario_s(tmp_path):
-    """The twin in torch judges; its own class would be named, were there one."""
+    """The same scenario in torch judges, as a baseline of another class."""
     store = Store(tmp_path)
-    case = builders.case(framework="mindspore", reference="twin/cpu-float32")
+    reference = Reference(builders.CPU, "in-torch")
+    case = builders.case(framework=Framework.MINDSPORE, reference=reference)
     assert store.match(case, builders.numerics_class("m")) is None
-    twin = builders.case(name="twin")
-    store.write(twin, builders.recording(tmp_path / "twin", letter="a"), "first")
+    in_torch = builders.case(name="in-torch")
+    store.write(in_torch, builders.recording(tmp_path / "recording", letter="a"), "first")
     match = store.match(case, builders.numerics_class("a"))
-    assert (match.same_class, match.why) == (
-        False,
-        "class cpu-a, the reference of twin/cpu-float32",
-    )
+    assert match is not None
+    assert (match.comparison, match.reference) == (Comparison.CROSS_CLASS, reference)
     assert match.baseline.fingerprint == case.scenario.fingerprint
 
 
 def test_without_its_environment_a_case_is_unverified_and_says_how_to_make_it(shop, monkeypatch):
-    """Nothing of 3 GB is installed unasked."""
+    """Nothing of 3 GB is installed without being asked for."""
     monkeypatch.setenv("HARNESS_CACHE", str(shop.root / "cache"))
     shop.scenario(framework="mindspore", generator="numpy")
     assert "no: make it so by harness env --make mindspore" in " ".join(
@@ -82,7 +85,7 @@ def test_its_devices_can_be_chosen_on_the_command_line(shop):
 
 
 def test_packages_of_torch_s_side_are_not_put_beside_mindspore(shop):
-    """Its pins go together; a case that asks for others is not verified, whatever was made."""
+    """Its pins go together; a case that asks for others is unverified, whatever was made."""
     shop.scenario(framework="mindspore", generator="numpy")
     done = shop.harness("run", "--env", "diffusers==0.30.3", "--out", "run")
     assert done.code == 3
@@ -90,84 +93,96 @@ def test_packages_of_torch_s_side_are_not_put_beside_mindspore(shop):
 
 
 def test_a_reference_that_is_not_there_is_named(shop):
-    """A misspelt twin would else look like a case that nobody recorded."""
-    done = shop.harness("run", str(shop.scenario(reference="dgits/cpu-float32")), "--out", "run")
-    assert "no baseline for this case, nor one of dgits/cpu-float32, its reference" in done.out
+    """A misspelt reference would otherwise look like a case that nobody recorded."""
+    reference = "{scenario: dgits, device: cpu, dtype: float32}"
+    shop.harness("run", str(shop.scenario(reference=reference)), "--out", "run")
+    (outcome,) = read_results(shop.root / "run").outcomes
+    assert "nor one of dgits[cpu-float32], its reference" in outcome.message
 
 
 def test_one_command_makes_a_framework_s_environment(shop, monkeypatch):
-    """With the pins of `launch/sandbox.py`; what this environment has itself needs none."""
+    """It has the pins of `launch/sandbox.py`."""
     made: list[tuple[str, ...]] = []
     monkeypatch.setattr(sandbox, "interpreter", made.append)
     done = shop.harness("env", "--make", "mindspore")
-    assert (done.code, made) == (0, [sandbox.PINS["mindspore"]])
+    assert (done.code, made) == (0, [sandbox.PINS[Framework.MINDSPORE]])
 
 
 def test_mindspore_starts_with_instructions_that_it_is_fast_with():
     """A case's own variable wins; torch is left alone."""
-    assert variables("full", {}, framework="mindspore")["ONEDNN_MAX_CPU_ISA"] == "AVX2"
-    assert (
-        variables("full", {"ONEDNN_MAX_CPU_ISA": "SSE41"}, framework="mindspore")[
-            "ONEDNN_MAX_CPU_ISA"
-        ]
-        == "SSE41"
-    )
-    assert "ONEDNN_MAX_CPU_ISA" not in variables("full", {})
+    name = "ONEDNN_MAX_CPU_ISA"
+
+    def of_mindspore(own: dict[str, str]) -> dict[str, str | None]:
+        return variables(Determinism.FULL, own, framework=Framework.MINDSPORE)
+
+    assert of_mindspore({})[name] == "AVX2"
+    assert of_mindspore({name: "SSE41"})[name] == "SSE41"
+    assert name not in variables(Determinism.FULL, {})
 
 
-def operator(name: str, inputs: str, outputs: str) -> dict[str, object]:
-    return {"operator": name, "inputs": {"0": inputs}, "outputs": {"0": outputs}}
+def operator(name: str, inputs: str, outputs: str) -> OperatorCall:
+    """Return a call of an operator with one input and one output, by their digests."""
+    return OperatorCall(name, {"0": inputs}, {"0": outputs}, shapes=(), source="")
 
 
 def test_operators_of_two_frameworks_are_paired_by_what_they_do():
-    """The first with equal inputs and another result is found across them; within one, a form is a difference."""
-    theirs = [operator("aten.div.Tensor", "a", "b"), operator("aten.exp.default", "b", "c")]
-    mine = [operator("mindspore.div.Tensor", "a", "b"), operator("mindspore.exp.ops", "b", "X")]
-    assert inside.first_operator(inside.align(mine, theirs, "operator", inside.plain)) == 1
-    assert inside.align(mine, theirs, "operator").pairs == []
+    """The first one with equal inputs and another result is found across them.
+
+    Within one framework, the form of an operator belongs to its name.
+    """
+    expected = [operator("aten.div.Tensor", "a", "b"), operator("aten.exp.default", "b", "c")]
+    actual = [operator("mindspore.div.Tensor", "a", "b"), operator("mindspore.exp.ops", "b", "X")]
+    aligned = module_diff.align(actual, expected, module_diff.plain_operator_name)
+    assert module_diff.first_operator(aligned) == 1
+    assert module_diff.align(actual, expected, module_diff.operator_name).pairs == []
 
 
 def test_another_framework_is_the_first_change_and_says_nothing_of_cost(tmp_path):
-    """A library that computes otherwise outweighs every version, and its seconds are another machine's."""
+    """Another library outweighs every version, and its seconds are those of another machine."""
     environment = builders.environment("m", framework="mindspore")
-    mine = builders.recording(tmp_path / "mine", environment=environment, cost=builders.cost(1.0))
-    theirs = builders.recording(tmp_path / "theirs", cost=builders.cost(1.0))
-    changed = list_changes(mine.content["environment"], theirs.content["environment"])
-    assert changed[0] == "framework torch -> mindspore"
-    assert judge_cost(mine, theirs, {"slower": 1.5})["verdict"] == "unknown"
-    case = builders.case(framework="mindspore")
-    as_now, as_then, _ = candidates(case, mine, theirs, packages=False)
-    assert (as_now.scenario.framework, as_then.scenario.framework) == ("mindspore", "torch")
+    actual = builders.recording(tmp_path / "actual", environment=environment)
+    expected = builders.recording(tmp_path / "expected")
+    changes = list_changes(actual.environment, expected.environment)
+    assert changes[0] == "framework torch -> mindspore"
+    cost = judge_cost(actual, expected, CostBounds(slower=1.5))
+    assert cost.reason is CostReason.OTHER_MACHINE
+    case = builders.case(framework=Framework.MINDSPORE)
+    found = candidates(case, actual, builders.baseline(expected))
+    assert found.actual.scenario.framework is Framework.MINDSPORE
+    assert found.expected.scenario.framework is Framework.TORCH
 
 
 @pytest.mark.slow
 def test_mindspore_runs_repeats_and_lies_within_its_tolerance_of_torch(tmp_path, monkeypatch):
-    """On the CPU, in an environment made by one command; fed the baseline's inputs, each step is as close as it was measured."""
+    """It runs on the CPU, in an environment that one command makes.
+
+    With the baseline's inputs, each step is as close to torch's as it was measured to be.
+    """
     monkeypatch.chdir(ROOT)
-    sandbox.interpreter(sandbox.PINS["mindspore"])
+    sandbox.interpreter(sandbox.PINS[Framework.MINDSPORE])
     case = read(SCENARIO).cases()[0]
     with Session(Store(ROOT / "baselines"), tmp_path) as session:
         outcome = session.run(case)
-        again = session.record(replace(case, scenario=replace(case.scenario, cost={"rounds": 1})))
-    assert (outcome.verdict, outcome.repeat_l_inf) == ("within", 0.0), outcome.reason
-    assert outcome.baseline["why"].endswith("the reference of ddim-digits-numpy/cpu-float32")
-    assert again.content["environment"]["class"]["name"].startswith("cpu-mindspore-")
-    assert again.content["repeat"]["distinct"] == 1
-    assert [stage["name"] for stage in again.stages] == [
-        "unet#0",
-        "scheduler.step#0",
-        "unet#1",
-        "scheduler.step#1",
-    ]
+        once = replace(case, scenario=replace(case.scenario, cost=CostBounds(rounds=1)))
+        again = session.record(once)
+    assert (outcome.verdict, outcome.repeat_l_inf) == (Verdict.WITHIN, 0.0), outcome.message
+    assert outcome.baseline.reference == "ddim-digits-numpy[cpu-float32]"
+    assert again.numerics_class.name.startswith("cpu-mindspore-")
+    assert again.repeat.distinct == 1
+    names = [stage.name for stage in again.stages]
+    assert names == ["unet#0", "scheduler.step#0", "unet#1", "scheduler.step#1"]
 
 
 @pytest.mark.slow
 def test_the_operator_between_the_two_frameworks_is_named(shop):
-    """The exponential of the timestep's embedding, whose results differ from torch's in all but one of the frequencies."""
+    """It is the exponential of the timestep's embedding.
+
+    Its results differ from torch's in all but one of the frequencies.
+    """
     for path in (SCENARIO, SCENARIO.with_name("ddim-digits-numpy.yaml")):
         shutil.copy(path, shop.root / path.name)
     assert shop.harness("record", "ddim-digits-numpy.yaml", "--device", "cpu").code == 0
     assert shop.harness("run", SCENARIO.name, "--device", "cpu", "--out", "run").code == 0
-    done = shop.harness("explain", "run", CASE, "--roots", "1")
+    done = shop.harness("explain", "run", CASE, "--root-causes", "1")
     assert "module:   time_proj#0 (Timesteps): " in done.out
     assert "operator: mindspore.exp.ops of float32 [16]: " in done.out

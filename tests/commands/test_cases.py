@@ -1,4 +1,4 @@
-"""The main job by its command line: record, run, notice every change, accept, and say so by exit codes."""
+"""Listing, running and recording cases: every change is noticed, and no run writes a baseline."""
 
 from __future__ import annotations
 
@@ -10,31 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from printed import paragraph, verdicts
 from safetensors.numpy import load_file, save_file
 
-from harness.commands import main as cli
+from harness.records import Comparison, Verdict
 from harness.store.run_folder import read_results
 
 BOTH = "{device: [cpu, cuda]}"
 PROMPT = {"pipeline": "StableDiffusionPipeline", "checkpoint": "{bundled: digits-sd}"}
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
-
-
-def verdicts(run: Path) -> dict[str, str]:
-    return {outcome.case: outcome.verdict for outcome in read_results(run)[0]}
-
-
-def paragraph(text: str, case: str = "digits[cpu-float32]") -> dict[str, str]:
-    """Return the fields of the paragraph that explains a case: `why`, `first`, `changed`, `next` and so on."""
-    (found,) = re.findall(rf"^\w+: {re.escape(case)}\n((?:  .*\n)+)", text, re.MULTILINE)
-    return dict(re.findall(r"^  (\w+): +(.*)$", found, re.MULTILINE))
-
-
-@pytest.fixture
-def recorded(shop):
-    """A shop with a scenario and its baseline."""
-    shop.recorded()
-    return shop
 
 
 def test_a_recorded_case_is_identical_when_it_runs_again(recorded):
@@ -130,7 +114,11 @@ def test_a_change_that_moves_no_number_leaves_the_baseline_good(change: dict[str
 
 
 def in_two_places(shop) -> Path:
-    """Record a scenario with its checkpoint in `before`, copy both to `after`, and return the copied checkpoint."""
+    """Record a scenario with its checkpoint in `before`, and copy both to `after`.
+
+    Returns:
+        The copied checkpoint.
+    """
     shop.checkpoint("before/weights")
     shop.recorded(folder="before/scenarios", checkpoint="{path: ../weights}")
     shop.scenario(folder="after/scenarios", checkpoint="{path: ../weights}")
@@ -166,7 +154,7 @@ def test_a_setting_inside_the_checkpoint_makes_the_baseline_stale(shop):
 
 
 def test_a_control_that_does_not_behave_fails(shop):
-    """Equal seeds where distinct images are expected: the harness must not call that a pass, nor record it."""
+    """Equal seeds where distinct images are expected are no pass, and are not recorded."""
     call = "{num_inference_steps: 1, batch_size: 2, output_type: np}"
     shop.scenario(call=call, seed="[0, 0]", expect="distinct-images")
     for command in ("run", "record"):
@@ -186,116 +174,14 @@ def test_a_case_that_varies_as_it_should_passes_and_owes_no_baseline(shop):
     shop.scenario(generator="none", seed=None)
     done = shop.harness("run")
     assert done.code == 0
-    assert "1 case: 1 within" in done.out
+    assert "1 case: 1 varies" in done.out
     assert shop.harness("record").code == 2
-
-
-def test_what_a_recording_run_left_can_be_accepted(recorded):
-    """It times cases more often than the scenario says, which decides no bit."""
-    recorded.scenario(seed="1", cost="{slower: 9.0}")
-    assert recorded.harness("record", "--out", "again").code == 1
-    assert recorded.harness("accept", "again", "--reason", "seed 1 shows a nicer digit").code == 0
-    assert (
-        len(json.loads(recorded.baseline().read_text(encoding="utf-8"))["cost"]["rounds_seconds"])
-        == 5
-    )
-
-
-def test_accepting_names_the_baselines_that_stay_behind(recorded, monkeypatch):
-    """Those of other classes, of the scenario as it was: machines of theirs must run it too."""
-    own = recorded.baseline()
-    recorded.scenario(tolerance="{cross-class: {rel_l2: 1.0e-3}}")
-    monkeypatch.setenv("ATEN_CPU_CAPABILITY", "default")
-    assert recorded.harness("record").code == 0
-    (other,) = set((recorded.root / "baselines").rglob("*.json")) - {own}
-    recorded.scenario(seed="1")
-    recorded.harness("run", "--out", "changed")
-    done = recorded.harness("accept", "changed", "--reason", "seed 1 shows a nicer digit")
-    assert f"still of an older scenario: {own.relative_to(recorded.root)}; " in done.out
-    assert str(other.relative_to(recorded.root)) not in done.out.partition("still of")[2]
-
-
-def test_accepting_makes_a_stale_case_identical(recorded):
-    """The new baseline says who, why and what it replaced."""
-    old = json.loads(recorded.baseline().read_text(encoding="utf-8"))
-    recorded.scenario(seed="1")
-    assert recorded.harness("run", "--out", "changed").code == 1
-    done = recorded.harness("accept", "changed", "--reason", "seed 1 shows a nicer digit")
-    assert done.code == 0
-    assert re.match(
-        f"wrote {recorded.baseline().relative_to(recorded.root)} and [0-9]+ KiB of tensors \\(stale: ",
-        done.out,
-    )
-    assert recorded.harness("run").code == 0
-    provenance = json.loads(recorded.baseline().read_text(encoding="utf-8"))["provenance"]
-    assert provenance["reason"] == "seed 1 shows a nicer digit"
-    assert provenance["replaced"] == old["digest"]
-    assert len(list(recorded.baseline().parent.iterdir())) == 2
-
-
-@pytest.mark.parametrize("reason", [[], ["--reason", ""], ["--reason", " "]])
-def test_accepting_needs_a_reason(reason: list[str], recorded):
-    """Whoever reviews the baseline must learn why."""
-    before = recorded.baseline().read_bytes()
-    recorded.scenario(seed="1")
-    recorded.harness("run", "--out", "changed")
-    done = recorded.harness("accept", "changed", *reason)
-    assert done.code == 2
-    assert "--reason" in done.err
-    assert recorded.baseline().read_bytes() == before
-
-
-def test_accepting_refuses_a_run_of_an_older_scenario(recorded):
-    """What was seen is not what would be written."""
-    before = recorded.baseline().read_bytes()
-    recorded.scenario(seed="1")
-    recorded.harness("run", "--out", "changed")
-    recorded.scenario(seed="2")
-    done = recorded.harness("accept", "changed", "--reason", "why not")
-    assert done.code == 2
-    assert done.err == (
-        "harness: digits[cpu-float32]: the scenario was edited after changed; run it again, then accept that run\n"
-    )
-    assert recorded.baseline().read_bytes() == before
-
-
-def test_what_is_refused_for_one_case_is_accepted_for_none(recorded):
-    """The second of two cases was edited after the run: the first keeps its baseline too."""
-    before = recorded.baseline().read_bytes()
-    recorded.scenario(seed="1")
-    recorded.scenario("edited")
-    recorded.harness("run", "--out", "changed")
-    recorded.scenario("edited", seed="2")
-    done = recorded.harness("accept", "changed", "--reason", "both")
-    assert done.code == 2
-    assert recorded.baseline().read_bytes() == before
-    assert done.out == ""
-
-
-def test_a_run_of_another_machine_can_be_accepted_here(recorded):
-    """A nightly's results come as a folder; where its checkpoints lay is not part of the scenario."""
-    recorded.scenario(seed="1")
-    recorded.harness("run", "--out", "nightly")
-    path = recorded.root / "nightly" / "recordings" / "digits" / "cpu-float32" / "recording.json"
-    content = json.loads(path.read_text(encoding="utf-8"))
-    content["case"]["checkpoint"]["folder"] = "/home/runner/harness/data/bundled/digits-ddpm"
-    path.write_text(json.dumps(content), encoding="utf-8")
-    done = recorded.harness("accept", "nightly", "--reason", "the nightly's new output is right")
-    assert done.code == 0, done.err
-
-
-def test_accepting_what_passes_is_refused(recorded):
-    """An identical case has nothing to accept."""
-    recorded.harness("run", "--out", "same")
-    done = recorded.harness("accept", "same", "--reason", "for nothing")
-    assert done.code == 2
-    assert "holds nothing to accept" in done.err
 
 
 def test_another_dispatch_of_the_cpu_is_another_class_and_its_noise_differs_first(
     recorded, monkeypatch: pytest.MonkeyPatch
 ):
-    """The baseline of one class judges the other by its tolerances; without any, nothing but equal bits passes."""
+    """One class's baseline judges the other by tolerances; without any, only equal bits pass."""
     monkeypatch.setenv("ATEN_CPU_CAPABILITY", "default")
     done = recorded.harness("run", "--out", "strict")
     assert done.code == 1
@@ -303,20 +189,21 @@ def test_another_dispatch_of_the_cpu_is_another_class_and_its_noise_differs_firs
     assert "the scenario sets no `tolerance.cross-class`" in found["why"]
     assert found["first"] == "noise#0"
     assert "ATEN_CPU_CAPABILITY unset -> default" in done.out
-    (outcome,) = read_results(recorded.root / "strict")[0]
-    assert (outcome.verdict, outcome.baseline["same_class"]) == ("drifted", False)
+    (outcome,) = read_results(recorded.root / "strict").outcomes
+    assert outcome.verdict is Verdict.DRIFTED
+    assert outcome.baseline.comparison is Comparison.CROSS_CLASS
 
     recorded.scenario(tolerance="{cross-class: {rel_l2: 1.0e-5, l_inf: 1.0e-5}}")
     done = recorded.harness("run", "--out", "tolerant")
     assert done.code == 0
-    (outcome,) = read_results(recorded.root / "tolerant")[0]
-    assert outcome.verdict == "within"
-    assert outcome.first_divergence == "noise#0"
+    (outcome,) = read_results(recorded.root / "tolerant").outcomes
+    assert outcome.verdict is Verdict.WITHIN
+    assert outcome.first_difference.subject == "noise#0"
     assert 0 < outcome.outputs["image"].l_inf < 1e-5
 
 
 def test_each_class_may_have_a_baseline_of_its_own(recorded, monkeypatch: pytest.MonkeyPatch):
-    """Recording on a second class needs the tolerance to hold; then both are identical, and the first stays the reference."""
+    """The tolerance must hold; then both are identical, and the first stays the reference."""
     (first,) = recorded.baseline().parent.glob("*.json")
     monkeypatch.setenv("ATEN_CPU_CAPABILITY", "default")
     assert recorded.harness("record").code == 1
@@ -388,68 +275,8 @@ def test_a_damaged_baseline_is_an_error_and_not_a_verdict_on_the_pipeline(damage
     damaged = path if damage == "json" else tensors
     assert paragraph(done.out)["why"].startswith(str(damaged.relative_to(recorded.root)))
     assert (
-        "restore both files from version control, or delete them and record the case again"
-        in done.out
+        "restore both files from version control, or replace them by `harness accept`" in done.out
     )
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        ([], "the following arguments are required: COMMAND"),
-        (["fly"], "invalid choice: 'fly'"),
-        (["run", "nowhere"], "nowhere: no such file or folder"),
-        (["run", "-k", "sd"], "none of 1 cases fits -k 'sd'"),
-        (["run", "-k", "digits and"], "expected a word, found the end"),
-        (["run", "--device", "tpu"], "invalid choice: 'tpu'"),
-        (["run", "--jobs", "many"], "invalid int value: 'many'"),
-        (["report", "nowhere"], "no results of a run here"),
-        (["accept", "nowhere", "--reason", "x"], "no results of a run here"),
-        (["gate", "nowhere", "--policy", "nowhere"], "no results of a run here"),
-        (["env", "--device", "cuda"], "no CUDA device on this machine"),
-    ],
-    ids=" ".join,
-)
-def test_wrong_usage_is_exit_code_2_and_says_what_is_wrong(arguments: list[str], said: str, shop):
-    """Nothing runs, nothing is written, nothing is printed to standard output."""
-    shop.scenario()
-    done = shop.harness(*arguments)
-    assert done.code == 2
-    assert said in done.err
-    assert done.out == ""
-    assert [path.name for path in shop.root.iterdir()] == ["scenarios"]
-
-
-def test_a_mistake_in_a_scenario_is_exit_code_2_with_its_line(shop):
-    """Before anything runs, also for the scenarios that are right."""
-    shop.scenario()
-    shop.scenario("wrong", seed="one")
-    done = shop.harness("run")
-    assert done.code == 2
-    assert done.err == (
-        "harness: scenarios/wrong.yaml:5: `seed`\n  expected: a whole number >= 0\n  found:    'one' (a string)\n"
-    )
-    assert not (shop.root / "runs").exists()
-
-
-def test_results_of_another_format_are_exit_code_4(shop):
-    """The harness cannot go on, and it is nobody's wrong usage."""
-    (shop.root / "results.json").write_text('{"format": "harness-results/9"}', encoding="utf-8")
-    done = shop.harness("report", ".")
-    assert done.code == 4
-    assert "this harness reads 'harness-results/1'" in done.err
-
-
-def test_a_defect_of_the_harness_is_exit_code_4_with_its_traceback(
-    shop, monkeypatch: pytest.MonkeyPatch
-):
-    """It is never mistaken for a finding about the pipeline."""
-    shop.scenario()
-    monkeypatch.setattr(cli, "cannot_run", lambda case: 1 // 0)
-    done = shop.harness("list")
-    assert done.code == 4
-    assert "ZeroDivisionError" in done.err
-    assert "this is a defect of the harness" in done.err
 
 
 def test_listing_shows_what_can_run_and_what_has_a_baseline(recorded):
@@ -465,26 +292,6 @@ def test_listing_shows_what_can_run_and_what_has_a_baseline(recorded):
         ["new[cpu-float32]", *weights, "yes", "none", "slow"],
         ["new[cuda-float32]", *weights, "no:", "no", "CUDA", "device", "none", "slow"],
     ]
-
-
-def test_a_report_of_a_run_is_what_the_run_printed(recorded):
-    """Printed again from the results alone, with the same exit code."""
-    recorded.scenario("other", seed="1")
-    done = recorded.harness("run", "--out", "again")
-    assert done.code == 1
-    report = recorded.harness("report", "again")
-    assert report.code == 1
-    assert done.out == report.out + "results and recordings: again\n"
-
-
-def test_a_gate_over_a_run_opens_when_everything_required_passes(recorded):
-    """Required on a device that the run had not, it stays closed."""
-    recorded.harness("run", "--out", "nightly")
-    for on, code in (("cpu", 0), ("[cpu, cuda]", 3)):
-        (recorded.root / "policy.yaml").write_text(
-            f"require:\n- {{scenarios: digits, on: {on}}}\n", encoding="utf-8"
-        )
-        assert recorded.harness("gate", "nightly", "--policy", "policy.yaml").code == code
 
 
 def test_the_environment_is_printed_with_its_numerics_class(

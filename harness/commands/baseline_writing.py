@@ -1,0 +1,57 @@
+"""Owns how `record` and `accept` write baselines, and how they say what was written.
+
+A failure half-way through names what is in the store by then, and what is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.commands.output import complain, say
+from harness.report import wording
+from harness.scenario.model import Case
+from harness.store.baselines import Store
+from harness.store.recording import Recording
+
+
+@dataclass(frozen=True)
+class NewBaseline:
+    """A recording that is to become the baseline of a case, and what is said beside it."""
+
+    case: Case
+    recording: Recording
+    note: str = ""
+
+
+def write_baselines(store: Store, new: Sequence[NewBaseline], reason: str) -> list[Path]:
+    """Write baselines and say what each wrote.
+
+    Args:
+        store: Where they go.
+        new: What to write, in this order.
+        reason: Kept in each of them.
+
+    Returns:
+        The JSON file of each.
+
+    Raises:
+        FileError: One could not be written. Standard error says which were, and which were not.
+    """
+    written: list[Path] = []
+    try:
+        for each in new:
+            written.append(store.write(each.case, each.recording, reason))
+            note = f" ({each.note})" if each.note else ""
+            say(wording.wrote(written[-1], each.recording) + note)
+    except BaseException:  # also Ctrl-C: whoever looks must know what is in the store now
+        complain(_how_far(written, new))
+        raise
+    return written
+
+
+def _how_far(written: Sequence[Path], new: Sequence[NewBaseline]) -> str:
+    done = ", ".join(map(str, written)) or "nothing"
+    left = ", ".join(each.case.id for each in new[len(written) :])
+    return f"harness: written: {done}; not written: {left or 'nothing'}"

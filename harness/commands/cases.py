@@ -1,0 +1,357 @@
+"""Owns the commands that choose cases and run them: `list`, `run`, `record` and `env`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.commands.output import complain, say, write_text
+from harness.commands.parser import (
+    Command,
+    add_choice,
+    add_companions,
+    add_jobs,
+    add_out,
+    add_paths,
+    add_profile,
+    choices,
+    chosen_cases,
+    one_of,
+    out_of,
+    store_of,
+)
+from harness.errors import UsageError
+from harness.records import Comparison, Device, Dtype, Outcome, Verdict
+from harness.scenario.fields import Determinism, Framework
+from harness.scenario.model import Case
+
+if TYPE_CHECKING:
+    from harness.session import Session
+    from harness.store.recording import Environment
+
+OWN_FOLDER = "the run's folder (default: runs/ and the time)"
+FIRST_RECORDING = "first recording on this class"
+
+
+# harness list
+
+
+def list_cases(arguments: argparse.Namespace) -> int:
+    """Print every case.
+
+    A line says where its weights come from, whether it can run here, and which baselines it has.
+    """
+    from harness.report.terminal import console, table
+
+    rows = [_listed(case, Path(arguments.baselines)) for case in _cases(arguments)]
+    headings = ("case", "weights", "runs here", "baselines", "tags")
+    console().print(table(headings, rows))
+    return 0
+
+
+def _listed(case: Case, store: Path) -> tuple[str, ...]:
+    """Return one row of the list."""
+    from harness.launch.availability import availability
+
+    scenario = case.scenario
+    tags = " ".join(scenario.tags)
+    can_run = str(availability(case))
+    return case.id, str(scenario.checkpoint), can_run, _baselines_of(case, store), tags
+
+
+def _baselines_of(case: Case, store: Path) -> str:
+    """Return the numerics classes that a case has baselines of.
+
+    Their names are those of the files; `store.baselines` would load numpy to tell more.
+    """
+    if not case.scenario.owes_baseline:
+        return "owes none"
+    files = (store / case.scenario.name / str(case.target)).glob("*.json")
+    return ", ".join(sorted(file.stem for file in files)) or "none"
+
+
+def _list_options(parser: argparse.ArgumentParser) -> None:
+    add_paths(parser)
+    add_choice(parser)
+    add_profile(parser)
+
+
+# harness run
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run cases, judge them, print and keep the result."""
+    from harness.judge.gate import exit_code, git_code
+    from harness.report.markdown import markdown
+    from harness.report.run_report import print_run
+    from harness.report.terminal import console
+
+    env = _packages(arguments)
+    cases = [replace(case, env=env) for case in _cases(arguments)]
+    session = _run_cases(arguments, cases)
+    text = markdown(session.outcomes, session.environment, session.out)
+    write_text(session.out / "summary.md", text)
+    print_run(console(), session.outcomes, session.out)
+    say(f"results and recordings: {session.out}")
+    if arguments.git_bisect:
+        return git_code(session.outcomes)
+    return exit_code(session.outcomes, strict=arguments.strict)
+
+
+def _packages(arguments: argparse.Namespace) -> tuple[str, ...]:
+    """Return the package versions that `--env` and `--with` ask for.
+
+    Raises:
+        UsageError: One of them names no version.
+    """
+    from harness.launch.sandbox import named
+
+    env = [arguments.env] if arguments.env else []
+    env += arguments.companions
+    for text in env:
+        named(text)
+    return tuple(env)
+
+
+def _run_options(parser: argparse.ArgumentParser) -> None:
+    _running_options(parser)
+    parser.add_argument(
+        "--strict", action="store_true", help="exit 3 if anything asked for could not be verified"
+    )
+    parser.add_argument(
+        "--env",
+        metavar="NAME==VERSION",
+        help="in an environment with this release, such as 'diffusers==0.30.3'",
+    )
+    add_companions(parser)
+    parser.add_argument(
+        "--git-bisect",
+        action="store_true",
+        help="exit codes for `git bisect run`: 0 good, 1 drifted, 125 cannot tell, "
+        "128 a mistake in the command",
+    )
+
+
+# harness record
+
+
+def record(arguments: argparse.Namespace) -> int:
+    """Run cases that have no baseline of this machine's class, and write theirs."""
+    from harness.commands.baseline_writing import NewBaseline, write_baselines
+    from harness.report.run_report import print_run
+    from harness.report.terminal import console
+    from harness.session import well_timed
+    from harness.store.recording import Recording
+
+    cases = [case for case in _cases(arguments) if case.scenario.owes_baseline]
+    if not cases:
+        raise UsageError("every chosen case is expected to vary; such cases owe no baseline")
+    session = _run_cases(arguments, list(map(well_timed, cases)))
+    outcomes = {outcome.case: outcome for outcome in session.outcomes}
+    new = [
+        NewBaseline(case, Recording.read(session.folder(case)))
+        for case in cases
+        if _lacks_baseline(outcomes[case.id])
+    ]
+    write_baselines(session.store, new, arguments.reason)
+    failed = [each for each in session.outcomes if each.fails and not _lacks_baseline(each)]
+    if failed:
+        print_run(console(), failed, session.out)
+    unverified = sum(each.verdict is Verdict.UNVERIFIED for each in session.outcomes)
+    had_one = len(cases) - len(new) - len(failed) - unverified
+    say(
+        f"{len(new)} written, {had_one} had one, {unverified} could not run here, "
+        f"{len(failed)} failed"
+    )
+    if failed:
+        return 1
+    return 3 if unverified == len(cases) else 0
+
+
+def _lacks_baseline(outcome: Outcome) -> bool:
+    """Whether a case that ran has no baseline of this machine's class, and may have this one."""
+    if outcome.verdict is Verdict.MISSING:
+        return True
+    judged_by = outcome.baseline
+    has_own = judged_by is not None and judged_by.comparison is Comparison.SAME_CLASS
+    return outcome.passes and not has_own
+
+
+def _record_options(parser: argparse.ArgumentParser) -> None:
+    _running_options(parser)
+    parser.add_argument(
+        "--reason",
+        default=FIRST_RECORDING,
+        metavar="TEXT",
+        help="kept in the baseline (default: %(default)s)",
+    )
+
+
+# harness env
+
+
+def show_environment(arguments: argparse.Namespace) -> int:
+    """Print the environment of a worker on this machine.
+
+    That is: versions, hardware, effective switches, and the numerics class.
+    """
+    if arguments.clear:
+        return _remove_environments()
+    if arguments.make:
+        return _make_environment(Framework(arguments.make))
+    from harness.report.terminal import console, table
+
+    environment = _describe(arguments)
+    target = f"{arguments.device}-{arguments.dtype}"
+    name = environment.numerics_class.name
+    say(f"numerics class {name} for {target}, determinism {arguments.determinism}")
+    console().print(table(("group", "name", "value"), list(_facts(environment))))
+    return 0
+
+
+def _remove_environments() -> int:
+    from harness.launch.sandbox import cache_folder, clear
+
+    say(f"removed {clear()} environments from {cache_folder()}")
+    return 0
+
+
+def _make_environment(framework: Framework) -> int:
+    from harness.launch.sandbox import PINS, interpreter
+
+    pins = PINS[framework]
+    complain(f"an environment with {', '.join(pins)}")
+    say(f"{framework} runs by {interpreter(pins) or sys.executable}")
+    return 0
+
+
+def _describe(arguments: argparse.Namespace) -> Environment:
+    from harness.session import Session
+
+    with (
+        tempfile.TemporaryDirectory(prefix="harness-") as folder,
+        Session(store_of(arguments), Path(folder)) as session,
+    ):
+        return session.describe(
+            arguments.framework, arguments.device, arguments.dtype, arguments.determinism
+        )
+
+
+def _facts(environment: Environment) -> Iterator[tuple[str, str, str]]:
+    """Yield every fact of an environment, as its group, its name and its value."""
+    groups: dict[str, Mapping[str, object]] = {
+        "versions": environment.versions,
+        "hardware": environment.hardware,
+        "flags": environment.flags,
+        "variables": environment.variables,
+    }
+    for group, values in groups.items():
+        for name, value in _flat(values):
+            yield group, name, str(value)
+    for name, digest in environment.numerics_class.operators.items():
+        yield "operator", name, digest
+
+
+def _flat(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Yield values by their dotted names, in alphabetical order."""
+    for name, value in sorted(values.items()):
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def _env_options(parser: argparse.ArgumentParser) -> None:
+    made_apart = [framework for framework in Framework if framework is not Framework.TORCH]
+    words = (
+        ("--framework", Framework, Framework.TORCH),
+        ("--device", Device, Device.CPU),
+        ("--dtype", Dtype, Dtype.FLOAT32),
+        ("--determinism", Determinism, Determinism.FULL),
+    )
+    for option, kind, default in words:
+        parser.add_argument(
+            option,
+            type=one_of(kind),
+            default=default,
+            metavar=choices(kind),
+            help="(default: %(default)s)",
+        )
+    parser.add_argument(
+        "--make", choices=made_apart, help="make a framework's environment; no more"
+    )
+    parser.add_argument(
+        "--clear",
+        action="store_true",
+        help="remove the environments made for --env and bisect; no more",
+    )
+
+
+# What several of them do.
+
+
+def _running_options(parser: argparse.ArgumentParser) -> None:
+    add_paths(parser)
+    add_choice(parser)
+    add_profile(parser)
+    add_out(parser, OWN_FOLDER)
+    add_jobs(parser)
+
+
+def _cases(arguments: argparse.Namespace) -> list[Case]:
+    return chosen_cases(arguments, arguments.paths)
+
+
+def _run_cases(arguments: argparse.Namespace, cases: Sequence[Case]) -> Session:
+    """Run cases with progress, and return the closed session."""
+    from harness.report.terminal import progress
+    from harness.session import Session
+
+    with progress(len(cases)) as steps:
+
+        def show(case: Case, doing: str) -> None:
+            steps.doing(case.id, doing)
+
+        def count(_outcome: Outcome) -> None:
+            steps.done()
+
+        with Session(store_of(arguments), out_of(arguments), show) as session:
+            session.run_all(cases, arguments.jobs, count)
+    return session
+
+
+COMMANDS = (
+    Command(
+        "list",
+        "scenarios, cases, which can run here, which have baselines",
+        "-k 'not slow'",
+        list_cases,
+        _list_options,
+    ),
+    Command(
+        "run",
+        "run cases and judge them against baselines",
+        "scenarios -k 'digits and not slow' --device cpu",
+        run,
+        _run_options,
+    ),
+    Command(
+        "record",
+        "write the baselines that are missing",
+        "scenarios/ddim-digits.yaml",
+        record,
+        _record_options,
+    ),
+    Command(
+        "env",
+        "environment, effective switches, numerics class",
+        "--device cpu --dtype float16",
+        show_environment,
+        _env_options,
+    ),
+)

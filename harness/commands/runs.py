@@ -1,0 +1,257 @@
+"""Owns the commands that read what runs left: `accept`, `report` and `gate`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.commands.output import say
+from harness.commands.parser import (
+    PATHS,
+    Command,
+    add_choice,
+    add_profile,
+    chosen_cases,
+    store_of,
+)
+from harness.errors import UsageError
+from harness.records import Outcome, Verdict
+from harness.scenario.model import Case
+
+if TYPE_CHECKING:
+    from harness.commands.baseline_writing import NewBaseline
+    from harness.store.baselines import Store
+    from harness.store.recording import Recording
+
+# The keys of a request that move no bit.
+NOT_DECIDING = ("rounds", "reuse", "inputs_folder")
+# Verdicts whose recording may become the baseline.
+ACCEPTABLE = (
+    Verdict.DRIFTED,
+    Verdict.STALE,
+    Verdict.MISSING,
+    Verdict.INCOMPARABLE,
+    Verdict.WITHIN,
+)
+GATE_WORDS = {
+    0: "the gate is open",
+    1: "the gate is closed: something required fails",
+    3: "the gate is closed: something required was not verified",
+}
+
+
+# harness accept
+
+
+def accept(arguments: argparse.Namespace) -> int:
+    """Make what a run recorded the baselines from now on."""
+    from harness.commands.baseline_writing import write_baselines
+    from harness.store.run_folder import read_results
+
+    if not arguments.reason.strip():
+        raise UsageError(
+            "--reason is empty; say why the new output is right, for whoever reviews the baseline"
+        )
+    run, store = Path(arguments.run), store_of(arguments)
+    outcomes = read_results(run).outcomes
+    cases = chosen_cases(arguments, arguments.scenarios)
+    # All are checked before the first is written: what is refused for one is written for none.
+    accepted = list(_accepted(run, store, cases, outcomes))
+    if not accepted:
+        raise UsageError(
+            f"{run} holds nothing to accept: no chosen case drifted, is stale or lacks a baseline"
+        )
+    write_baselines(store, accepted, arguments.reason)
+    for each in accepted:
+        for path in _left_behind(store, each.case):
+            say(
+                f"still of an older scenario: {path}; run it on a machine of that class and "
+                "accept, or delete it"
+            )
+    return 0
+
+
+def _accepted(
+    run: Path, store: Store, cases: Sequence[Case], outcomes: Sequence[Outcome]
+) -> Iterator[NewBaseline]:
+    """Yield what becomes a baseline.
+
+    Raises:
+        UsageError: A recording can be no baseline of its case.
+        FileError: A recording is damaged.
+    """
+    from harness.commands.baseline_writing import NewBaseline
+    from harness.session import Session
+    from harness.store.recording import Recording
+
+    session = Session(store, run)
+    by_case = {outcome.case: outcome for outcome in outcomes}
+    for case in cases:
+        outcome, folder = by_case.get(case.id), session.folder(case)
+        if outcome is None or not _may_be_accepted(case, outcome) or not folder.is_dir():
+            continue
+        recording = Recording.read(folder)
+        _check(case, recording, run)
+        yield NewBaseline(case, recording, f"{outcome.verdict}: {outcome.message}")
+
+
+def _may_be_accepted(case: Case, outcome: Outcome) -> bool:
+    return outcome.verdict in ACCEPTABLE and case.scenario.owes_baseline
+
+
+def _check(case: Case, recording: Recording, run: Path) -> None:
+    """Refuse a recording that can be no baseline of `case`.
+
+    Raises:
+        UsageError: It was made in another environment, of another scenario, or is not finite.
+        FileError: Its tensors are damaged.
+    """
+    env = recording.case.get("env")
+    if env is not None:
+        made_in = ", ".join(map(str, env)) if isinstance(env, list) else str(env)
+        raise UsageError(
+            f"{case.id}: {run} ran with {made_in}; a baseline comes from a run without --env "
+            "or --with"
+        )
+    if _what_decides(recording.case) != _what_decides(case.request()):
+        raise UsageError(
+            f"{case.id}: the scenario was edited after {run}; run it again, then accept that run"
+        )
+    if not all(output.finite for output in recording.outputs.values()):
+        raise UsageError(f"{case.id}: holds NaN or infinity, which can never be a baseline")
+    recording.verify_tensors()
+
+
+def _what_decides(request: Mapping[str, object]) -> dict[str, object]:
+    """Return a request without what decides no bit, such as where its weights lie."""
+    found = {key: value for key, value in request.items() if key not in NOT_DECIDING}
+    checkpoint = request.get("checkpoint")
+    if isinstance(checkpoint, Mapping):
+        found["checkpoint"] = {key: checkpoint[key] for key in checkpoint if key != "folder"}
+    return found
+
+
+def _left_behind(store: Store, case: Case) -> list[Path]:
+    """Return the baselines of a case that are of another version of its scenario."""
+    current = store.known(case)
+    files = store.files(case.scenario.name, case.target)
+    return [path for path in files if path.stem not in current]
+
+
+def _accept_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help="the run's folder")
+    parser.add_argument(
+        "--reason",
+        required=True,
+        metavar="TEXT",
+        help="why the new output is right; kept in the baseline",
+    )
+    parser.add_argument("--scenarios", nargs="+", default=["scenarios"], metavar="PATH", help=PATHS)
+    add_choice(parser)
+    add_profile(parser)
+
+
+# harness report
+
+
+def report(arguments: argparse.Namespace) -> int:
+    """Print the report of one or more runs.
+
+    What `harness cost --out RUN` measured beside a run is printed too.
+    """
+    from harness.judge.gate import exit_code
+    from harness.report.markdown import markdown
+    from harness.report.run_report import print_run
+    from harness.report.study_report import print_overheads
+    from harness.report.terminal import console
+    from harness.store.run_folder import read_results
+    from harness.study.overhead import read_overheads
+
+    runs = [Path(path) for path in arguments.runs]
+    outcomes: tuple[Outcome, ...] = ()
+    for run in runs:
+        results = read_results(run)
+        outcomes, overheads = results.outcomes, read_overheads(run)
+        if arguments.markdown:
+            say(markdown(outcomes, results.environment, run, overheads))
+        else:
+            print_run(console(), outcomes, run)
+            print_overheads(console(), overheads, {})
+    return exit_code(outcomes, strict=False) if len(runs) == 1 else 0
+
+
+def _report_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder")
+    parser.add_argument("--markdown", action="store_true", help="as Markdown")
+
+
+# harness gate
+
+
+def gate(arguments: argparse.Namespace) -> int:
+    """Say whether a release may go out.
+
+    Every scenario that the policy requires must pass on every kind of device that it names, in the
+    runs of one or many machines.
+    """
+    from harness.judge.gate import gate_code, read_policy
+    from harness.judge.release import judge_release
+    from harness.report.terminal import console, table
+    from harness.scenario.reading import read_all
+    from harness.store.run_folder import read_results
+
+    runs = {path: read_results(Path(path)) for path in arguments.runs}
+    scenarios = read_all(map(Path, arguments.scenarios))
+    cases = [case for scenario in scenarios for case in scenario.cases()]
+    policy = read_policy(Path(arguments.policy), cases)
+    findings = judge_release(policy, runs, cases, store_of(arguments))
+    headings = ("scenario", "on", "state", "because")
+    rows = [(each.scenario, each.on, str(each.state), each.reason) for each in findings]
+    console().print(table(headings, rows))
+    code = gate_code(findings)
+    say(GATE_WORDS[code])
+    return code
+
+
+def _gate_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder")
+    parser.add_argument(
+        "--policy",
+        required=True,
+        metavar="FILE",
+        help="YAML: which scenarios a release requires, on which device kinds",
+    )
+    parser.add_argument(
+        "--scenarios",
+        nargs="+",
+        default=["scenarios"],
+        metavar="PATH",
+        help="the scenarios of the release, against which the policy is held (default: scenarios)",
+    )
+
+
+COMMANDS = (
+    Command(
+        "accept",
+        "replace baselines by what a run recorded",
+        "runs/nightly -k ddim --reason 'diffusers 0.43 fixes #123'",
+        accept,
+        _accept_options,
+    ),
+    Command(
+        "report",
+        "print the report of runs again",
+        "runs/nightly --markdown >> $GITHUB_STEP_SUMMARY",
+        report,
+        _report_options,
+    ),
+    Command(
+        "gate",
+        "one verdict for a release, from many machines' runs",
+        "runs/* --policy .ci/release.yaml",
+        gate,
+        _gate_options,
+    ),
+)

@@ -1,0 +1,164 @@
+"""The sentences that say why: every reason, check, difference and cost in words, worded here alone.
+
+Nothing decides by these words; decisions are the fields of `records`.
+"""
+
+from __future__ import annotations
+
+from harness.judge.expectations import Held
+from harness.records import (
+    Against,
+    Check,
+    Comparison,
+    Cost,
+    CostReason,
+    Difference,
+    DifferenceKind,
+    JudgedBy,
+    Metric,
+)
+from harness.scenario.model import Reference
+
+
+def source_of(baseline: JudgedBy) -> str:
+    """Return which baseline judged, and why that one."""
+    if baseline.comparison is Comparison.SAME_CLASS:
+        return f"the same class {baseline.numerics_class}"
+    return f"class {baseline.numerics_class}, the reference of {baseline.reference}"
+
+
+def measured(check: Check) -> str:
+    """Return what a check measured: `image rel_l2`, `local rel_l2 of scheduler.step#3/sample`."""
+    if check.against is Against.PUBLISHED:
+        values = f"{check.actual:.4f}, published {check.expected:.4f}"
+        return f"{check.subject} abs_sum {values} ({check.source})"
+    if check.metric is Metric.STRUCTURE:
+        return f"structure of {check.subject}"
+    if check.metric is Metric.STAGE_COUNT:
+        return "count of stages"
+    if check.metric in (Metric.LOCAL_L_INF, Metric.LOCAL_REL_L2):
+        return f"local {check.metric.removeprefix('local_')} of {check.subject}"
+    subject = check.subject
+    if check.against is Against.SAME_IMAGE_ALONE:
+        subject = f"{subject} against the same image alone:"
+    if check.against is Against.FIRST_IMAGE:
+        subject = f"{subject} against {subject.split('[')[0]}[0]:"
+    return f"{subject} {check.metric}"
+
+
+def exceeded(check: Check) -> str:
+    """Return a failed check in words: what was measured, its value and its bound."""
+    if check.against is Against.PUBLISHED:
+        return f"{measured(check)}: off by {check.value:.3g} (bound {check.bound:.3g})"
+    return f"{measured(check)} = {check.value:.3g} (bound {check.bound:.3g})"
+
+
+def difference(found: Difference) -> str:
+    """Return the first difference in words: `unet#0`, `weights of vae: decoder.conv_in.weight`."""
+    names = ", ".join(found.names) + (f" and {found.more} more" if found.more else "")
+    changed = f"{found.expected} -> {found.actual}"
+    words = {
+        DifferenceKind.WEIGHTS: f"weights of {found.subject}" + (f": {names}" if names else ""),
+        DifferenceKind.INPUT_FILE: f"input {found.subject} of `{names}`: other content",
+        DifferenceKind.INPUT_DECODING: (
+            f"input {found.subject} of `{names}`: the same file, decoded differently"
+        ),
+        DifferenceKind.CONFIGURATION: f"configuration of {found.subject}: {names}",
+        DifferenceKind.NOISE: found.subject,
+        DifferenceKind.NOISE_COUNT: f"count of noise draws: {changed}",
+        DifferenceKind.SCHEDULER_TABLES: f"{names} of {found.subject}",
+        DifferenceKind.STAGE_ORDER: f"order of stages: {changed}",
+        DifferenceKind.STAGE_INPUT: f"{found.subject}, its input {names}",
+        DifferenceKind.STAGE_OUTPUT: found.subject,
+        DifferenceKind.STAGE_COUNT: f"count of stages: {changed}",
+        DifferenceKind.OUTPUTS: f"{names}, after the last stage",
+    }
+    return words[found.kind]
+
+
+def and_first(found: Difference | None) -> str:
+    """Return the end of a sentence that names the first difference; empty where there is none."""
+    return f"; first difference: {difference(found)}" if found else ""
+
+
+def same_bits(baseline: JudgedBy) -> str:
+    return f"same bits as the baseline of {source_of(baseline)}"
+
+
+def inside_tolerance(baseline: JudgedBy, found: Difference | None) -> str:
+    words = f"inside the cross-class tolerance of {source_of(baseline)}"
+    return words + and_first(found)
+
+
+def other_bits(baseline: JudgedBy, found: Difference | None) -> str:
+    words = f"other bits than the baseline of {source_of(baseline)}"
+    return words + and_first(found)
+
+
+def no_tolerance(baseline: JudgedBy, found: Difference | None) -> str:
+    words = f"other bits than the baseline of {source_of(baseline)}"
+    missing = "and the scenario sets no `tolerance.cross-class`"
+    return f"{words}, {missing}{and_first(found)}"
+
+
+def over_bound(check: Check, baseline: JudgedBy, found: Difference | None) -> str:
+    words = f"{exceeded(check)} against the baseline of {source_of(baseline)}"
+    return words + and_first(found)
+
+
+def off_published_value(check: Check, found: Difference | None) -> str:
+    return exceeded(check) + and_first(found)
+
+
+def published_value_holds(check: Check) -> str:
+    return f"by the published value alone, there is no baseline: {measured(check)}"
+
+
+def expectation_broken(held: Held) -> str:
+    """Return which expectation does not hold, and what breaks it."""
+    broken = [exceeded(check) for check in held.checks if not check.passed]
+    return f"expected `{held.expectation}`: {held.problem or broken[0]}"
+
+
+def varies_as_expected(l_inf: float | None) -> str:
+    distance = "in shape" if l_inf is None else f"L-inf between runs {l_inf:.3g}"
+    return f"varies as expected: {distance}"
+
+
+def no_baseline(reference: Reference | None) -> str:
+    """Return that there is no baseline, and where else one was looked for."""
+    words = "no baseline for this case"
+    if reference is not None and reference.scenario:
+        words += f", nor one of {reference}, its reference"
+    return words
+
+
+def scenario_edited(date: str, edits: list[str]) -> str:
+    words = f"the baseline belongs to another version of the scenario (of {date})"
+    return f"{words}: {', '.join(edits)}" if edits else words
+
+
+def other_weights(components: list[str]) -> str:
+    return f"the baseline belongs to other weights: {', '.join(components)}"
+
+
+def not_finite(outputs: list[str]) -> str:
+    return f"{', '.join(outputs)} holds NaN or infinity"
+
+
+def cost_is_unknown(cost: Cost) -> str:
+    """Return why a cost is `unknown`; empty where it is not."""
+    if cost.reason is None:
+        return ""
+    words = {
+        CostReason.NO_BASELINE: "no baseline of this version of the scenario",
+        CostReason.NO_BOUNDS: "the scenario bounds no cost",
+        CostReason.OTHER_MACHINE: f"the baseline is of another machine type, {cost.detail}",
+        CostReason.ONE_RUN_ONLY: "one run only, which warms up",
+        CostReason.SLOWED_DOWN: f"the GPU was slowed down in {cost.side} by {cost.detail}",
+        CostReason.OTHER_WORK: (
+            f"{cost.detail}, but other work had the processor in {cost.side} for as long as that "
+            "takes"
+        ),
+    }
+    return words[cost.reason]

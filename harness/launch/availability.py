@@ -1,0 +1,60 @@
+"""Says whether a case can run on this machine, as far as can be told without a framework."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.launch.sandbox import PINS, is_made
+from harness.records import Device
+from harness.scenario.fields import CheckpointKind
+from harness.scenario.model import Case, Checkpoint
+
+
+@dataclass(frozen=True)
+class Availability:
+    """Whether a case can run here: `certain` is false where only a run can tell."""
+
+    can_run: bool
+    reason: str = ""
+    certain: bool = True
+
+    def __str__(self) -> str:
+        if not self.can_run:
+            return f"no: {self.reason}"
+        return "yes" if self.certain else self.reason
+
+
+YES = Availability(can_run=True)
+
+
+def availability(case: Case) -> Availability:
+    """Return whether a case can run on this machine."""
+    framework = case.scenario.framework
+    if framework in PINS and not is_made(PINS[framework]):
+        return _no(f"make it so by harness env --make {framework}")
+    if case.target.device is Device.ASCEND and not any(Path("/dev").glob("davinci*")):
+        return _no("no Ascend device")
+    if case.target.device is Device.CUDA and not Path("/dev/nvidiactl").exists():
+        return _no("no CUDA device")
+    return _of_checkpoint(case.scenario.checkpoint)
+
+
+def _of_checkpoint(checkpoint: Checkpoint) -> Availability:
+    if checkpoint.kind is CheckpointKind.PATH and not Path(checkpoint.folder).is_dir():
+        return _no(f"no folder {checkpoint.folder}")
+    if checkpoint.kind is CheckpointKind.HUB and not _is_cached(checkpoint.repository):
+        return Availability(can_run=True, reason="if the Hub gives its weights", certain=False)
+    return YES
+
+
+def _is_cached(repository: str) -> bool:
+    """Whether the Hub's client has a snapshot of a repository in its cache."""
+    home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
+    cache = Path(os.environ.get("HF_HUB_CACHE", home / "hub"))
+    return (cache / f"models--{repository.replace('/', '--')}" / "snapshots").is_dir()
+
+
+def _no(reason: str) -> Availability:
+    return Availability(can_run=False, reason=reason)

@@ -1,0 +1,85 @@
+"""A worker's events, read from its lines: anything else is that worker's error."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from harness.store.recording import Environment
+from harness.store.typed_json import MalformedError, decode, parse_json
+from harness.worker import protocol
+
+
+@dataclass(frozen=True)
+class Ready:
+    """The worker has started and waits for requests."""
+
+    event: str
+
+
+@dataclass(frozen=True)
+class Progress:
+    """The worker says what it is doing."""
+
+    event: str
+    case: str
+    doing: str
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """The recording's folder is complete."""
+
+    event: str
+
+
+@dataclass(frozen=True)
+class Described:
+    """The environment and the numerics class of the worker's process."""
+
+    event: str
+    environment: Environment
+
+
+@dataclass(frozen=True)
+class Unverified:
+    """The case cannot run here."""
+
+    event: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The case failed; `traceback` is empty where the reason says it all."""
+
+    event: str
+    reason: str
+    traceback: str = ""
+
+
+Event = Ready | Progress | Recorded | Described | Unverified | Failed
+Final = Recorded | Described | Unverified | Failed
+
+_KINDS: dict[str, type[Event]] = {
+    protocol.READY: Ready,
+    protocol.PROGRESS: Progress,
+    protocol.RECORDED: Recorded,
+    protocol.DESCRIBED: Described,
+    protocol.UNVERIFIED: Unverified,
+    protocol.FAILED: Failed,
+}
+
+
+def parse_event(line: str) -> Event:
+    """Return the event that a worker wrote as one line.
+
+    Raises:
+        MalformedError: The line is no event of the protocol.
+    """
+    value = parse_json(line)
+    name = value.get("event") if isinstance(value, dict) else None
+    kind = _KINDS.get(name) if isinstance(name, str) else None
+    if kind is None:
+        raise MalformedError(f"expected an event of the protocol, found {line.strip()[:80]}")
+    event: Event = decode(kind, value)
+    return event

@@ -1,0 +1,289 @@
+"""Reading scenarios: YAML becomes `Scenario`s; what no single field can tell is checked here."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from harness.errors import ScenarioError, UsageError
+from harness.records import Device, Dtype, Target
+from harness.scenario.fields import (
+    DEVICES_OF,
+    SHAPE,
+    CheckpointKind,
+    Determinism,
+    Expectation,
+    Framework,
+    Generator,
+    Profile,
+    diffusers_names,
+)
+from harness.scenario.located_yaml import Place, load, nearest
+from harness.scenario.model import Checkpoint, CostBounds, PublishedValue, Reference, Scenario
+from harness.scenario.tolerance import LOOSE, BoundKey, Tolerances
+
+DATA = Path(__file__).parents[1] / "data"
+REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+REVISION = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*")  # a branch, a tag or a commit; no path upwards
+NAME = re.compile(r"\w[\w.+-]*")  # of a scenario: a folder, a word of -k and part of an id
+CONTRADICTIONS = (
+    (Expectation.VARIES, Expectation.REPEATABLE),
+    (Expectation.VARIES, Expectation.STATELESS),
+    (Expectation.IDENTICAL_IMAGES, Expectation.DISTINCT_IMAGES),
+)
+FROM_SEEDS = ("generator", "latents")  # arguments of a call that the harness makes itself
+TORCH_ONLY = ("attention", "component-dtype")
+
+# The values of a checked file by key: their types are those of `fields.SHAPE`, which mypy cannot
+# follow through a dictionary of shapes.
+Values = Mapping[str, Any]
+Members = Mapping[str, Place]
+
+
+def find(paths: Iterable[Path]) -> list[Path]:
+    """Return the scenario files that `paths` mean: files, and all YAML files below folders.
+
+    Raises:
+        UsageError: A path does not exist, or nothing was found.
+    """
+    given = list(paths)
+    found: list[Path] = []
+    for path in given:
+        if path.is_dir():
+            found += sorted([*path.rglob("*.yaml"), *path.rglob("*.yml")])
+        elif path.exists():
+            found.append(path)
+        else:
+            raise UsageError(f"{path}: no such file or folder; expected scenarios (YAML)")
+    if not found:
+        raise UsageError(f"no scenarios in {', '.join(map(str, given))}")
+    return list(dict.fromkeys(found))
+
+
+def read_all(paths: Iterable[Path]) -> list[Scenario]:
+    """Return every scenario that `paths` mean.
+
+    Raises:
+        ScenarioError: A file has a mistake, or two files have one name.
+        UsageError: A path does not exist, or nothing was found.
+    """
+    scenarios: dict[str, Scenario] = {}
+    for path in find(paths):
+        scenario = read(path)
+        if scenario.name in scenarios:
+            found = f"`{scenario.name}` is also {scenarios[scenario.name].path}"
+            raise ScenarioError(path, 1, "", "a file name of its own", found, "rename one file")
+        scenarios[scenario.name] = scenario
+    return list(scenarios.values())
+
+
+def read(path: Path) -> Scenario:
+    """Return one scenario, read and checked.
+
+    Raises:
+        ScenarioError: The file has a mistake; the error names its line.
+    """
+    if not NAME.fullmatch(path.stem):
+        expected = "a file name of letters, digits, `-`, `_`, `+` and `.`"
+        raise ScenarioError(path, 1, "", expected, repr(path.stem), "rename the file")
+    values, place = load(path, SHAPE)
+    members = {key: value_place for key, (_, value_place) in place.members().items()}
+    _check_names(values, members)
+    scenario = _scenario(path, values, members)
+    _check_framework(scenario, members, place)
+    _check_call(members)
+    _check_expectations(scenario, members, place)
+    _check_evidence(scenario.tolerances, members)
+    return scenario
+
+
+def _scenario(path: Path, values: Values, members: Members) -> Scenario:
+    """Return the scenario; only keys that the file sets replace the defaults of the type."""
+    given: dict[str, Any] = {
+        "path": path,
+        "name": path.stem,
+        "description": values["description"],
+        "pipeline": values["pipeline"],
+        "checkpoint": _checkpoint(values["checkpoint"], members["checkpoint"]),
+        "call": values["call"],
+    }
+    plain = {"scheduler": "scheduler", "attention": "attention", "keep-every": "keep_every"}
+    given |= {field: values[key] for key, field in plain.items() if key in values}
+    for key, make in _MAKERS.items():
+        if key in values:
+            given[_FIELDS.get(key, key)] = make(values[key])
+    cases = values.get("cases", {})
+    if "device" in cases:
+        given["devices"] = tuple(map(Device, cases["device"]))
+    if "dtype" in cases:
+        given["dtypes"] = tuple(map(Dtype, cases["dtype"]))
+    if "expect" not in values and given.get("generator", Generator.CPU).must_vary:
+        given["expect"] = (Expectation.VARIES,)
+    return Scenario(**given)
+
+
+def _component_dtypes(value: Mapping[str, str]) -> dict[str, Dtype]:
+    return {component: Dtype(dtype) for component, dtype in value.items()}
+
+
+def _expectations(value: list[str]) -> tuple[Expectation, ...]:
+    return tuple(map(Expectation, value))
+
+
+def _reference(value: Mapping[str, str]) -> Reference:
+    target = Target(Device(value["device"]), Dtype(value["dtype"]))
+    return Reference(target, value.get("scenario", ""))
+
+
+def _published(value: Mapping[str, Values]) -> dict[str, PublishedValue]:
+    return {output: _published_value(facts) for output, facts in value.items()}
+
+
+def _published_value(facts: Values) -> PublishedValue:
+    device = Device(facts["on"]) if "on" in facts else None
+    return PublishedValue(facts["abs_sum"], facts["within"], facts["source"], device)
+
+
+def _cost(value: Values) -> CostBounds:
+    return CostBounds(**value)
+
+
+_FIELDS = {"seed": "seeds", "component-dtype": "component_dtypes", "tolerance": "tolerances"}
+_MAKERS: Mapping[str, Any] = {
+    "framework": Framework,
+    "seed": tuple,
+    "generator": Generator,
+    "enable": tuple,
+    "component-dtype": _component_dtypes,
+    "determinism": Determinism,
+    "profile": Profile,
+    "expect": _expectations,
+    "reference": _reference,
+    "tolerance": Tolerances.from_yaml,
+    "published": _published,
+    "cost": _cost,
+    "timeout": float,
+    "tags": tuple,
+}
+
+
+def _checkpoint(value: Mapping[str, str], place: Place) -> Checkpoint:
+    named = [kind for kind in CheckpointKind if kind in value]
+    if len(named) != 1:
+        found = " and ".join(f"`{kind}`" for kind in named) or "none of them"
+        raise place.wrong("exactly one of `bundled`, `synthetic`, `path`, `hub`", found)
+    (kind,) = named
+    member = place.members()[kind][1]
+    if kind is CheckpointKind.HUB:
+        if not REPOSITORY.fullmatch(value["hub"]):
+            raise member.wrong("a repository such as `google/ddpm-cifar10-32`", f"`{value['hub']}`")
+        revision = value.get("revision", "main")
+        if not REVISION.fullmatch(revision):
+            wrong = place.members()["revision"][1]
+            raise wrong.wrong("a branch, a tag or a commit", f"`{revision}`")
+        return Checkpoint(kind, repository=value["hub"], revision=revision)
+    if "revision" in value:
+        wrong = place.members()["revision"][0]
+        raise wrong.wrong("`revision` only beside `hub`", f"`revision` beside `{kind}`")
+    if kind is CheckpointKind.PATH:
+        return Checkpoint(kind, value["path"], _folder(value["path"], member))
+    known = sorted(folder.name for folder in (DATA / kind).iterdir())
+    if value[kind] not in known:
+        expected = "one of " + ", ".join(f"`{name}`" for name in known)
+        raise member.wrong(expected, f"`{value[kind]}`", nearest(value[kind], known))
+    return Checkpoint(kind, value[kind], str(DATA / kind / value[kind]))
+
+
+def _folder(text: str, place: Place) -> str:
+    """Return the folder that a path relative to the scenario's file means; it may not be there."""
+    absent = (FileNotFoundError, NotADirectoryError, PermissionError)
+    try:
+        folder = os.path.realpath(place.path.parent / text)
+        with contextlib.suppress(*absent):
+            Path(folder).stat()
+    except (OSError, ValueError) as error:  # too long, links in a circle, or it holds NUL
+        problem = getattr(error, "strerror", None) or error
+        raise place.wrong("a path of a folder", f"{text[:60]!r} ({problem})") from error
+    return folder
+
+
+def _check_names(values: Values, members: Members) -> None:
+    """Check that the installed diffusers has the pipeline and the scheduler, where it is there."""
+    pairs = [("pipeline", values["pipeline"], members["pipeline"])]
+    if "class" in values.get("scheduler", {}):
+        place = members["scheduler"].members()["class"][1]
+        pairs.append(("scheduler", values["scheduler"]["class"], place))
+    for what, name, place in pairs:
+        known = diffusers_names(what.capitalize())
+        if known and str(name) not in known:
+            raise place.wrong(
+                f"a {what} class of diffusers", f"`{name}`", nearest(str(name), known)
+            )
+
+
+def _check_framework(scenario: Scenario, members: Members, place: Place) -> None:
+    framework = scenario.framework
+    if framework is Framework.MINDSPORE and scenario.generator is not Generator.NUMPY:
+        expected = (
+            "`generator: numpy` beside `framework: mindspore`, "
+            "whose pipelines draw from nothing else"
+        )
+        raise members.get("generator", place).wrong(expected, f"`{scenario.generator}`")
+    for key in TORCH_ONLY:
+        if framework is not Framework.TORCH and key in members:
+            expected = f"`{key}` with `framework: torch` alone"
+            raise members[key].wrong(expected, f"`{key}` beside `framework: {framework}`")
+    offered = DEVICES_OF[framework]
+    if not set(scenario.devices) <= set(offered):
+        wrong = members["cases"].members()["device"][1]
+        raise wrong.wrong(f"devices of {framework}: {_listed(offered)}", _listed(scenario.devices))
+
+
+def _listed(words: Iterable[str]) -> str:
+    return ", ".join(f"`{word}`" for word in words)
+
+
+def _check_call(members: Members) -> None:
+    call = members["call"].members()
+    for key in FROM_SEEDS:
+        if key in call:
+            hint = "noise is set by `generator` and `seed`"
+            raise call[key][0].wrong("call arguments without it", f"`{key}`", hint)
+
+
+def _check_expectations(scenario: Scenario, members: Members, place: Place) -> None:
+    generator, seeds, expect = scenario.generator, scenario.seeds, scenario.expect
+    if generator is Generator.SHARED and len(set(seeds)) > 1:
+        expected = "one seed, repeated once per image, because `generator: shared` is one generator"
+        raise members["seed"].wrong(expected, str(list(seeds)))
+    if (Expectation.VARIES in expect) != generator.must_vary:
+        fitting = "`varies`" if generator.must_vary else "anything but `varies`"
+        expected = f"{fitting} with `generator: {generator}`"
+        raise members["expect"].wrong(expected, _listed(expect))
+    for one, other in CONTRADICTIONS:
+        if one in expect and other in expect:
+            raise members["expect"].wrong(f"`{one}` or `{other}`", "both")
+    if Expectation.BATCH_EQUALS_SINGLE in expect:
+        if len(seeds) < 2:
+            expected = "a list of seeds, one per image, for `batch-equals-single`"
+            raise members["expect"].wrong(expected, f"seed: {list(seeds)}")
+        if scenario.tolerances.batch is None:
+            expected = "`tolerance.batch` for `batch-equals-single`"
+            raise members.get("tolerance", place).wrong(expected, "no such key")
+
+
+def _check_evidence(tolerances: Tolerances, members: Members) -> None:
+    """Refuse a bound that is much looser than what was measured, unless a person says why."""
+    for key, bound, measured in tolerances.too_loose():
+        expected = f"at most {LOOSE} times the measured {measured:g}, or a `reason` beside it"
+        raise _place_of(key, members["tolerance"]).wrong(expected, f"{bound:g}")
+
+
+def _place_of(key: BoundKey, tolerance: Place) -> Place:
+    """Return where a bound stands in the file."""
+    place = tolerance.members()[str(key.kind)][1].members()[str(key.metric)][1]
+    return place.members()[key.pattern][1] if key.pattern else place

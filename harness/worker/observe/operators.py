@@ -1,0 +1,114 @@
+"""Observing the operators of one module: what each took and gave, and which line called it.
+
+torch shows its operators through its dispatch, MindSpore through replaced functions; both write to
+an `OperatorLog`. Observing them changes no bit: the caller checks that by the stage's own digest.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Mapping, Sequence
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ..protocol import OPERATOR, OperatorRecord
+from .tensors import Tensors, digest_tensor, dtype_name, tensors_in
+
+WORKER = Path(__file__).parents[1]
+# Files of the worker and of the frameworks: their lines are not what a reader looks for.
+SKIPPED_FILES = re.compile(rf"{re.escape(str(WORKER))}|.*-packages/(torch|mindspore)/")
+# Operators of torch that give memory or a view of it, and compute nothing.
+ALLOCATING = ("empty", "detach", "lift_fresh")
+
+
+class OperatorLog:
+    """The operators of one module, in the order of their calls.
+
+    Args:
+        is_wanted: Returns whether what runs now is that module's own code.
+
+    Attributes:
+        records: One entry per operator.
+        tensors: What the operators gave, by the names that a recording uses.
+    """
+
+    def __init__(self, is_wanted: Callable[[], bool]) -> None:
+        self.is_wanted = is_wanted
+        self.records: List[OperatorRecord] = []
+        self.tensors: Tensors = {}
+
+    def call(
+        self,
+        name: str,
+        function: Callable[..., Any],
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+    ) -> Any:
+        """Call one operator, note it, and return its result."""
+        taken = tensors_in([*args, kwargs])
+        # The digests come before the call, for operators that write into their inputs.
+        inputs = {key: digest_tensor(tensor) for key, tensor in taken.items()}
+        result = function(*args, **kwargs)
+        given = tensors_in(result)
+        self._keep(given)
+        self.records.append(
+            {
+                "operator": name,
+                "inputs": inputs,
+                "outputs": {key: digest_tensor(tensor) for key, tensor in given.items()},
+                "shapes": [_shape(tensor) for tensor in taken.values() if tensor.dim()],
+                "source": _calling_line(),
+            }
+        )
+        return result
+
+    def _keep(self, given: Tensors) -> None:
+        for key, tensor in given.items():
+            if tensor.is_complex():  # the reader of tensor files has no type for it
+                continue
+            name = f"{OPERATOR}{len(self.records)}/{key}"
+            self.tensors[name] = tensor.detach().to("cpu", copy=True)
+
+
+class TorchOperators(TorchDispatchMode):
+    """Writes the operators of torch to a log while it is entered.
+
+    They have torch's own names, such as `aten.exp.default`: namespace, operator and overload.
+    """
+
+    def __init__(self, log: OperatorLog) -> None:
+        super().__init__()
+        self._log = log
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        named: Dict[str, Any] = kwargs or {}
+        if not self._log.is_wanted() or _computes_nothing(func):
+            return func(*args, **named)
+        return self._log.call(str(func), func, args, named)
+
+
+def _computes_nothing(operator: Any) -> bool:
+    """Return whether an operator of torch allocates memory, detaches, or makes a view."""
+    for returned in operator._schema.returns:
+        if returned.alias_info is not None and not returned.alias_info.is_write:
+            return True
+    _, _, name = operator._schema.name.rpartition("::")
+    return name.startswith(ALLOCATING)
+
+
+def _shape(tensor: torch.Tensor) -> str:
+    return f"{dtype_name(tensor.dtype)} {list(tensor.shape)}"
+
+
+def _calling_line() -> str:
+    """Return the file and line that called the operator; the file as its last three parts."""
+    frame: Any = sys._getframe(1)
+    while frame is not None:
+        path = frame.f_code.co_filename
+        if not SKIPPED_FILES.match(path):
+            return f"{'/'.join(Path(path).parts[-3:])}:{frame.f_lineno}"
+        frame = frame.f_back
+    return ""

@@ -1,0 +1,83 @@
+"""Classes of a library, found by their names alone, and schedulers made of them.
+
+No dotted path and no module of a scenario is ever imported. What a library does not have is refused
+with the nearest right spelling, where the library itself would ignore it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+from typing import Any, Iterable, List, Mapping, Optional
+
+from ..protocol import CaseError
+
+DIFFUSERS = "diffusers"
+
+
+def pipeline_class(name: str, library: str = DIFFUSERS) -> Any:
+    """Return a pipeline class of a library.
+
+    Raises:
+        CaseError: This release of the library has no such pipeline.
+    """
+    return _find("pipeline", name, "DiffusionPipeline", library)
+
+
+def scheduler_class(name: str, library: str = DIFFUSERS) -> Any:
+    """Return a scheduler class of a library.
+
+    Raises:
+        CaseError: This release of the library has no such scheduler.
+    """
+    return _find("scheduler", name, "SchedulerMixin", library)
+
+
+def _find(what: str, name: str, base: str, library: str) -> Any:
+    home = importlib.import_module(library)
+    found = getattr(home, name, None) if name.isidentifier() else None
+    if inspect.isclass(found) and issubclass(found, getattr(home, base)):
+        return found
+    hint = nearest(name, dir(home))
+    if found is not None:  # a class of another kind, or one that stands for a missing package
+        hint = ": it needs a package that is not here" if name in dir(home) else ""
+    raise CaseError(f"{library} {home.__version__} has no {what} `{name}`{hint}")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return the end of a message that offers the nearest right spelling, or nothing."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean `{near[0]}`?" if near else ""
+
+
+def make_scheduler(
+    stored: Any, replacement: Optional[Mapping[str, Any]], library: str = DIFFUSERS
+) -> Any:
+    """Return a fresh scheduler.
+
+    Args:
+        stored: The scheduler of the checkpoint, whose configuration it starts from.
+        replacement: The settings that a case changes, and `class` if it changes that; None for a
+            scheduler as it is stored.
+        library: The package of schedulers.
+
+    Raises:
+        CaseError: The class or one of the settings does not exist.
+    """
+    if replacement is None:
+        return type(stored).from_config(stored.config)
+    found = type(stored)
+    if "class" in replacement:
+        found = scheduler_class(replacement["class"], library)
+    settings = {key: value for key, value in replacement.items() if key != "class"}
+    known = _settings_of(found)
+    for key in settings:
+        if key not in known:
+            raise CaseError(f"`{found.__name__}` has no setting `{key}`{nearest(key, known)}")
+    return found.from_config(stored.config, **settings)
+
+
+def _settings_of(scheduler: Any) -> List[str]:
+    parameters = list(inspect.signature(scheduler.__init__).parameters)
+    return parameters[1:]  # the first is `self`

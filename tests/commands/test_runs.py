@@ -1,0 +1,191 @@
+"""Accepting, reporting and gating: what is read of runs, and what may become a baseline."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from harness.worker.files import digest_json
+
+Finish = Callable[..., Path]
+
+
+def test_what_a_recording_run_left_can_be_accepted(recorded):
+    """It times cases more often than the scenario says, which decides no bit."""
+    recorded.scenario(seed="1", cost="{slower: 9.0}")
+    assert recorded.harness("record", "--out", "again").code == 1
+    assert recorded.harness("accept", "again", "--reason", "seed 1 shows a nicer digit").code == 0
+    assert (
+        len(json.loads(recorded.baseline().read_text(encoding="utf-8"))["cost"]["rounds_seconds"])
+        == 5
+    )
+
+
+def test_accepting_names_the_baselines_that_stay_behind(recorded, monkeypatch):
+    """Those of other classes, of the scenario as it was: machines of theirs must run it too."""
+    own = recorded.baseline()
+    recorded.scenario(tolerance="{cross-class: {rel_l2: 1.0e-3}}")
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", "default")
+    assert recorded.harness("record").code == 0
+    (other,) = set((recorded.root / "baselines").rglob("*.json")) - {own}
+    recorded.scenario(seed="1")
+    recorded.harness("run", "--out", "changed")
+    done = recorded.harness("accept", "changed", "--reason", "seed 1 shows a nicer digit")
+    assert f"still of an older scenario: {own.relative_to(recorded.root)}; " in done.out
+    assert str(other.relative_to(recorded.root)) not in done.out.partition("still of")[2]
+
+
+def test_accepting_makes_a_stale_case_identical(recorded):
+    """The new baseline says who, why and what it replaced."""
+    old = json.loads(recorded.baseline().read_text(encoding="utf-8"))
+    recorded.scenario(seed="1")
+    assert recorded.harness("run", "--out", "changed").code == 1
+    done = recorded.harness("accept", "changed", "--reason", "seed 1 shows a nicer digit")
+    assert done.code == 0
+    path = re.escape(str(recorded.baseline().relative_to(recorded.root)))
+    assert re.match(rf"wrote {path} and [0-9]+ KiB of tensors \(stale: ", done.out)
+    assert recorded.harness("run").code == 0
+    provenance = json.loads(recorded.baseline().read_text(encoding="utf-8"))["provenance"]
+    assert provenance["reason"] == "seed 1 shows a nicer digit"
+    assert provenance["replaced"] == old["digest"]
+    assert len(list(recorded.baseline().parent.iterdir())) == 2
+
+
+@pytest.mark.parametrize("reason", [[], ["--reason", ""], ["--reason", " "]])
+def test_accepting_needs_a_reason(reason: list[str], recorded):
+    """Whoever reviews the baseline must learn why."""
+    before = recorded.baseline().read_bytes()
+    recorded.scenario(seed="1")
+    recorded.harness("run", "--out", "changed")
+    done = recorded.harness("accept", "changed", *reason)
+    assert done.code == 2
+    assert "--reason" in done.err
+    assert recorded.baseline().read_bytes() == before
+
+
+def test_accepting_refuses_a_run_of_an_older_scenario(recorded):
+    """What was seen is not what would be written."""
+    before = recorded.baseline().read_bytes()
+    recorded.scenario(seed="1")
+    recorded.harness("run", "--out", "changed")
+    recorded.scenario(seed="2")
+    done = recorded.harness("accept", "changed", "--reason", "why not")
+    assert done.code == 2
+    assert done.err == (
+        "harness: digits[cpu-float32]: the scenario was edited after changed; run it again, then "
+        "accept that run\n"
+    )
+    assert recorded.baseline().read_bytes() == before
+
+
+def test_what_is_refused_for_one_case_is_accepted_for_none(recorded):
+    """The second of two cases was edited after the run: the first keeps its baseline too."""
+    before = recorded.baseline().read_bytes()
+    recorded.scenario(seed="1")
+    recorded.scenario("edited")
+    recorded.harness("run", "--out", "changed")
+    recorded.scenario("edited", seed="2")
+    done = recorded.harness("accept", "changed", "--reason", "both")
+    assert done.code == 2
+    assert recorded.baseline().read_bytes() == before
+    assert done.out == ""
+
+
+def test_what_is_not_finite_is_never_accepted(finished: Finish, shop):
+    """No run could ever be held against it."""
+    finished("digits", image=np.full((1, 2, 2, 1), np.nan, np.float32), verdict="incomparable")
+    done = shop.harness("accept", "run", "--reason", "it is art")
+    assert done.code == 2
+    assert "digits[cpu-float32]: holds NaN or infinity" in done.err
+    assert not (shop.root / "baselines").exists()
+
+
+@pytest.mark.parametrize("file", ["recording.json", "tensors.safetensors"])
+def test_a_damaged_recording_is_accepted_for_none(file: str, finished: Finish, shop):
+    """The second of two was cut short on its way here: the first stays as it was, too."""
+    run = finished("digits", "other")
+    path = run / "recordings" / "other" / "cpu-float32" / file
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    done = shop.harness("accept", "run", "--reason", "R")
+    assert done.code == 2
+    assert f"{path.relative_to(shop.root)}: " in done.err
+    assert not (shop.root / "baselines").exists()
+
+
+def test_a_failure_half_way_says_what_was_written(finished: Finish, shop):
+    """The disk may be full by the second of three: nobody has to guess what the store holds."""
+    finished("digits", "other", "third")
+    (shop.root / "baselines").mkdir()
+    (shop.root / "baselines" / "other").write_text("in the way", encoding="utf-8")
+    done = shop.harness("accept", "run", "--reason", "R")
+    assert done.code == 2
+    written = "baselines/digits/cpu-float32/cpu-a.json"
+    assert done.out.startswith(f"wrote {written} and ")
+    how_far, error, _ = done.err.splitlines()
+    left = "other[cpu-float32], third[cpu-float32]"
+    assert how_far == f"harness: written: {written}; not written: {left}"
+    assert error.startswith("harness: baselines/other/cpu-float32: cannot be written: ")
+
+
+def test_a_run_of_another_machine_can_be_accepted_here(recorded):
+    """A nightly's results come as a folder; where its files lay decides no bit."""
+    recorded.scenario(seed="1")
+    recorded.harness("run", "--out", "nightly")
+    path = recorded.root / "nightly" / "recordings" / "digits" / "cpu-float32" / "recording.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content["case"]["checkpoint"]["folder"] = "/home/runner/harness/data/bundled/digits-ddpm"
+    content["case"]["inputs_folder"] = "/home/runner/scenarios"
+    content["digest"] = digest_json(content)
+    path.write_text(json.dumps(content), encoding="utf-8")
+    done = recorded.harness("accept", "nightly", "--reason", "the nightly's new output is right")
+    assert done.code == 0, done.err
+
+
+def test_accepting_what_passes_is_refused(recorded):
+    """An identical case has nothing to accept."""
+    recorded.harness("run", "--out", "same")
+    done = recorded.harness("accept", "same", "--reason", "for nothing")
+    assert done.code == 2
+    assert "holds nothing to accept" in done.err
+
+
+def test_a_report_of_a_run_is_what_the_run_printed(recorded):
+    """Printed again from the results alone, with the same exit code."""
+    recorded.scenario("other", seed="1")
+    done = recorded.harness("run", "--out", "again")
+    assert done.code == 1
+    report = recorded.harness("report", "again")
+    assert report.code == 1
+    assert done.out == report.out + "results and recordings: again\n"
+
+
+def test_reports_of_several_runs_are_printed_one_after_the_other(finished: Finish, shop):
+    """Their verdicts are those of many machines, so that the exit code says nothing of them."""
+    finished("digits", verdict="drifted")
+    done = shop.harness("report", "run", "run")
+    assert done.code == 0
+    assert done.out.count("1 case: 1 drifted") == 2
+
+
+def test_a_report_as_markdown_can_be_appended_to_a_summary(finished: Finish, shop):
+    """Nothing else is printed with it."""
+    finished("digits", verdict="drifted")
+    done = shop.harness("report", "run", "--markdown")
+    assert done.code == 1
+    assert done.out.startswith("# 1 case: 1 drifted\n\n| case | verdict |\n")
+
+
+def test_a_gate_over_a_run_opens_when_everything_required_passes(recorded):
+    """Required on a device that the run had not, it stays closed."""
+    recorded.harness("run", "--out", "nightly")
+    for on, code in (("cpu", 0), ("[cpu, cuda]", 3)):
+        (recorded.root / "policy.yaml").write_text(
+            f"require:\n- {{scenarios: digits, on: {on}}}\n", encoding="utf-8"
+        )
+        assert recorded.harness("gate", "nightly", "--policy", "policy.yaml").code == code

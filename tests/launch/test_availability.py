@@ -1,0 +1,105 @@
+"""Whether a case can run here: told from files alone, without a framework."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import builders
+import pytest
+
+from harness.launch import availability as module
+from harness.launch.availability import Availability, availability
+from harness.records import Device
+from harness.scenario.fields import CheckpointKind, Framework
+from harness.scenario.model import Case, Checkpoint
+
+HUB = Checkpoint(
+    CheckpointKind.HUB, repository="stable-diffusion/v1-5", revision="0123456789abcdef"
+)
+
+
+@pytest.fixture
+def devices(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Return an empty folder that stands for `/dev`."""
+    real = Path
+
+    def moved(*parts: str) -> Path:
+        path = real(*parts)
+        return tmp_path / path.relative_to("/dev") if path.is_relative_to("/dev") else path
+
+    moved.home = real.home
+    monkeypatch.setattr(module, "Path", moved)
+    return tmp_path
+
+
+def on(device: str, **changes) -> Case:
+    """Return the smallest case on a device."""
+    return builders.case(device, **changes)
+
+
+def test_a_bundled_checkpoint_runs_on_every_cpu(devices: Path):
+    """Its weights come with the package."""
+    assert availability(on("cpu")) == Availability(can_run=True)
+    assert str(availability(on("cpu"))) == "yes"
+
+
+@pytest.mark.parametrize(
+    ("device", "file", "reason"),
+    [
+        ("cuda", "nvidiactl", "no CUDA device"),
+        ("ascend", "davinci0", "no Ascend device"),
+    ],
+)
+def test_a_device_is_here_where_its_driver_left_a_file(devices: Path, device, file, reason):
+    """No framework is imported to ask it."""
+    assert str(availability(on(device))) == f"no: {reason}"
+    (devices / file).touch()
+    assert availability(on(device)).can_run
+
+
+def test_a_folder_of_weights_must_be_there(devices: Path, tmp_path: Path):
+    """A checkpoint by path is nobody's to fetch."""
+    folder = tmp_path / "weights"
+    checkpoint = Checkpoint(CheckpointKind.PATH, "weights", str(folder))
+    assert str(availability(on("cpu", checkpoint=checkpoint))) == f"no: no folder {folder}"
+    folder.mkdir()
+    assert availability(on("cpu", checkpoint=checkpoint)) == Availability(can_run=True)
+
+
+@pytest.mark.parametrize(
+    ("variable", "below"), [("HF_HUB_CACHE", ""), ("HF_HOME", "hub")], ids=["cache", "home"]
+)
+def test_only_a_run_can_tell_whether_the_hub_gives_its_weights(
+    devices: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, below: str
+):
+    """Unless the Hub's client has them in its cache."""
+    monkeypatch.delenv("HF_HUB_CACHE", raising=False)
+    monkeypatch.setenv(variable, str(tmp_path / "cache"))
+    found = availability(on("cpu", checkpoint=HUB))
+    assert (found.can_run, found.certain) == (True, False)
+    assert str(found) == "if the Hub gives its weights"
+    cached = tmp_path / "cache" / below / "models--stable-diffusion--v1-5" / "snapshots"
+    cached.mkdir(parents=True)
+    assert availability(on("cpu", checkpoint=HUB)) == Availability(can_run=True)
+
+
+@pytest.mark.parametrize("made", [True, False])
+def test_a_framework_with_pins_needs_its_environment(
+    devices: Path, monkeypatch: pytest.MonkeyPatch, made: bool
+):
+    """It is large, and is never made unasked."""
+    monkeypatch.setattr(module, "is_made", lambda _pins: made)
+    found = availability(on("cpu", framework=Framework.MINDSPORE))
+    reason = "" if made else "make it so by harness env --make mindspore"
+    assert (found.can_run, found.reason) == (made, reason)
+
+
+def test_the_first_thing_that_is_missing_is_named(devices: Path):
+    """A device comes before weights: without it they are of no use."""
+    assert availability(on("cuda", checkpoint=HUB)).reason == "no CUDA device"
+
+
+def test_every_device_beside_the_cpu_is_looked_for(devices: Path):
+    """A new device must be given a file to look for."""
+    elsewhere = [device for device in Device if device is not Device.CPU]
+    assert not any(availability(on(device)).can_run for device in elsewhere)
