@@ -1,7 +1,15 @@
-"""Time runs as a warm worker makes them, plain and watched, beside bare calls of the same pipeline, in turn, in one process.
+"""Times runs as a warm worker makes them, plain and instrumented, beside bare calls.
 
-Started by `benchmarks/targets.py` with a worker's environment. Prints JSON: per scenario, the CPU seconds of every turn by kind;
-they are the wall seconds of one thread that has a core to itself.
+All three kinds call the same loaded pipeline in one process, in turn. A bare call is what a user's
+own script would make; a plain and an instrumented run are those of the worker.
+
+    OMP_NUM_THREADS=1 python benchmarks/steady.py 3 ddim-digits sd-digits
+
+The number says how many turns are timed. `targets.py` starts it with all variables of a worker. It
+takes about ten seconds, and per turn three times as long as the scenarios' calls.
+
+It prints JSON: per scenario, the CPU seconds of every turn, by kind. They are the wall seconds of
+one thread that has a core to itself.
 """
 
 from __future__ import annotations
@@ -10,58 +18,74 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import torch
+from common import first_case
 
-from harness.scenario.model import read
 from harness.worker.conditions import determinism
-from harness.worker.observe.modules import NO_STAGE
-from harness.worker.pipeline import checkpoints
 from harness.worker.pipeline.call import Pipeline
+from harness.worker.pipeline.library import make_scheduler
 from harness.worker.pipeline.torch_ import Torch
-from harness.worker.recorder import Recorder
+from harness.worker.protocol import CaseRequest
+from harness.worker.recorder import OUTSIDE_ONLY, Recorder
 
-ROOT = Path(__file__).resolve().parent.parent
+BARE, PLAIN, INSTRUMENTED = "bare", "plain", "instrumented"
+Run = Callable[[], object]
 
 
-def kinds(recorder: Recorder, case: dict[str, Any]) -> dict[str, Callable[[], object]]:
-    """Return one run of `case` of each kind."""
+def _ignore_event(_event: str, **_fields: object) -> None:
+    pass
+
+
+def runs_of(case: CaseRequest) -> dict[str, Run]:
+    """Return what makes one run of a case, by kind; loads its checkpoint."""
     framework = Torch("cpu")
-    pipeline = Pipeline(
-        case, recorder._checkpoint(case, {"default": "float32"}, framework), framework
-    )
-    bare = pipeline.pipeline
-    own = checkpoints.make_scheduler(bare.scheduler, case["scheduler"])
+    recorder = Recorder(_ignore_event)
+    loaded = recorder._load(case, {"default": "float32"}, framework)
+    pipeline = Pipeline(case, loaded.checkpoint, framework)
+    bare_pipeline = pipeline.pipeline
+    scheduler = make_scheduler(bare_pipeline.scheduler, case["scheduler"])
 
-    def call() -> object:
-        bare.scheduler = own
-        made = [torch.Generator("cpu").manual_seed(seed) for seed in case["seeds"]]
-        return bare(**case["call"], generator=made if len(made) > 1 else made[0])
+    def bare() -> object:
+        bare_pipeline.scheduler = scheduler
+        generators = [torch.Generator("cpu").manual_seed(seed) for seed in case["seeds"]]
+        generator = generators if len(generators) > 1 else generators[0]
+        return bare_pipeline(**case["call"], generator=generator)
 
-    def watched() -> object:
-        return recorder._watched(case, pipeline, {"stage": NO_STAGE})
+    def plain() -> object:
+        return recorder._run_timed(case, pipeline, 1)
 
-    return {"bare": call, "steady": lambda: recorder._timed(case, pipeline, 1), "watched": watched}
+    def instrumented() -> object:
+        return recorder._run_instrumented(case, pipeline, OUTSIDE_ONLY)
+
+    return {BARE: bare, PLAIN: plain, INSTRUMENTED: instrumented}
+
+
+def time_in_turn(runs: dict[str, Run], turns: int) -> dict[str, list[float]]:
+    """Return the CPU seconds of `turns` runs of each kind, after one of each that warms up.
+
+    Each turn begins with another kind than the one before.
+    """
+    kinds = list(runs)
+    seconds: dict[str, list[float]] = {kind: [] for kind in kinds}
+    for turn in range(turns + 1):
+        first = turn % len(kinds)
+        for kind in [*kinds[first:], *kinds[:first]]:
+            started = time.process_time()
+            runs[kind]()
+            if turn:
+                seconds[kind].append(time.process_time() - started)
+    return seconds
 
 
 def main() -> None:
     """Time the scenarios named after the number of turns."""
-    turns, found = int(sys.argv[1]), {}
+    turns = int(sys.argv[1])
+    found = {}
     for name in sys.argv[2:]:
-        case = read(ROOT / "scenarios" / f"{name}.yaml").cases()[0].request()
+        case = first_case(name).request()
         with determinism.settings(case["determinism"]):
-            runs = kinds(Recorder(lambda *_, **__: None), case)
-            seconds: dict[str, list[float]] = {kind: [] for kind in runs}
-            for turn in range(turns + 1):  # the first warms up
-                order = list(runs)[turn % 3 :] + list(runs)[: turn % 3]
-                for kind in order:
-                    started = time.process_time()
-                    runs[kind]()
-                    if turn:
-                        seconds[kind].append(time.process_time() - started)
-        found[name] = seconds
+            found[name] = time_in_turn(runs_of(case), turns)
     print(json.dumps(found))
 
 

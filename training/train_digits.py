@@ -1,11 +1,12 @@
-"""Train the two bundled checkpoints on scikit-learn's handwritten digits; CPU only, seeded.
+"""Trains the two bundled checkpoints on handwritten digits; on the CPU, from fixed seeds.
 
-    python training/train_digits.py ddpm     # harness/data/bundled/digits-ddpm, about 20 minutes on one core
-    python training/train_digits.py sd --steps 8000    # harness/data/bundled/digits-sd, about 35 minutes on one core
-    python training/train_digits.py check    # the figures and the picture that docs/checkpoints.md shows
+    python training/train_digits.py ddpm               # digits-ddpm: 20 minutes on one core
+    python training/train_digits.py sd --steps 8000    # digits-sd: 35 minutes on one core
+    python training/train_digits.py check              # what docs/checkpoints.md shows: one minute
 
-The data is ``sklearn.datasets.load_digits``: 1,797 images of 8x8 pixels with 17 grey levels, which ships inside
-scikit-learn. Images are enlarged to 16x16 (bilinear) and scaled to [-1, 1].
+Checkpoints are written into `harness/data/bundled`. The data is `sklearn.datasets.load_digits`,
+which ships inside scikit-learn: 1,797 images of 8x8 pixels with 17 grey levels. They are enlarged
+to 16x16 pixels (bilinear) and scaled to [-1, 1].
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,7 +34,19 @@ from diffusers import (
 from sklearn.datasets import load_digits
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+Images = np.ndarray[tuple[int, ...], np.dtype[Any]]
+
+ROOT = Path(__file__).resolve().parent.parent
+BUNDLED = ROOT / "harness" / "data" / "bundled"
+
 SEED = 0
+BATCH = 64
+LEARNING_RATE = 2e-3
+WARM_UP_STEPS = 100
+TRAIN_TIMESTEPS = 1000
+UNCONDITIONAL_SHARE = 0.1  # of prompts that are left empty, so that guidance has a counterpart
+KL_WEIGHT = 1e-4
+PROMPT_TOKENS = 16
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 TEMPLATES = (
     "a handwritten {}",
@@ -41,19 +55,34 @@ TEMPLATES = (
     "{}",
     "a {} on black paper",
 )
-BUNDLED = Path(__file__).resolve().parent.parent / "harness" / "data" / "bundled"
 
 
 def digits() -> tuple[torch.Tensor, torch.Tensor]:
-    """Return images, shape (1797, 1, 16, 16), float32 in [-1, 1], and labels, shape (1797,), int64."""
+    """Return the data.
+
+    Returns:
+        Images, shape (1797, 1, 16, 16), float32 in [-1, 1]; labels, shape (1797,), int64.
+    """
     data = load_digits()
     images = torch.tensor(data.images, dtype=torch.float32).unsqueeze(1) / 8.0 - 1.0
     images = F.interpolate(images, size=(16, 16), mode="bilinear", align_corners=False)
     return images, torch.tensor(data.target, dtype=torch.int64)
 
 
+# Training.
+
+
 def batches(count: int, size: int, steps: int) -> Iterator[torch.Tensor]:
-    """Yield `steps` index tensors, shape (size,), that walk through shuffled epochs of `count` samples."""
+    """Walk through shuffled epochs of the samples.
+
+    Args:
+        count: How many samples there are.
+        size: How many samples a batch has.
+        steps: How many batches to make.
+
+    Yields:
+        The indices of one batch, shape (size,).
+    """
     order = torch.empty(0, dtype=torch.int64)
     for _ in range(steps):
         while len(order) < size:
@@ -63,20 +92,28 @@ def batches(count: int, size: int, steps: int) -> Iterator[torch.Tensor]:
 
 
 class Average:
-    """An exponential moving average of a model's parameters, which samples better than the last step."""
+    """An exponential moving average of a model's parameters: it samples better than the last step.
+
+    Args:
+        model: The model that is trained.
+        decay: The weight of the average so far.
+    """
 
     def __init__(self, model: torch.nn.Module, decay: float = 0.995) -> None:
-        self.model, self.decay = model, decay
-        self.values = [p.detach().clone() for p in model.parameters()]
+        self._model = model
+        self._decay = decay
+        self._values = [parameter.detach().clone() for parameter in model.parameters()]
 
     @torch.no_grad()
     def update(self) -> None:
-        for value, parameter in zip(self.values, self.model.parameters(), strict=True):
-            value.lerp_(parameter, 1.0 - self.decay)
+        """Take the model's parameters into the average."""
+        for value, parameter in zip(self._values, self._model.parameters(), strict=True):
+            value.lerp_(parameter, 1.0 - self._decay)
 
     @torch.no_grad()
     def write_back(self) -> None:
-        for value, parameter in zip(self.values, self.model.parameters(), strict=True):
+        """Replace the model's parameters by the average."""
+        for value, parameter in zip(self._values, self._model.parameters(), strict=True):
             parameter.copy_(value)
 
 
@@ -87,17 +124,23 @@ def fit(
     *,
     count: int,
     steps: int,
-    size: int = 64,
-    rate: float = 2e-3,
 ) -> None:
-    """Minimise `loss_of` over `steps` batches with AdamW, a warm-up, a cosine decay and averaged weights."""
-    parameters = [p for model in models for p in model.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=1e-4)
+    """Minimise a loss with AdamW, a warm-up and a cosine decay; leave averaged weights.
+
+    Args:
+        name: What progress is printed for.
+        models: The models that are trained.
+        loss_of: Returns the loss of the samples with the given indices.
+        count: How many samples there are.
+        steps: How many batches to train on.
+    """
+    parameters = [parameter for model in models for parameter in model.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE, weight_decay=1e-4)
     averages = [Average(model) for model in models]
-    started, recent = time.monotonic(), []
-    for step, index in enumerate(batches(count, size, steps)):
-        scale = min(1.0, (step + 1) / 100) * 0.5 * (1 + math.cos(math.pi * step / steps))
-        optimizer.param_groups[0]["lr"] = rate * scale
+    started = time.monotonic()
+    recent: list[float] = []
+    for step, index in enumerate(batches(count, BATCH, steps)):
+        optimizer.param_groups[0]["lr"] = LEARNING_RATE * rate_scale(step, steps)
         loss = loss_of(index)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -107,44 +150,71 @@ def fit(
             average.update()
         recent.append(loss.item())
         if (step + 1) % 100 == 0:
-            print(
-                f"{name} {step + 1}/{steps} loss {np.mean(recent):.4f} {time.monotonic() - started:.0f} s",
-                flush=True,
-            )
+            seconds = time.monotonic() - started
+            mean = np.mean(recent)
+            print(f"{name} {step + 1}/{steps} loss {mean:.4f} {seconds:.0f} s", flush=True)
             recent.clear()
     for average in averages:
         average.write_back()
+
+
+def rate_scale(step: int, steps: int) -> float:
+    """Return by which the learning rate is multiplied at a step."""
+    warm_up = min(1.0, (step + 1) / WARM_UP_STEPS)
+    return warm_up * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+def count_parameters(model: torch.nn.Module) -> int:
+    """Return the number of a model's parameters."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+# digits-ddpm.
 
 
 def train_ddpm(steps: int) -> None:
     """Train `digits-ddpm`: an unconditional UNet that predicts the noise of a linear-beta DDPM."""
     images, _ = digits()
     unet = UNet2DModel(
-        sample_size=16, in_channels=1, out_channels=1, layers_per_block=1, norm_num_groups=8,
-        block_out_channels=(32, 64, 64), attention_head_dim=8,
+        sample_size=16,
+        in_channels=1,
+        out_channels=1,
+        layers_per_block=1,
+        norm_num_groups=8,
+        block_out_channels=(32, 64, 64),
+        attention_head_dim=8,
         down_block_types=("DownBlock2D", "AttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
-    )  # fmt: skip
-    print("parameters", sum(p.numel() for p in unet.parameters()))
-    scheduler = DDPMScheduler(num_train_timesteps=1000)
+    )
+    print("parameters", count_parameters(unet))
+    scheduler = DDPMScheduler(num_train_timesteps=TRAIN_TIMESTEPS)
 
     def loss_of(index: torch.Tensor) -> torch.Tensor:
         clean = images[index]
-        noise, t = torch.randn_like(clean), torch.randint(0, 1000, (len(index),))
-        return F.mse_loss(unet(scheduler.add_noise(clean, noise, t), t).sample, noise)
+        noise = torch.randn_like(clean)
+        timesteps = torch.randint(0, TRAIN_TIMESTEPS, (len(index),))
+        noisy = scheduler.add_noise(clean, noise, timesteps)
+        return F.mse_loss(unet(noisy, timesteps).sample, noise)
 
     fit("ddpm", [unet], loss_of, count=len(images), steps=steps)
-    DDIMPipeline(unet.eval(), DDIMScheduler.from_config(scheduler.config)).save_pretrained(
-        BUNDLED / "digits-ddpm"
-    )
+    sampler = DDIMScheduler.from_config(scheduler.config)
+    DDIMPipeline(unet.eval(), sampler).save_pretrained(BUNDLED / "digits-ddpm")
+
+
+# digits-sd.
 
 
 def make_tokenizer(folder: Path) -> CLIPTokenizer:
-    """Build CLIP's own tokenizer with a vocabulary of letters and the templates' words, one token each."""
+    """Write CLIP's own tokenizer with a vocabulary of letters and of the templates' words.
+
+    Args:
+        folder: Where to write it.
+
+    Raises:
+        SystemExit: A word is not one token.
+    """
     letters = "abcdefghijklmnopqrstuvwxyz"
-    words = sorted(
-        {word for template in TEMPLATES for word in template.replace("{}", "").split()} | set(WORDS)
-    )
+    words = _words_of_templates()
     tokens = [*letters, *(f"{letter}</w>" for letter in letters)]
     merges: list[str] = []
     for word in words:
@@ -156,137 +226,204 @@ def make_tokenizer(folder: Path) -> CLIPTokenizer:
             tokens.append(left)
     merges = list(dict.fromkeys(merges))
     tokens = [*dict.fromkeys(tokens), "<|startoftext|>", "<|endoftext|>"]
+    vocabulary = {token: index for index, token in enumerate(tokens)}
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(tokens)}))
+    (folder / "vocab.json").write_text(json.dumps(vocabulary))
     (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n")
-    tokenizer = CLIPTokenizer.from_pretrained(folder, model_max_length=16)
+    tokenizer = CLIPTokenizer.from_pretrained(folder, model_max_length=PROMPT_TOKENS)
     for word in words:
-        if len(tokenizer(word).input_ids) != 3:
+        if len(tokenizer(word).input_ids) != 3:  # the word, between the two special tokens
             raise SystemExit(f"{word!r} is not one token: {tokenizer.tokenize(word)}")
     return tokenizer
+
+
+def _words_of_templates() -> list[str]:
+    found = set(WORDS)
+    for template in TEMPLATES:
+        found.update(template.replace("{}", "").split())
+    return sorted(found)
 
 
 def train_sd(vae_steps: int, unet_steps: int) -> None:
     """Train `digits-sd`: first the VAE on images, then text encoder and UNet on its latents."""
     images, labels = digits()
-    vae = AutoencoderKL(
-        in_channels=1, out_channels=1, latent_channels=4, sample_size=16, layers_per_block=1, norm_num_groups=8,
-        block_out_channels=(16, 32), down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
-    )  # fmt: skip
-    print("vae parameters", sum(p.numel() for p in vae.parameters()))
-
-    def vae_loss(index: torch.Tensor) -> torch.Tensor:
-        posterior = vae.encode(images[index]).latent_dist
-        decoded = vae.decode(posterior.sample()).sample
-        return F.mse_loss(decoded, images[index]) + 1e-4 * posterior.kl().mean() / 256
-
-    fit("vae", [vae], vae_loss, count=len(images), steps=vae_steps)
-    vae.eval().requires_grad_(False)
+    vae = train_vae(images, vae_steps)
     with torch.no_grad():
         latents = vae.encode(images).latent_dist.mean
     vae.register_to_config(scaling_factor=round(1.0 / latents.std().item(), 4))
     latents *= vae.config.scaling_factor
 
-    target = BUNDLED / "digits-sd"
-    tokenizer = make_tokenizer(target / "tokenizer")
-    text_encoder = CLIPTextModel(CLIPTextConfig(
-        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
-        max_position_embeddings=16, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    ))  # fmt: skip
-    unet = UNet2DConditionModel(
-        sample_size=8, in_channels=4, out_channels=4, layers_per_block=1, norm_num_groups=8, cross_attention_dim=64,
-        block_out_channels=(48, 72), attention_head_dim=4,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-    )  # fmt: skip
-    print(
-        "unet parameters",
-        sum(p.numel() for p in unet.parameters()),
-        "text",
-        sum(p.numel() for p in text_encoder.parameters()),
-    )
+    folder = BUNDLED / "digits-sd"
+    tokenizer = make_tokenizer(folder / "tokenizer")
+    text_encoder = make_text_encoder(tokenizer)
+    unet = make_conditional_unet()
+    parameters = count_parameters(unet)
+    print("unet parameters", parameters, "text", count_parameters(text_encoder))
     scheduler = DDIMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1,
-        clip_sample=False, set_alpha_to_one=False,
-    )  # fmt: skip
-    prompts = [
-        [
-            tokenizer(template.format(word), padding="max_length", max_length=16).input_ids
-            for template in TEMPLATES
-        ]
-        for word in WORDS
-    ]
-    tokens = torch.tensor(prompts)
-    empty = torch.tensor(tokenizer("", padding="max_length", max_length=16).input_ids)
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        steps_offset=1,
+        clip_sample=False,
+        set_alpha_to_one=False,
+    )
+    prompts = torch.tensor(
+        [[_token_ids(tokenizer, each.format(word)) for each in TEMPLATES] for word in WORDS]
+    )
+    empty = torch.tensor(_token_ids(tokenizer, ""))
 
-    def unet_loss(index: torch.Tensor) -> torch.Tensor:
+    def loss_of(index: torch.Tensor) -> torch.Tensor:
         clean = latents[index]
-        ids = tokens[labels[index], torch.randint(0, len(TEMPLATES), (len(index),))]
-        ids = torch.where(
-            torch.rand(len(index), 1) < 0.1, empty, ids
-        )  # unconditional share, for guidance
-        noise, t = torch.randn_like(clean), torch.randint(0, 1000, (len(index),))
-        hidden = text_encoder(ids)[0]
-        return F.mse_loss(
-            unet(scheduler.add_noise(clean, noise, t), t, encoder_hidden_states=hidden).sample,
-            noise,
-        )
+        template = torch.randint(0, len(TEMPLATES), (len(index),))
+        is_empty = torch.rand(len(index), 1) < UNCONDITIONAL_SHARE
+        tokens = torch.where(is_empty, empty, prompts[labels[index], template])
+        noise = torch.randn_like(clean)
+        timesteps = torch.randint(0, TRAIN_TIMESTEPS, (len(index),))
+        noisy = scheduler.add_noise(clean, noise, timesteps)
+        hidden = text_encoder(tokens)[0]
+        return F.mse_loss(unet(noisy, timesteps, encoder_hidden_states=hidden).sample, noise)
 
-    fit("sd", [unet, text_encoder], unet_loss, count=len(latents), steps=unet_steps)
-    StableDiffusionPipeline(
-        vae=vae, text_encoder=text_encoder.eval(), tokenizer=tokenizer, unet=unet.eval(), scheduler=scheduler,
-        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
-    ).save_pretrained(target)  # fmt: skip
+    fit("sd", [unet, text_encoder], loss_of, count=len(latents), steps=unet_steps)
+    pipeline = StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=text_encoder.eval(),
+        tokenizer=tokenizer,
+        unet=unet.eval(),
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.save_pretrained(folder)
 
 
-def sample_sd(pipe: StableDiffusionPipeline, word: str, seeds: range) -> np.ndarray:
-    """Return one image per seed for a prompt, shape (n, 16, 16), float32 in [0, 1]."""
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    prompt = [f"a handwritten {word}"] * len(seeds)
-    images = pipe(
-        prompt, num_inference_steps=30, guidance_scale=4.0, generator=generators, output_type="np"
-    ).images
-    return images[..., 0]
+def train_vae(images: torch.Tensor, steps: int) -> AutoencoderKL:
+    """Train the VAE on images, shape (n, 1, 16, 16); return it frozen."""
+    vae = AutoencoderKL(
+        in_channels=1,
+        out_channels=1,
+        latent_channels=4,
+        sample_size=16,
+        layers_per_block=1,
+        norm_num_groups=8,
+        block_out_channels=(16, 32),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+    )
+    print("vae parameters", count_parameters(vae))
+
+    def loss_of(index: torch.Tensor) -> torch.Tensor:
+        posterior = vae.encode(images[index]).latent_dist
+        decoded = vae.decode(posterior.sample()).sample
+        return F.mse_loss(decoded, images[index]) + KL_WEIGHT * posterior.kl().mean() / 256
+
+    fit("vae", [vae], loss_of, count=len(images), steps=steps)
+    vae.eval().requires_grad_(False)
+    return vae
+
+
+def make_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    """Return an untrained text encoder for the tokenizer."""
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=PROMPT_TOKENS,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return CLIPTextModel(config)
+
+
+def make_conditional_unet() -> UNet2DConditionModel:
+    """Return an untrained UNet for latents of shape (n, 4, 8, 8)."""
+    return UNet2DConditionModel(
+        sample_size=8,
+        in_channels=4,
+        out_channels=4,
+        layers_per_block=1,
+        norm_num_groups=8,
+        cross_attention_dim=64,
+        block_out_channels=(48, 72),
+        attention_head_dim=4,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+    )
+
+
+def _token_ids(tokenizer: CLIPTokenizer, prompt: str) -> list[int]:
+    found: list[int] = tokenizer(prompt, padding="max_length", max_length=PROMPT_TOKENS).input_ids
+    return found
+
+
+# Checking.
 
 
 def check() -> None:
-    """Print how many of ten images per digit a classifier of the real digits reads right; draw both models' grids."""
-    from PIL import Image
+    """Print how many of ten images per digit a classifier reads right; draw both models' images.
+
+    The classifier is trained on the real digits.
+    """
     from sklearn.svm import SVC
 
     data = load_digits()
     classifier = SVC(gamma=0.001).fit(data.data, data.target)
-    pipe = StableDiffusionPipeline.from_pretrained(BUNDLED / "digits-sd", use_safetensors=True)
-    pipe.set_progress_bar_config(disable=True)
+    pipeline = StableDiffusionPipeline.from_pretrained(BUNDLED / "digits-sd", use_safetensors=True)
+    pipeline.set_progress_bar_config(disable=True)
     rows = []
     for label, word in enumerate(WORDS):
-        images = sample_sd(pipe, word, range(10))
+        images = sample_sd(pipeline, word, range(10))
         small = images.reshape(10, 8, 2, 8, 2).mean(axis=(2, 4)) * 16.0
         right = int((classifier.predict(small.reshape(10, 64)) == label).sum())
         print(f"digits-sd: 'a handwritten {word}': {right} of 10 read as {label}")
-        rows.append(np.concatenate(list(images), axis=1))
-    ddpm = DDIMPipeline.from_pretrained(BUNDLED / "digits-ddpm", use_safetensors=True)
-    ddpm.set_progress_bar_config(disable=True)
-    grid = ddpm(
-        batch_size=16,
-        generator=[torch.Generator().manual_seed(s) for s in range(16)],
-        num_inference_steps=50,
-        output_type="np",
-    ).images[..., 0]
-    pictures = {
-        "digits-sd": np.concatenate(rows),
-        "digits-ddpm": np.concatenate(
-            [np.concatenate(list(row), axis=1) for row in grid.reshape(4, 4, 16, 16)]
-        ),
-    }
-    for name, picture in pictures.items():
-        image = Image.fromarray((picture * 255).round().astype(np.uint8))
-        image.resize((image.width * 3, image.height * 3), Image.Resampling.NEAREST).save(
-            BUNDLED.parent.parent.parent / "docs" / f"{name}.png"
-        )
+        rows.append(side_by_side(images))
+    save_picture("digits-sd", np.concatenate(rows))
+    squares = sample_ddpm(range(16)).reshape(4, 4, 16, 16)
+    save_picture("digits-ddpm", np.concatenate([side_by_side(row) for row in squares]))
+
+
+def sample_sd(pipeline: StableDiffusionPipeline, word: str, seeds: range) -> Images:
+    """Return one image per seed for a prompt, shape (n, 16, 16), float32 in [0, 1]."""
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    prompts = [f"a handwritten {word}"] * len(seeds)
+    result = pipeline(
+        prompts, num_inference_steps=30, guidance_scale=4.0, generator=generators, output_type="np"
+    )
+    images: Images = result.images[..., 0]
+    return images
+
+
+def sample_ddpm(seeds: range) -> Images:
+    """Return one image per seed, shape (n, 16, 16), float32 in [0, 1]."""
+    pipeline = DDIMPipeline.from_pretrained(BUNDLED / "digits-ddpm", use_safetensors=True)
+    pipeline.set_progress_bar_config(disable=True)
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    result = pipeline(
+        batch_size=len(seeds), generator=generators, num_inference_steps=50, output_type="np"
+    )
+    images: Images = result.images[..., 0]
+    return images
+
+
+def side_by_side(images: Images) -> Images:
+    """Return images, shape (n, height, width), as one, shape (height, n * width)."""
+    return np.concatenate(list(images), axis=1)
+
+
+def save_picture(name: str, picture: Images) -> None:
+    """Save a picture, shape (height, width) in [0, 1], three times as large, below `docs`."""
+    from PIL import Image
+
+    image = Image.fromarray((picture * 255).round().astype(np.uint8))
+    size = (image.width * 3, image.height * 3)
+    image.resize(size, Image.Resampling.NEAREST).save(ROOT / "docs" / f"{name}.png")
 
 
 def main() -> None:
+    """Train a checkpoint, or check both."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
