@@ -73,7 +73,7 @@ def _is_quick(case: Case) -> bool:
         case.target.device is Device.CPU
         and scenario.framework is Framework.TORCH
         and scenario.checkpoint.kind in AT_HAND
-        and scenario.owes_baseline
+        and scenario.needs_baseline
         and "slow" not in scenario.tags
     )
 

@@ -22,7 +22,8 @@ import numpy as np
 from rich.console import Console
 
 from harness.errors import FileError, ScenarioError, UsageError
-from harness.judge.gate import exit_code, gate_code, git_code, hold, read_policy
+from harness.judge.exit_codes import exit_code, gate_code, git_code
+from harness.judge.policy import hold, read_policy
 from harness.judge.trust import contradiction
 from harness.judge.verdict import judge, wants_teacher_forcing
 from harness.launch import package_index

@@ -12,11 +12,15 @@ HarnessError            exit 4   a defect of the harness
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from harness.records import Verdict
+
+IN_THE_WAY = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
+MAKE_ROOM = "make room, or give this user the right to write there"
 
 
 class HarnessError(Exception):
@@ -126,9 +130,9 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
+        remedy = "move away what stands there" if error.errno in IN_THE_WAY else MAKE_ROOM
         raise FileError(
             path,
             f"cannot be written: {reason}",
-            "make room, or give this user the right to write there, and repeat the command; "
-            "what was there before is unchanged",
+            f"{remedy}, and repeat the command; what was there before is unchanged",
         ) from error

@@ -1,4 +1,7 @@
-"""The whole way of a case: launch, judge, keep. The only place that knows it all."""
+"""Owns the life of a case: a worker runs it, the judge compares it, a run folder keeps the outcome.
+
+This is the only module that uses the launcher, the judge and the store together.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from typing import Self
 
 from harness.errors import BaselineError, FileError, NotRecordedError, UsageError, writing
 from harness.judge.cost import CHANGED, judge_cost
-from harness.judge.verdict import judge, unrun, wants_teacher_forcing
+from harness.judge.verdict import judge, wants_teacher_forcing, without_recording
 from harness.launch.events import Described, Failed, Recorded, Unverified
 from harness.launch.process import Settings, variables
 from harness.launch.sandbox import PINS, interpreter, is_made
@@ -21,7 +24,7 @@ from harness.launch.slot import Slot
 from harness.records import Device, Dtype, Outcome, Reason, Verdict
 from harness.scenario.fields import Determinism, Framework
 from harness.scenario.model import Case
-from harness.store.baselines import Match, Store
+from harness.store.baselines import Match, Store, was_replaced
 from harness.store.recording import Environment, Recording
 from harness.store.run_folder import (
     RunOwner,
@@ -29,12 +32,14 @@ from harness.store.run_folder import (
     remove_parts,
     write_results,
 )
+from harness.worker.files import remove_leftovers
 from harness.worker.protocol import RECORDING_FILE, DescribeRequest, RunRequest
 
-# Where a case's cost seems to have changed, or will be what others are held against, it is timed
-# this often; the first run warms up.
+# How many runs time a case whose cost seems to have changed, or whose recording is to become a
+# baseline. The first of them only warms up.
 MORE_ROUNDS = 6
 DESCRIBE_SECONDS = 600.0
+MOST_REPLACED = 10  # attempts at judging a case whose baseline other processes keep replacing
 
 OnProgress = Callable[[Case, str], None]
 OnOutcome = Callable[[Outcome], None]
@@ -45,12 +50,12 @@ def _say_nothing(_case: Case, _doing: str) -> None:
 
 
 class Session:
-    """Runs cases and keeps what they leave in one run folder.
+    """Runs and judges cases, and keeps their recordings and outcomes in one run folder.
 
     Args:
         store: Where baselines are.
         out: The run's folder; made when the first case runs.
-        on_progress: Called with a case and what it is doing.
+        on_progress: Called with a case and, in words, what is being done for it.
         part: Names this process's results and logs, where several processes share the folder.
     """
 
@@ -83,9 +88,9 @@ class Session:
                 self._owner = None
 
     def claim(self) -> None:
-        """Take the run's folder, so that no other run writes into it meanwhile.
+        """Lock the run's folder, so that no other run writes into it until this session ends.
 
-        A process that shares the folder as a `part` leaves that to the one that gathers the parts.
+        A session that writes a `part` locks nothing; the process that gathers the parts does.
 
         Raises:
             UsageError: Another run is writing there.
@@ -100,21 +105,28 @@ class Session:
     def run(self, case: Case, slot: Slot | None = None) -> Outcome:
         """Run one case, judge it and remember the outcome."""
         try:
-            outcome = self._judged(case, slot or self.slot(0))
+            outcome = self._run_and_judge(case, slot or self.slot(0))
         except NotRecordedError as error:
-            outcome = unrun(case, error.verdict, error.reason, error.log)
+            outcome = without_recording(case, error.verdict, error.reason, error.log)
         except BaselineError as error:
-            outcome = unrun(case, Verdict.ERROR, str(error), reason=Reason.DAMAGED_BASELINE)
+            outcome = without_recording(
+                case, Verdict.ERROR, str(error), reason=Reason.DAMAGED_BASELINE
+            )
         outcome = replace(outcome, path=_shown(case.scenario.path), store=_shown(self.store.root))
         if not self._stopping:  # a case that was cut short by Ctrl-C has no outcome
             self.outcomes.append(outcome)
         return outcome
 
     def run_all(self, cases: Iterable[Case], jobs: int, on_outcome: OnOutcome) -> None:
-        """Run cases by `jobs` workers at once.
+        """Run cases on `jobs` workers at once.
 
-        Cases that share settings and a checkpoint follow each other on one worker; a worker without
-        a group left helps with the longest one.
+        Cases that share settings and a checkpoint form a group, and follow each other on one
+        worker. When every group is taken, a free worker takes cases from the longest one.
+
+        Args:
+            cases: What to run.
+            jobs: The number of workers, each with a thread of this process.
+            on_outcome: Called with each outcome, in the thread of its worker.
 
         Raises:
             UsageError: Another run is writing into the run's folder.
@@ -122,7 +134,7 @@ class Session:
         waiting = list(cases)
         if not waiting:
             return
-        self.claim()  # in this thread, which also gives the folder back
+        self.claim()  # in this thread, because it also releases the folder
         queue = _CaseQueue(waiting)
         failures: list[BaseException] = []
 
@@ -186,11 +198,11 @@ class Session:
         return self.out / "recordings" / case.scenario.name / name
 
     def write_results(self) -> Path:
-        """Write `results.json` whole and return its path."""
+        """Write all outcomes so far to `results.json`, or to this process's part, and return it."""
         return write_results(self.out, self.outcomes, self.environment, self._part)
 
     def gather(self) -> None:
-        """Make one `results.json` of what other processes wrote into the run's folder."""
+        """Make one `results.json` of the parts that other processes wrote into the run's folder."""
         outcomes, environment = gather_parts(self.out)
         if not outcomes:
             return
@@ -200,7 +212,7 @@ class Session:
         remove_parts(self.out)
 
     def slot(self, index: int) -> Slot:
-        """Return a slot for a worker; each holds at most one."""
+        """Return the slot of this index; a slot holds at most one worker."""
         while len(self._slots) <= index:
             log = self.out / "logs" / f"worker-{self._part}{len(self._slots)}.log"
             self._slots.append(Slot(log))
@@ -210,7 +222,7 @@ class Session:
         """Run a case and return its recording, unjudged.
 
         Raises:
-            NotRecordedError: It left none; the error says which verdict follows.
+            NotRecordedError: It left no recording; the error says which verdict follows.
             UsageError: Another run is writing into the run's folder.
         """
         self.claim()
@@ -224,8 +236,9 @@ class Session:
         if case.env:
             self._on_progress(case, f"an environment with {', '.join(case.env)}")
         python = _interpreter(case.scenario.framework, case.env)
-        with writing(folder):  # an older run's recording must not be taken for this one's
+        with writing(folder):  # an older recording must not be mistaken for this run's
             (folder / RECORDING_FILE).unlink(missing_ok=True)
+            remove_leftovers(folder.parent)
         event = slot.ask(
             request,
             settings_of(case),
@@ -238,28 +251,47 @@ class Session:
         with _reading_recordings():
             return Recording.read(folder)
 
-    def _judged(self, case: Case, slot: Slot) -> Outcome:
+    def _run_and_judge(self, case: Case, slot: Slot) -> Outcome:
+        """Run a case, and judge it again as long as its baseline is replaced meanwhile."""
         recording = self.record(case, slot)
         images = case.scenario.single_images
         singles = [self.record(replace(case, image=image), slot) for image in images]
         self.environment = self.environment or recording.environment
-        match = None
-        if case.scenario.owes_baseline:
-            match = self.store.match(case, recording.numerics_class)
+        for _ in range(MOST_REPLACED):
+            match = None
+            if case.scenario.needs_baseline:
+                match = self.store.match(case, recording.numerics_class)
+            try:
+                outcome = self._judge_recording(match, case, recording, singles, slot)
+            except NotRecordedError:
+                if match is None or not was_replaced(match.baseline):
+                    raise
+                continue  # another process replaced the baseline and removed its tensors
+            return self._timed_again(case, outcome, match, slot)
+        raise NotRecordedError("other processes kept replacing its baseline")
+
+    def _judge_recording(
+        self,
+        match: Match | None,
+        case: Case,
+        recording: Recording,
+        singles: list[Recording],
+        slot: Slot,
+    ) -> Outcome:
+        """Judge a recording, after a teacher-forced run where the comparison needs one."""
         forced = None
         if match is not None and wants_teacher_forcing(case.scenario, recording, match):
             tensors = match.baseline.tensors_path.resolve()
             forced = self.record(replace(case, teacher_tensors=tensors), slot)
         with _reading_recordings():  # the judge reads tensors only where digests differ
-            outcome = judge(case, recording, match, singles, forced)
-        return self._timed_again(case, outcome, match, slot)
+            return judge(case, recording, match, singles, forced)
 
     def _timed_again(
         self, case: Case, outcome: Outcome, match: Match | None, slot: Slot
     ) -> Outcome:
-        """Return the outcome with a cost from more rounds, where it seems to have changed.
+        """Return the outcome; where its cost seems to have changed, with the cost of more rounds.
 
-        One slow minute is no regression. A case that cannot be run again keeps its outcome.
+        One slow run is not yet a regression. A case that cannot be run again keeps its outcome.
         """
         if match is None or outcome.cost is None or outcome.cost.verdict not in CHANGED:
             return outcome
@@ -277,7 +309,7 @@ class Session:
 
 
 class _CaseQueue:
-    """Cases in groups that share a worker's settings and checkpoint, taken by several threads."""
+    """Cases in groups, each for one worker's settings and checkpoint; several threads take them."""
 
     def __init__(self, cases: Iterable[Case]) -> None:
         groups: dict[str, deque[Case]] = {}
@@ -299,14 +331,14 @@ class _CaseQueue:
             yield case
 
     def _next_group(self) -> deque[Case]:
-        """Return a group that nobody works on, or else the longest one."""
+        """Return a group that no thread has taken, or else the one with the most cases left."""
         if self._untouched:
             return self._untouched.pop(0)
         return max(self._groups, key=len, default=deque())
 
 
 def _shared_by(case: Case) -> str:
-    """Return what cases must have in common to follow each other on one worker at no cost."""
+    """Return what cases must share for one worker to run them without a restart or a reload."""
     scenario = case.scenario
     facts: Sequence[object] = (
         settings_of(case),
@@ -322,13 +354,13 @@ def _shared_by(case: Case) -> str:
 
 
 def timed(case: Case, rounds: int) -> Case:
-    """Return `case` as it runs `rounds` times, of which the first warms up."""
+    """Return `case` with `rounds` runs, of which the first warms up."""
     scenario = case.scenario
     return replace(case, scenario=replace(scenario, cost=replace(scenario.cost, rounds=rounds)))
 
 
 def well_timed(case: Case) -> Case:
-    """Return a case that bounds its cost with rounds enough for a median, any other as it is."""
+    """Return a case that bounds its cost with enough rounds for a median, any other unchanged."""
     cost = case.scenario.cost
     if cost.slower is None:
         return case
@@ -336,7 +368,7 @@ def well_timed(case: Case) -> Case:
 
 
 def settings_of(case: Case) -> Settings:
-    """Return what the environment of a case's worker sets beyond the caller's own."""
+    """Return the environment variables that a case's worker gets on top of the caller's own."""
     scenario = case.scenario
     return variables(
         scenario.determinism, dict(case.settings), scenario.profile, scenario.framework
@@ -344,24 +376,24 @@ def settings_of(case: Case) -> Settings:
 
 
 def _shown(path: Path) -> str:
-    """Return a path as a person would type it here."""
+    """Return a path relative to the working directory, where it lies below it."""
     here = Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 @contextlib.contextmanager
 def _reading_recordings() -> Iterator[None]:
-    """Turn what is wrong with a recording's files into the error of its case."""
+    """Turn an error in a recording's files into an error of its case; one of a baseline passes."""
     try:
         yield
     except BaselineError:
         raise
     except FileError as error:
-        raise NotRecordedError(f"the worker left no whole recording: {error}") from error
+        raise NotRecordedError(f"the worker's recording is missing or damaged: {error}") from error
 
 
 def _refusal(event: object) -> NotRecordedError:
-    """Return the error for a final event that is no recording."""
+    """Return the error for a final event other than `recorded`."""
     if isinstance(event, Unverified):
         return NotRecordedError(event.reason, Verdict.UNVERIFIED)
     if isinstance(event, Failed):
@@ -370,18 +402,18 @@ def _refusal(event: object) -> NotRecordedError:
 
 
 def _interpreter(framework: Framework, env: tuple[str, ...]) -> Path | None:
-    """Return the Python of an environment with `env`; None for the one that runs this.
+    """Return the Python of an environment with the packages `env`; None for this process's own.
 
-    A framework's own environment is large, and is never made unasked.
+    A framework's own environment is large, so only `harness env --make` makes it.
 
     Raises:
-        NotRecordedError: The framework's environment was not made yet, or others are asked of it.
+        NotRecordedError: The framework's environment was not made, or `env` adds packages to it.
     """
     if framework not in PINS:
         return interpreter(env)
     if env:
         asked = ", ".join(env)
-        reason = f"{asked} is for scenarios in torch; {framework} has pins of its own"
+        reason = f"{asked} is for scenarios in torch; the packages of {framework} are pinned"
         raise NotRecordedError(reason, Verdict.UNVERIFIED)
     if not is_made(PINS[framework]):
         remedy = f"make it with: harness env --make {framework}"

@@ -114,7 +114,7 @@ from __future__ import annotations
 import json, harness.commands.main
 from . import drift, checks
 from .. import errors
-from harness.judge import gate
+from harness.judge import policy
 from harness.records import Outcome
 if TYPE_CHECKING:
     from harness.session import Session
@@ -129,7 +129,7 @@ def late():
         "harness.judge.drift",
         "harness.judge.checks",
         "harness.errors",
-        "harness.judge.gate",
+        "harness.judge.policy",
         "harness.records",
         "harness.scenario.located_yaml",
     }

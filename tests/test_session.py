@@ -500,7 +500,7 @@ def test_a_damaged_recording_is_its_case_s_error_and_the_others_go_on(
     outcomes = {outcome.scenario: outcome for outcome in ran(tmp_path).outcomes}
     assert {outcomes[each].reason for each in "ac"} == {Reason.NO_TOLERANCE}
     assert (outcomes["b"].verdict, outcomes["b"].reason) == (Verdict.ERROR, Reason.NOT_RECORDED)
-    assert outcomes["b"].message.startswith("the worker left no whole recording: ")
+    assert outcomes["b"].message.startswith("the worker's recording is missing or damaged: ")
     assert problem in outcomes["b"].message
 
 
@@ -515,7 +515,7 @@ def test_an_older_run_s_recording_is_not_taken_for_this_run_s(
     monkeypatch.setattr(sys, "executable", str(script_that(tmp_path / "worker", RECORDED)))
     (outcome,) = ran(tmp_path).outcomes
     assert outcome.verdict is Verdict.ERROR
-    assert outcome.message.startswith("the worker left no whole recording: ")
+    assert outcome.message.startswith("the worker's recording is missing or damaged: ")
 
 
 def test_a_worker_that_answers_another_question_is_its_case_s_error(

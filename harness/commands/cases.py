@@ -27,7 +27,7 @@ from harness.commands.parser import (
 )
 from harness.errors import UsageError
 from harness.records import Comparison, Device, Dtype, Outcome, Verdict
-from harness.scenario.fields import Determinism, Framework
+from harness.scenario.fields import Determinism, Expectation, Framework
 from harness.scenario.model import Case
 
 if TYPE_CHECKING:
@@ -69,8 +69,8 @@ def _baselines_of(case: Case, store: Path) -> str:
 
     Their names are those of the files; `store.baselines` would load numpy to tell more.
     """
-    if not case.scenario.owes_baseline:
-        return "owes none"
+    if not case.scenario.needs_baseline:
+        return "needs none"
     files = (store / case.scenario.name / str(case.target)).glob("*.json")
     return ", ".join(sorted(file.stem for file in files)) or "none"
 
@@ -86,7 +86,7 @@ def _list_options(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run cases, judge them, print and keep the result."""
-    from harness.judge.gate import exit_code, git_code
+    from harness.judge.exit_codes import exit_code, git_code
     from harness.report.markdown import markdown
     from harness.report.run_report import print_run
     from harness.report.terminal import console
@@ -148,10 +148,13 @@ def record(arguments: argparse.Namespace) -> int:
     from harness.session import well_timed
     from harness.store.recording import Recording
 
-    cases = [case for case in _cases(arguments) if case.scenario.owes_baseline]
+    cases = [case for case in _cases(arguments) if case.scenario.needs_baseline]
     if not cases:
-        raise UsageError("every chosen case is expected to vary; such cases owe no baseline")
-    session = _run_cases(arguments, list(map(well_timed, cases)))
+        raise UsageError("every chosen case is expected to vary; such cases need no baseline")
+    recorded = [well_timed(case) for case in cases]
+    if not arguments.stateful:
+        recorded = [_called_twice(case) for case in recorded]
+    session = _run_cases(arguments, recorded)
     outcomes = {outcome.case: outcome for outcome in session.outcomes}
     new = [
         NewBaseline(case, Recording.read(session.folder(case)))
@@ -165,12 +168,19 @@ def record(arguments: argparse.Namespace) -> int:
     unverified = sum(each.verdict is Verdict.UNVERIFIED for each in session.outcomes)
     had_one = len(cases) - len(new) - len(failed) - unverified
     say(
-        f"{len(new)} written, {had_one} had one, {unverified} could not run here, "
+        f"{len(new)} written, {had_one} already had one, {unverified} could not run here, "
         f"{len(failed)} failed"
     )
     if failed:
         return 1
     return 3 if unverified == len(cases) else 0
+
+
+def _called_twice(case: Case) -> Case:
+    """Return the case with the expectation that a second call of one pipeline object agrees."""
+    scenario = case.scenario
+    expect = dict.fromkeys((*scenario.expect, Expectation.STATELESS))
+    return replace(case, scenario=replace(scenario, expect=tuple(expect)))
 
 
 def _lacks_baseline(outcome: Outcome) -> bool:
@@ -189,6 +199,12 @@ def _record_options(parser: argparse.ArgumentParser) -> None:
         default=FIRST_RECORDING,
         metavar="TEXT",
         help="kept in the baseline (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--stateful",
+        action="store_true",
+        help="record cases too whose pipeline gives another output when the same object is "
+        "called a second time",
     )
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from harness.store.baselines import Store
     from harness.store.recording import Recording
 
-# The keys of a request that move no bit.
+# The keys of a request that do not influence the output.
 NOT_DECIDING = ("rounds", "reuse", "inputs_folder")
 # Verdicts whose recording may become the baseline.
 ACCEPTABLE = (
@@ -35,7 +35,7 @@ ACCEPTABLE = (
     Verdict.INCOMPARABLE,
     Verdict.WITHIN,
 )
-GATE_WORDS = {
+GATE_WORDS = {  # by the exit code
     0: "the gate is open",
     1: "the gate is closed: something required fails",
     3: "the gate is closed: something required was not verified",
@@ -46,7 +46,7 @@ GATE_WORDS = {
 
 
 def accept(arguments: argparse.Namespace) -> int:
-    """Make what a run recorded the baselines from now on."""
+    """Replace baselines by what a run recorded."""
     from harness.commands.baseline_writing import write_baselines
     from harness.store.run_folder import read_results
 
@@ -57,7 +57,7 @@ def accept(arguments: argparse.Namespace) -> int:
     run, store = Path(arguments.run), store_of(arguments)
     outcomes = read_results(run).outcomes
     cases = chosen_cases(arguments, arguments.scenarios)
-    # All are checked before the first is written: what is refused for one is written for none.
+    # All are checked before the first is written: if one is refused, nothing is written.
     accepted = list(_accepted(run, store, cases, outcomes))
     if not accepted:
         raise UsageError(
@@ -65,10 +65,10 @@ def accept(arguments: argparse.Namespace) -> int:
         )
     write_baselines(store, accepted, arguments.reason)
     for each in accepted:
-        for path in _left_behind(store, each.case):
+        for path in _outdated(store, each.case):
             say(
-                f"still of an older scenario: {path}; run it on a machine of that class and "
-                "accept, or delete it"
+                f"still of an older version of the scenario: {path}; run the case on a machine of "
+                "that class and accept that run, or delete the file"
             )
     return 0
 
@@ -76,10 +76,10 @@ def accept(arguments: argparse.Namespace) -> int:
 def _accepted(
     run: Path, store: Store, cases: Sequence[Case], outcomes: Sequence[Outcome]
 ) -> Iterator[NewBaseline]:
-    """Yield what becomes a baseline.
+    """Yield the recordings of a run that become baselines.
 
     Raises:
-        UsageError: A recording can be no baseline of its case.
+        UsageError: A recording cannot be a baseline of its case.
         FileError: A recording is damaged.
     """
     from harness.commands.baseline_writing import NewBaseline
@@ -98,16 +98,19 @@ def _accepted(
 
 
 def _may_be_accepted(case: Case, outcome: Outcome) -> bool:
-    return outcome.verdict in ACCEPTABLE and case.scenario.owes_baseline
+    return outcome.verdict in ACCEPTABLE and case.scenario.needs_baseline
 
 
 def _check(case: Case, recording: Recording, run: Path) -> None:
-    """Refuse a recording that can be no baseline of `case`.
+    """Refuse a recording that cannot be a baseline of `case`.
 
     Raises:
-        UsageError: It was made in another environment, of another scenario, or is not finite.
+        UsageError: It was made with `--env` or `--with`, is of another version of the scenario, or
+            holds NaN or infinity.
         FileError: Its tensors are damaged.
     """
+    from harness.judge.structure import outputs_not_finite
+
     env = recording.case.get("env")
     if env is not None:
         made_in = ", ".join(map(str, env)) if isinstance(env, list) else str(env)
@@ -119,13 +122,13 @@ def _check(case: Case, recording: Recording, run: Path) -> None:
         raise UsageError(
             f"{case.id}: the scenario was edited after {run}; run it again, then accept that run"
         )
-    if not all(output.finite for output in recording.outputs.values()):
+    if outputs_not_finite(recording):
         raise UsageError(f"{case.id}: holds NaN or infinity, which can never be a baseline")
     recording.verify_tensors()
 
 
 def _what_decides(request: Mapping[str, object]) -> dict[str, object]:
-    """Return a request without what decides no bit, such as where its weights lie."""
+    """Return the part of a request that influences the output: not, say, the weights' folder."""
     found = {key: value for key, value in request.items() if key not in NOT_DECIDING}
     checkpoint = request.get("checkpoint")
     if isinstance(checkpoint, Mapping):
@@ -133,8 +136,8 @@ def _what_decides(request: Mapping[str, object]) -> dict[str, object]:
     return found
 
 
-def _left_behind(store: Store, case: Case) -> list[Path]:
-    """Return the baselines of a case that are of another version of its scenario."""
+def _outdated(store: Store, case: Case) -> list[Path]:
+    """Return the baselines of a case that belong to another version of its scenario."""
     current = store.known(case)
     files = store.files(case.scenario.name, case.target)
     return [path for path in files if path.stem not in current]
@@ -159,9 +162,10 @@ def _accept_options(parser: argparse.ArgumentParser) -> None:
 def report(arguments: argparse.Namespace) -> int:
     """Print the report of one or more runs.
 
-    What `harness cost --out RUN` measured beside a run is printed too.
+    What `harness cost --out RUN` measured is printed too. The exit code is that of the run; of
+    several runs it is 0.
     """
-    from harness.judge.gate import exit_code
+    from harness.judge.exit_codes import exit_code
     from harness.report.markdown import markdown
     from harness.report.run_report import print_run
     from harness.report.study_report import print_overheads
@@ -184,7 +188,7 @@ def report(arguments: argparse.Namespace) -> int:
 
 def _report_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder")
-    parser.add_argument("--markdown", action="store_true", help="as Markdown")
+    parser.add_argument("--markdown", action="store_true", help="print Markdown")
 
 
 # harness gate
@@ -193,10 +197,11 @@ def _report_options(parser: argparse.ArgumentParser) -> None:
 def gate(arguments: argparse.Namespace) -> int:
     """Say whether a release may go out.
 
-    Every scenario that the policy requires must pass on every kind of device that it names, in the
-    runs of one or many machines.
+    Every scenario that the policy requires must pass on every kind of device that the policy names.
+    The runs may come from one machine or from many.
     """
-    from harness.judge.gate import gate_code, read_policy
+    from harness.judge.exit_codes import gate_code
+    from harness.judge.policy import read_policy
     from harness.judge.release import judge_release
     from harness.report.terminal import console, table
     from harness.scenario.reading import read_all
@@ -228,7 +233,7 @@ def _gate_options(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=["scenarios"],
         metavar="PATH",
-        help="the scenarios of the release, against which the policy is held (default: scenarios)",
+        help="the scenarios of the release, among which the policy chooses (default: scenarios)",
     )
 
 

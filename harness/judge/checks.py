@@ -1,4 +1,4 @@
-"""Holds drifts against the bounds of a tolerance. Invents no bound."""
+"""Compares drifts with the bounds of a tolerance; a drift that no bound covers is not checked."""
 
 from __future__ import annotations
 
@@ -15,7 +15,14 @@ def check_output(
 ) -> list[Check]:
     """Return one check per bound on the free drift of an output.
 
-    There is none where the tolerance bounds local drift alone.
+    An exact tolerance gives one check, that L-inf is 0.0. There is no check where the tolerance
+    bounds local drift alone.
+
+    Args:
+        subject: The name of the output, or of one image of it (`image[1]`).
+        drift: How far it moved.
+        tolerance: The bounds, each in the unit of its metric.
+        against: What it was compared with.
     """
     if tolerance.exact:
         return [Check(subject, Metric.L_INF, drift.l_inf, 0.0, against)]
@@ -29,9 +36,10 @@ def check_output(
 
 @dataclass(frozen=True)
 class LocalCheck:
-    """A check on local drift, and the stage's tensor that it is about.
+    """A check on local drift, and the drift of the one tensor that it is about.
 
-    `drift` is None where the bound covers no stage of the run, which fails the check.
+    `drift` is None where the bound covers no stage of the run. The value of the check is then NaN,
+    which fails it.
     """
 
     check: Check
@@ -39,10 +47,15 @@ class LocalCheck:
 
 
 def check_local(local: Sequence[StageDrift], tolerance: Tolerance) -> list[LocalCheck]:
-    """Return one check per local bound: of the stages that it covers, the one that drifted most.
+    """Return one check per local bound, on the tensor that drifted most among those it covers.
 
-    A bound covers all stages, those of one kind (`scheduler.step`), or one (`scheduler.step#0`),
-    which its kind's bound then does not cover. A kind without a bound is free.
+    A bound is on one stage (`scheduler.step#0`), on all stages of one kind (`scheduler.step`), or
+    on all stages. The most specific bound covers a stage, and no other one does. A stage that no
+    bound covers is not checked.
+
+    Args:
+        local: The drift of each kept tensor in the teacher-forced run.
+        tolerance: The cross-class bounds.
     """
     found = []
     for metric in LOCAL_METRICS:
@@ -60,7 +73,7 @@ def check_local(local: Sequence[StageDrift], tolerance: Tolerance) -> list[Local
 
 
 def failed(checks: Sequence[Check]) -> list[Check]:
-    """Return the checks whose bound was exceeded."""
+    """Return the checks that failed: the value exceeds the bound, or is NaN."""
     return [check for check in checks if not check.passed]
 
 

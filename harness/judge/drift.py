@@ -1,4 +1,7 @@
-"""Measures how far an array moved, in one pass and constant memory. Decides nothing."""
+"""Measures how far an array moved. It decides nothing: `judge/checks.py` holds bounds.
+
+The arrays are read once, in chunks, so that the memory beside them does not grow with their size.
+"""
 
 from __future__ import annotations
 
@@ -14,34 +17,44 @@ if TYPE_CHECKING:
     from harness.records import Array
     from harness.store.recording import Observed
 
-CHUNK = (
-    1 << 16
-)  # elements: many enough that a call of numpy costs little, few enough for the caches
+# Elements that are compared at a time: many enough that a call of numpy costs little, and few
+# enough that the caches hold the four float64 buffers of this length (2 MiB).
+CHUNK = 1 << 16
 
 
 def measure(actual: Array, expected: Array) -> Drift:
     """Measure how far `actual` moved from `expected`, over all elements.
+
+    With a = actual and e = expected, both cast to float64 before the subtraction (which would wrap
+    in uint8 and round in float16), and with the sums over all elements, the batch included:
+
+        l_inf   = max |a - e|
+        rel_l2  = sqrt(sum (a - e)^2 / sum e^2)
+        abs_sum = sum |a|
 
     Args:
         actual: This run's array, of any shape and real dtype.
         expected: The baseline's array, of the same shape.
 
     Returns:
-        The drift, in the array's own unit. Where either side holds NaN or infinity, `finite` is
-        false and `l_inf` and `rel_l2` are NaN, which no bound admits.
+        The drift. `l_inf` and the sums are in the array's own unit, `rel_l2` has none; it is
+        infinite where `expected` is zero and `actual` is not. Where either side holds NaN or
+        infinity, `finite` is false and `l_inf` and `rel_l2` are NaN, which no bound admits.
+        `differing` counts the elements that compare unequal: 0.0 and -0.0 are equal.
 
     Raises:
         ValueError: The shapes differ.
 
-    Source: L-inf and L2 norms of actual - expected, both cast to float64 first, because the
-    subtraction of uint8 wraps.
+    The squares are not scaled. They overflow float64 where an element is larger than about 1e154,
+    and vanish where all are smaller than about 1e-162. No float32 value comes near either limit.
     """
     if actual.shape != expected.shape:
         raise ValueError(f"shapes differ: {actual.shape} and {expected.shape}")
     flat_actual = np.asarray(actual).reshape(-1)  # a view, which slices faster than a memory map
     flat_expected = np.asarray(expected).reshape(-1)
     sums = _Sums(min(CHUNK, flat_actual.size))
-    with np.errstate(all="ignore"):  # infinity minus infinity, and the two ends of float64
+    # Infinity minus infinity is invalid, and squares may overflow or underflow; none is an error.
+    with np.errstate(all="ignore"):
         for start in range(0, flat_actual.size, CHUNK):
             end = start + CHUNK
             sums.add(flat_actual[start:end], flat_expected[start:end], start)
@@ -51,8 +64,11 @@ def measure(actual: Array, expected: Array) -> Drift:
 class _Sums:
     """What one pass over two arrays accumulates, in float64.
 
+    `worst` is the largest absolute difference so far, and `worst_at` its index in the flat array.
+    The squares and absolute values are sums over all elements so far.
+
     Args:
-        room: The size of the largest chunk.
+        room: The number of elements of the largest chunk.
     """
 
     def __init__(self, room: int) -> None:
@@ -64,11 +80,11 @@ class _Sums:
         self.abs_actual = 0.0
         self.abs_expected = 0.0
         self._buffers = np.empty((3, room))
-        self._ones = np.ones(room)  # a dot product with ones sums faster than a sum
+        self._ones = np.ones(room)  # the dot product with ones is a sum, faster than `np.sum`
         self._unequal = np.empty(room, bool)
 
     def add(self, actual: Array, expected: Array, start: int) -> None:
-        """Add one chunk, whose first element is number `start` of the whole array."""
+        """Add one chunk, whose first element has the index `start` in the flat array."""
         wide_actual, wide_expected, gap = self._buffers[:, : actual.size]
         ones = self._ones[: actual.size]
         unequal = self._unequal[: actual.size]
@@ -111,21 +127,31 @@ def _drift(sums: _Sums, flat_actual: Array, flat_expected: Array, shape: tuple[i
 
 
 def _relative(sums: _Sums) -> float:
-    """Return the relative L2 norm; infinite where only the expected array is zero."""
-    if sums.square_expected:
-        return math.sqrt(sums.square_difference / sums.square_expected)
-    return math.inf if sums.worst else 0.0
+    """Return the relative L2 drift; infinite where only the expected array is zero.
+
+    It is NaN where the squares leave the range of float64, which values beyond 1e154 do: their
+    ratio would be zero, and pass every bound.
+    """
+    if not sums.worst:
+        return 0.0
+    if not math.isfinite(sums.square_expected + sums.square_difference):
+        return math.nan
+    if not sums.square_expected:
+        return math.inf
+    return math.sqrt(sums.square_difference / sums.square_expected)
 
 
 def of_outputs(actual: Observed, expected: Observed) -> dict[str, Drift]:
     """Return the drift of every output of `expected`; both must have the same structure."""
-    mine, others = actual.output_tensors, expected.output_tensors
-    return {name: measure(mine[name], others[name]) for name in expected.outputs}
+    actual_tensors, expected_tensors = actual.output_tensors, expected.output_tensors
+    return {
+        name: measure(actual_tensors[name], expected_tensors[name]) for name in expected.outputs
+    }
 
 
 @dataclass(frozen=True)
 class _NoValue:
-    """The drift of a stage's tensor that this run does not have: no bound admits NaN."""
+    """Stands for the drift of a tensor that this run lacks; it is NaN, which no bound admits."""
 
     l_inf: float = math.nan
     rel_l2: float = math.nan
@@ -134,13 +160,16 @@ class _NoValue:
 def of_stages(actual: Observed, expected: Observed) -> tuple[StageDrift, ...]:
     """Return the drift of every stage's tensor that `expected` kept, in the order of the run.
 
-    Noise comes first. A drift is NaN where `actual` has no such tensor of that shape.
+    Noise comes first. A drift is NaN where `actual` has no such tensor of that shape. Whether it is
+    free or local drift depends on `actual`: local if that run was teacher-forced by `expected`.
     """
-    mine = actual.stage_tensors
+    actual_tensors = actual.stage_tensors
     found = []
-    for (stage, key), array in expected.stage_tensors.items():
-        own = mine.get((stage, key))
-        comparable = own is not None and own.shape == array.shape
-        moved = measure(own, array) if own is not None and comparable else _NoValue()
+    for (stage, key), expected_tensor in expected.stage_tensors.items():
+        tensor = actual_tensors.get((stage, key))
+        if tensor is not None and tensor.shape == expected_tensor.shape:
+            moved: Drift | _NoValue = measure(tensor, expected_tensor)
+        else:
+            moved = _NoValue()
         found.append(StageDrift(stage, key, moved.l_inf, moved.rel_l2))
     return tuple(found)

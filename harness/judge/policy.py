@@ -1,15 +1,15 @@
-"""From many outcomes to one word: a run's exit code, and a release's verdict under a policy."""
+"""A release policy: what it may hold, and the rules by which outcomes are held against it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from harness.judge import reasons
-from harness.records import CostVerdict, Device, Outcome, Verdict
+from harness.records import CostVerdict, Device, Outcome
 from harness.scenario.located_yaml import Number, OneOrMore, Record, Text, load
 from harness.scenario.model import Case
 
@@ -32,31 +32,6 @@ POLICY = Record(
     },
     required=("require",),
 )
-MOVED = (Verdict.DRIFTED, Verdict.UNREPEATABLE, Verdict.INCOMPARABLE)
-GIT_GOOD, GIT_BAD, GIT_SKIP = 0, 1, 125
-
-
-def exit_code(outcomes: Iterable[Outcome], *, strict: bool) -> int:
-    """Return 0 if something was verified and nothing fails, 1 if something fails, else 3.
-
-    Args:
-        outcomes: Of a run.
-        strict: Whether a single `unverified` outcome is too little to return 0.
-    """
-    outcomes = list(outcomes)
-    if any(outcome.fails for outcome in outcomes):
-        return 1
-    passing = [outcome for outcome in outcomes if outcome.passes]
-    too_little = not passing or (strict and len(passing) < len(outcomes))
-    return 3 if too_little else 0
-
-
-def git_code(outcomes: Iterable[Outcome]) -> int:
-    """Return what `git bisect run` reads: bad if an output moved, good if all are verified."""
-    outcomes = list(outcomes)
-    if any(outcome.verdict in MOVED for outcome in outcomes):
-        return GIT_BAD
-    return GIT_GOOD if all(outcome.passes for outcome in outcomes) else GIT_SKIP
 
 
 class State(StrEnum):
@@ -155,14 +130,6 @@ def hold(policy: Policy, outcomes: Sequence[Outcome]) -> list[Finding]:
         outcomes: Those that count for the release; see `judge.trust`.
     """
     return [_hold_one(requirement, outcomes) for requirement in policy.requirements]
-
-
-def gate_code(findings: Iterable[Finding]) -> int:
-    """Return 1 if a requirement fails, else 3 if one was not verified or none was made, else 0."""
-    states = {finding.state for finding in findings}
-    if State.FAILS in states:
-        return 1
-    return 0 if states == {State.PASSES} else 3
 
 
 def _fitting(

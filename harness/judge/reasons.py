@@ -1,4 +1,4 @@
-"""The sentences that say why: every reason, check, difference and cost in words, worded here alone.
+"""Owns the sentences that say why: every reason, check, difference and cost in words.
 
 Nothing decides by these words; decisions are the fields of `records`.
 """
@@ -91,12 +91,12 @@ def inside_tolerance(baseline: JudgedBy, found: Difference | None) -> str:
 
 
 def other_bits(baseline: JudgedBy, found: Difference | None) -> str:
-    words = f"other bits than the baseline of {source_of(baseline)}"
+    words = f"bits differ from the baseline of {source_of(baseline)}"
     return words + and_first(found)
 
 
 def no_tolerance(baseline: JudgedBy, found: Difference | None) -> str:
-    words = f"other bits than the baseline of {source_of(baseline)}"
+    words = f"bits differ from the baseline of {source_of(baseline)}"
     missing = "and the scenario sets no `tolerance.cross-class`"
     return f"{words}, {missing}{and_first(found)}"
 
@@ -157,8 +157,8 @@ def cost_is_unknown(cost: Cost) -> str:
         CostReason.ONE_RUN_ONLY: "one run only, which warms up",
         CostReason.SLOWED_DOWN: f"the GPU was slowed down in {cost.side} by {cost.detail}",
         CostReason.OTHER_WORK: (
-            f"{cost.detail}, but other work had the processor in {cost.side} for as long as that "
-            "takes"
+            f"{cost.detail}, but in {cost.side} other processes used the processor for long enough "
+            "to explain it"
         ),
     }
     return words[cost.reason]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from harness.judge.gate import Finding, Policy, State, hold
+from harness.judge.policy import Finding, Policy, State, hold
 from harness.judge.trust import different_releases, distrust, too_old
 from harness.records import Outcome
 from harness.scenario.model import Case

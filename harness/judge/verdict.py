@@ -1,18 +1,27 @@
-"""From a recording and a baseline to a verdict.
+"""Owns the verdict: what follows from a recording and the baseline that it is compared with.
 
-The order is: finite, expectations, whether a baseline is owed and there, staleness, structure,
-digests, numbers. The first that objects decides.
+The questions come in this order, and the first one that is answered with no decides:
+
+1. Are all outputs finite?
+2. Do the scenario's expectations hold?
+3. Is there a baseline? A scenario whose runs must vary needs none, and a published value can stand
+   in for one.
+4. Is the baseline of this version of the scenario, and of the same weights?
+5. Do both sides have the same outputs, of the same shapes and dtypes?
+6. Do the outputs have the same bits, or else is every drift inside its bound? Is every published
+   value met?
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from harness.judge import drift, environment_diff, expectations, first_difference, reasons
 from harness.judge.checks import check_local, check_output, failed
 from harness.judge.cost import judge_cost
+from harness.judge.staleness import staleness_of
+from harness.judge.structure import outputs_not_finite, same_bits, structure
 from harness.records import (
     Against,
     Check,
@@ -24,11 +33,11 @@ from harness.records import (
 )
 from harness.scenario.model import Case, Scenario
 from harness.scenario.tolerance import NO_DIFFERENCE
-from harness.store.baselines import Baseline, Match
-from harness.store.recording import Observed, Recording, TensorFacts
+from harness.store.baselines import Match
+from harness.store.recording import Recording, TensorFacts
 
 
-def unrun(
+def without_recording(
     case: Case, verdict: Verdict, message: str, log: str = "", reason: Reason = Reason.NOT_RECORDED
 ) -> Outcome:
     """Return the outcome of a case that left no recording, or whose baseline cannot be used."""
@@ -46,12 +55,12 @@ def unrun(
 
 
 def wants_teacher_forcing(scenario: Scenario, actual: Recording, match: Match) -> bool:
-    """Whether the case must run once more on the baseline's inputs.
+    """Whether the case must run once more, with the baseline's inputs for every stage.
 
-    It must where a baseline of another class has the same structure and other bits.
+    It must where the baseline is of another class and comparable, and the bits differ.
     """
     expected = match.baseline
-    if match.same_class or _staleness(scenario, expected, actual) is not None:
+    if match.same_class or staleness_of(scenario, expected, actual) is not None:
         return False
     return not structure(actual, expected) and not same_bits(actual, expected)
 
@@ -68,25 +77,21 @@ def judge(
     Args:
         case: What was run.
         recording: What it left.
-        match: The baseline to hold it against, None if there is none.
-        singles: The recordings of each image made alone, where the scenario expects
-            `batch-equals-single`.
+        match: The baseline to compare it with, None if there is none.
+        singles: One recording for each image of the batch, made alone, where the scenario expects
+            `batch-equals-single`; otherwise empty.
         teacher_forced: The recording in which every stage got the baseline's inputs, where
             `wants_teacher_forcing` says so.
     """
     return _Judgement(case, recording, match).outcome(singles, teacher_forced)
 
 
-@dataclass(frozen=True)
-class _Staleness:
-    """Why a baseline is not of this version of the scenario, or not of these weights."""
-
-    reason: Reason
-    message: str
-
-
 class _Judgement:
-    """One recording on its way to an outcome; `outcome` asks one question after the other."""
+    """Judges one recording: asks one question after the other, and notes the answers in a draft.
+
+    The draft is an outcome whose verdict is a placeholder. Each step adds what it measured, and the
+    step that decides puts in verdict, reason and message.
+    """
 
     def __init__(self, case: Case, recording: Recording, match: Match | None) -> None:
         self._case = case
@@ -95,7 +100,7 @@ class _Judgement:
         self._match = match
         self._stale = None
         if match is not None:
-            self._stale = _staleness(case.scenario, match.baseline, recording)
+            self._stale = staleness_of(case.scenario, match.baseline, recording)
         comparable = None if match is None or self._stale is not None else match.baseline
         self._draft = Outcome(
             case=case.id,
@@ -112,24 +117,25 @@ class _Judgement:
         )
 
     def outcome(self, singles: list[Recording], teacher_forced: Recording | None) -> Outcome:
-        """Return the outcome."""
+        """Ask the questions that need no baseline, then those that do."""
         broken, checks = expectations.hold_all(self._scenario, self._actual, singles)
         self._draft = replace(self._draft, checks=checks)
-        infinite = [name for name, output in self._actual.outputs.items() if not output.finite]
+        infinite = outputs_not_finite(self._actual)
         if infinite:
             message = reasons.not_finite(infinite)
-            return self._says(Verdict.INCOMPARABLE, Reason.NOT_FINITE, message)
+            return self._decided(Verdict.INCOMPARABLE, Reason.NOT_FINITE, message)
         if broken is not None:
             message = reasons.expectation_broken(broken)
-            return self._says(Verdict.UNREPEATABLE, Reason.EXPECTATION_BROKEN, message)
-        if not self._scenario.owes_baseline:
+            return self._decided(Verdict.UNREPEATABLE, Reason.EXPECTATION_BROKEN, message)
+        if not self._scenario.needs_baseline:
             message = reasons.varies_as_expected(self._actual.repeat.l_inf)
-            return self._says(Verdict.VARIES, Reason.VARIES_AS_EXPECTED, message)
+            return self._decided(Verdict.VARIES, Reason.VARIES_AS_EXPECTED, message)
         if self._match is None:
             return self._without_baseline()
         return self._with_baseline(self._match, teacher_forced)
 
-    def _says(self, verdict: Verdict, reason: Reason, message: str) -> Outcome:
+    def _decided(self, verdict: Verdict, reason: Reason, message: str) -> Outcome:
+        """Return the draft with the verdict that one step came to."""
         return replace(self._draft, verdict=verdict, reason=reason, message=message)
 
     def _without_baseline(self) -> Outcome:
@@ -137,13 +143,13 @@ class _Judgement:
         self._draft = replace(self._draft, checks=(*self._draft.checks, *published))
         if not published:
             message = reasons.no_baseline(self._scenario.reference)
-            return self._says(Verdict.MISSING, Reason.NO_BASELINE, message)
+            return self._decided(Verdict.MISSING, Reason.NO_BASELINE, message)
         off = failed(published)
         if off:
             message = reasons.off_published_value(off[0], None)
-            return self._says(Verdict.DRIFTED, Reason.OFF_PUBLISHED_VALUE, message)
+            return self._decided(Verdict.DRIFTED, Reason.OFF_PUBLISHED_VALUE, message)
         message = reasons.published_value_holds(published[0])
-        return self._says(Verdict.WITHIN, Reason.PUBLISHED_VALUE_HOLDS, message)
+        return self._decided(Verdict.WITHIN, Reason.PUBLISHED_VALUE_HOLDS, message)
 
     def _with_baseline(self, match: Match, teacher_forced: Recording | None) -> Outcome:
         expected = match.baseline
@@ -155,10 +161,10 @@ class _Judgement:
             ),
         )
         if self._stale is not None:
-            return self._says(Verdict.STALE, self._stale.reason, self._stale.message)
+            return self._decided(Verdict.STALE, self._stale.reason, self._stale.message)
         other = structure(self._actual, expected)
         if other:
-            return self._says(Verdict.INCOMPARABLE, Reason.OTHER_STRUCTURE, other)
+            return self._decided(Verdict.INCOMPARABLE, Reason.OTHER_STRUCTURE, other)
         if teacher_forced is not None:
             local = drift.of_stages(teacher_forced, expected)
             self._draft = replace(self._draft, local=local)
@@ -176,11 +182,11 @@ class _Judgement:
             outputs = {name: _no_drift(output) for name, output in expected.outputs.items()}
             self._draft = replace(self._draft, outputs=outputs)
         else:
-            self._hold(match)
-        return self._word(match, same=same)
+            self._measure(match)
+        return self._verdict(match, same=same)
 
-    def _hold(self, match: Match) -> None:
-        """Measure how far outputs and stages moved, and hold them against the bounds."""
+    def _measure(self, match: Match) -> None:
+        """Measure how far outputs and stages moved, and check that against the bounds."""
         tolerance = NO_DIFFERENCE
         if not match.same_class:
             tolerance = self._scenario.tolerances.cross_class or NO_DIFFERENCE
@@ -192,7 +198,7 @@ class _Judgement:
         ]
         checks += [each.check for each in check_local(self._draft.local, tolerance)]
         checks += self._draft.checks
-        if tolerance.exact and not failed(checks):  # minus zero: equal numbers in other bits
+        if tolerance.exact and not failed(checks):  # such as 0.0 and -0.0: equal, not the same bits
             checks.append(Check(", ".join(outputs), Metric.BITS, math.nan, 0.0))
         self._draft = replace(
             self._draft,
@@ -201,31 +207,31 @@ class _Judgement:
             checks=tuple(checks),
         )
 
-    def _word(self, match: Match, *, same: bool) -> Outcome:
-        """Return the verdict that the checks give."""
+    def _verdict(self, match: Match, *, same: bool) -> Outcome:
+        """Return the outcome that follows from the bits and the checks."""
         baseline, first = match.judged_by(), self._draft.first_difference
         over = self._draft.failed_checks
         if not over and same:
             message = reasons.same_bits(baseline)
-            return self._says(Verdict.IDENTICAL, Reason.SAME_BITS, message)
+            return self._decided(Verdict.IDENTICAL, Reason.SAME_BITS, message)
         if not over:
             message = reasons.inside_tolerance(baseline, first)
-            return self._says(Verdict.WITHIN, Reason.INSIDE_TOLERANCE, message)
+            return self._decided(Verdict.WITHIN, Reason.INSIDE_TOLERANCE, message)
         if over[0].against is Against.PUBLISHED:
             message = reasons.off_published_value(over[0], first)
-            return self._says(Verdict.DRIFTED, Reason.OFF_PUBLISHED_VALUE, message)
+            return self._decided(Verdict.DRIFTED, Reason.OFF_PUBLISHED_VALUE, message)
         if match.same_class:
             message = reasons.other_bits(baseline, first)
-            return self._says(Verdict.DRIFTED, Reason.OTHER_BITS, message)
+            return self._decided(Verdict.DRIFTED, Reason.OTHER_BITS, message)
         if self._scenario.tolerances.cross_class is None:
             message = reasons.no_tolerance(baseline, first)
-            return self._says(Verdict.DRIFTED, Reason.NO_TOLERANCE, message)
+            return self._decided(Verdict.DRIFTED, Reason.NO_TOLERANCE, message)
         message = reasons.over_bound(over[0], baseline, first)
-        return self._says(Verdict.DRIFTED, Reason.OVER_BOUND, message)
+        return self._decided(Verdict.DRIFTED, Reason.OVER_BOUND, message)
 
 
 def _check_published(case: Case, recording: Recording) -> list[Check]:
-    """Hold the abs-sums that a paper or a guide states against this run's."""
+    """Return a check for each abs-sum that a paper or a guide states for this device."""
     checks = []
     for name, published in case.scenario.published.items():
         if published.device not in (None, case.target.device):
@@ -245,66 +251,6 @@ def _check_published(case: Case, recording: Recording) -> list[Check]:
             )
         )
     return checks
-
-
-def _staleness(scenario: Scenario, baseline: Baseline, actual: Observed) -> _Staleness | None:
-    """Return why the baseline is stale; None where it is not."""
-    if baseline.fingerprint != scenario.fingerprint:
-        edits = _edits(scenario.decides, baseline.decides)
-        message = reasons.scenario_edited(baseline.provenance.date, edits)
-        return _Staleness(Reason.SCENARIO_EDITED, message)
-    other = first_difference.other_weights(actual, baseline)
-    if other:
-        return _Staleness(Reason.OTHER_WEIGHTS, reasons.other_weights(other))
-    return None
-
-
-def _edits(actual: Mapping[str, object], expected: Mapping[str, object]) -> list[str]:
-    """Return what of all that decides the numbers was edited, as far as the baseline knows.
-
-    The list is empty for a baseline that does not say what decided its numbers.
-    """
-    if not expected:
-        return []
-    changes = environment_diff.changes_of(_flat(actual), _flat(expected))
-    return [str(change) for change in changes]
-
-
-def _flat(settings: Mapping[str, object]) -> dict[str, object]:
-    """Return settings by dotted key, one level deep; those that are None count as unset."""
-    found: dict[str, object] = {}
-    for name, value in settings.items():
-        if isinstance(value, Mapping):
-            found |= {f"{name}.{key}": inner for key, inner in value.items()}
-        else:
-            found[name] = value
-    return {key: value for key, value in found.items() if value is not None}
-
-
-def structure(actual: Observed, expected: Observed) -> str:
-    """Return what makes the outputs of two recordings incomparable; empty where nothing does.
-
-    That is an output that only one side has, or another shape or dtype.
-    """
-    mine, others = actual.outputs, expected.outputs
-    for name in sorted({*mine, *others}):
-        if name not in others:
-            return f"output `{name}` is only in this run"
-        if name not in mine:
-            return f"output `{name}` is only in the baseline"
-        own, its = mine[name], others[name]
-        if own.shape != its.shape:
-            before, after = list(its.shape), list(own.shape)
-            return f"output `{name}` has another shape: {before} -> {after}"
-        if own.dtype != its.dtype:
-            return f"output `{name}` has another dtype: {its.dtype} -> {own.dtype}"
-    return ""
-
-
-def same_bits(actual: Observed, expected: Observed) -> bool:
-    """Return whether every output of `expected` has the same bits in `actual`."""
-    mine = actual.output_digests
-    return all(mine[name] == digest for name, digest in expected.output_digests.items())
 
 
 def _no_drift(output: TensorFacts) -> Drift:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO
 
-from harness.errors import FileError, LaunchError
+from harness.errors import LaunchError, writing
 from harness.launch.events import Event, Final, Progress, Ready, parse_event
 from harness.scenario.fields import Determinism, Framework, Profile
 from harness.store.typed_json import MalformedError
@@ -109,11 +109,9 @@ class Worker:
         self.settings = dict(settings)
         self.python = python
         self._log = log
-        try:
+        with writing(log):
             log.parent.mkdir(parents=True, exist_ok=True)
             errors = log.open("ab")
-        except OSError as error:
-            raise FileError(log, f"cannot be written: {error.strerror or error}") from error
         with errors:
             self._log_start = errors.tell()
             self._process = _start(self.settings, python, errors)

@@ -1,7 +1,10 @@
 """Owns the pytest plugin: cases as items, their verdicts as results, one run folder per session.
 
-It is loaded wherever the harness is installed, so it loads as little as it can, and is silent in a
-project without scenarios.
+pytest loads it in every project of the environment that the harness is installed in. So it imports
+as little as it can, and a project without scenarios sees no more of it than a line in the header.
+
+Two kinds of processes are called workers elsewhere: those of pytest-xdist, which run items, and
+those of the harness, which run pipelines. Here, "processes of xdist" are the former.
 """
 
 from __future__ import annotations
@@ -30,10 +33,10 @@ FOLDER_OPTIONS = {
 }
 STRICT_HELP = "cases that cannot run here fail"
 SCENARIOS_HELP = "folders of scenarios (default: scenarios)"
-XDIST_CONTROLLER = "dsession"  # the plugin of the process that starts the others
+XDIST_CONTROLLER = "dsession"  # the plugin that xdist registers in its controller only
 SCENARIO_SUFFIXES = (".yaml", ".yml")
 
-_SESSION = pytest.StashKey["Session"]()
+_SESSION = pytest.StashKey["Session"]()  # the harness's session of this process
 _FILES = pytest.StashKey[dict[str, Path]]()  # the scenario files that were collected, by name
 
 
@@ -54,22 +57,26 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Prepare pytest-benchmark's storage, in a project with scenarios.
+    """Keep pytest-benchmark from loading what it compares with, in a project with scenarios.
 
-    This runs before pytest-benchmark's own hook, which reads its options there.
+    pytest-benchmark reads its options in its own `pytest_configure`, which is marked `trylast` and
+    so runs after this one.
     """
     if any(folder.is_dir() for folder in _scenario_folders(config)):
         benchmark.postpone_compare(config)
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Set pytest-benchmark's storage, now that every plugin is configured."""
+    """Set the folder of pytest-benchmark's storage, now that every plugin is configured."""
     benchmark.store_by_machine_type(session.config)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:  # xdist does not type it
-    """Let the processes of xdist share one run folder, which this process, the controller, owns."""
+    """Tell a process of xdist the run folder, which the controller owns and all of them share.
+
+    xdist calls this in the controller, once for each process before it starts.
+    """
     if _SESSION not in node.config.stash:
         _claim_folder(_session(node.config))
     node.workerinput["harness_out"] = str(_session(node.config).out)
@@ -77,19 +84,19 @@ def pytest_configure_node(node: Any) -> None:  # xdist does not type it
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:
-    """Name the GPUs, so that pytest-benchmark warns about a comparison with other ones."""
+    """Name the GPUs, so that pytest-benchmark warns when it compares runs on different ones."""
     machine_info["gpu"] = gpus()
 
 
 def pytest_report_header(config: pytest.Config) -> str:
-    """Name the versions of what is measured, without importing it."""
+    """Name the versions of torch and diffusers, without importing them, and the baselines."""
     versions = ", ".join(map(_version, ("torch", "diffusers")))
     baselines = os.path.relpath(_folder_option(config, "baselines"), config.rootpath)
     return f"harness: {versions}; baselines: {baselines}"
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> ScenarioFile | None:
-    """Collect YAML files in the folders of scenarios, and those named on the command line."""
+    """Collect YAML files that lie in a folder of scenarios or are named on the command line."""
     if file_path.suffix not in SCENARIO_SUFFIXES:
         return None
     is_named = parent.session.isinitpath(file_path)
@@ -101,9 +108,9 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> ScenarioFi
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let cases that share a checkpoint follow each other, so that it loads once.
+    """Put cases that share a checkpoint next to each other, so that it is loaded once.
 
-    They stand where cases stood before; other items keep their places.
+    Cases change places only with cases; every other item keeps its place.
     """
     indices = [index for index, item in enumerate(items) if isinstance(item, CaseItem)]
     cases = sorted((item for item in items if isinstance(item, CaseItem)), key=_shared_by)
@@ -113,25 +120,29 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """End the workers and write the results, when the processes of xdist have written theirs."""
-    own = session.config.stash.get(_SESSION, None)
-    if own is None:
+    """End the harness's workers and write the results.
+
+    The controller of xdist gathers the results of the other processes, which have ended by then:
+    xdist waits for them in its own hook, which is not marked `trylast`.
+    """
+    harness_session = session.config.stash.get(_SESSION, None)
+    if harness_session is None:
         return
-    with own:
+    with harness_session:  # leaving it ends the workers and writes `results.json`
         if session.config.pluginmanager.has_plugin(XDIST_CONTROLLER):
-            own.gather()
+            harness_session.gather()
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """Say how the cases stand and where the results are."""
-    session = config.stash.get(_SESSION, None)
-    if session is None or _is_worker(config) or not session.outcomes:
+    """Print how many cases got which verdict, and where the results are."""
+    harness_session = config.stash.get(_SESSION, None)
+    if harness_session is None or _is_xdist_worker(config) or not harness_session.outcomes:
         return
     from harness.report import wording
 
     terminalreporter.section("harness")
-    terminalreporter.line(wording.summary(session.outcomes))
-    terminalreporter.line(_shown(f"results and recordings: {session.out}"))
+    terminalreporter.line(wording.summary(harness_session.outcomes))
+    terminalreporter.line(_safe(f"results and recordings: {harness_session.out}"))
 
 
 # Items.
@@ -144,57 +155,58 @@ class ScenarioFile(pytest.File):
         """Yield its cases.
 
         Raises:
-            CollectError: The file has a mistake, or another file has its name.
+            CollectError: The file has a mistake, or another scenario file has the same name.
         """
         try:
             cases = read(self.path).cases()
         except HarnessError as error:
-            raise self.CollectError(_shown(str(error))) from None
+            raise self.CollectError(_safe(str(error))) from None
         first = self.config.stash.setdefault(_FILES, {}).setdefault(self.path.stem, self.path)
         if first != self.path:
-            problem = f"{self.path}:1: `{self.path.stem}` is also {first}"
+            problem = f"{self.path}:1: `{self.path.stem}` is also the name of {first}"
             raise self.CollectError(f"{problem}; they would share a baseline: rename one")
         for case in cases:
             yield CaseItem.from_parent(self, name=case.id, case=case)
 
 
 class CaseItem(pytest.Item):
-    """One case."""
+    """The test item of one case; the tags of its scenario are keywords for `-k`."""
 
-    def __init__(self, *, case: Case, **kwargs: Any) -> None:  # as pytest passes them on
+    def __init__(self, *, case: Case, **kwargs: Any) -> None:  # the rest is for pytest.Item
         super().__init__(**kwargs)
         self.case = case
         for tag in case.scenario.tags:
             self.extra_keyword_matches.add(tag)
 
     def runtest(self) -> None:
-        """Run the case; fail, or skip with the reason, by its verdict."""
+        """Run the case, then pass, fail, or skip with the reason, according to its verdict."""
         outcome = _session(self.config).run(self.case)
         self.user_properties += _properties(outcome)
         benchmark.add(self, outcome)
         if outcome.verdict is Verdict.UNVERIFIED and not _is_strict(self.config):
-            raise pytest.skip.Exception(_shown(outcome.message), _use_item_location=True)
+            # Not `pytest.skip()`: the skip is reported at the scenario's file, not at this line.
+            raise pytest.skip.Exception(_safe(outcome.message), _use_item_location=True)
         if not outcome.passes:
             raise CaseFailedError(outcome)
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
-        """Return what the command line prints; a defect of the harness keeps its traceback."""
+        """Return what `harness run` would print; a defect of the harness keeps its traceback."""
         from harness.report import wording
 
         error = excinfo.value
         if isinstance(error, CaseFailedError):
             return wording.paragraph(error.outcome, _session(self.config).out)
         if isinstance(error, UsageError):
-            return _shown(str(error))
+            return _safe(str(error))
         return super().repr_failure(excinfo, style)
 
     def reportinfo(self) -> tuple[Path, int, str]:
-        """Return where the item stands, for reports."""
+        """Return the file, the line and the name that reports show for this item."""
         return self.path, 0, self.name
 
 
 class CaseFailedError(Exception):
-    """A case does not pass."""
+    """Raised by an item whose case does not pass; it carries the outcome."""
 
     def __init__(self, outcome: Outcome) -> None:
         self.outcome = outcome
@@ -202,14 +214,14 @@ class CaseFailedError(Exception):
 
 
 def _shared_by(item: CaseItem) -> tuple[str, ...]:
-    """Return what cases must have in common to follow each other on one worker at no cost."""
+    """Return what cases must share for a worker to run them without loading a checkpoint again."""
     scenario = item.case.scenario
     checkpoint, dtype = str(scenario.checkpoint), item.case.target.dtype
     return scenario.determinism, checkpoint, scenario.pipeline, dtype
 
 
 def _properties(outcome: Outcome) -> list[tuple[str, object]]:
-    """Return what a JUnit file holds of a case."""
+    """Return the properties of a case in a JUnit file: its verdict, drift and cost."""
     found: list[tuple[str, object]] = [("verdict", str(outcome.verdict))]
     for name, drift in outcome.outputs.items():
         found += [(f"{name}.l_inf", drift.l_inf), (f"{name}.rel_l2", drift.rel_l2)]
@@ -219,20 +231,20 @@ def _properties(outcome: Outcome) -> list[tuple[str, object]]:
     return found
 
 
-def _shown(text: str) -> str:
-    """Return a text from elsewhere as a terminal may show it."""
+def _safe(text: str) -> str:
+    """Return a text of unknown origin with everything escaped that could control a terminal."""
     from harness.report.safe_text import safe_lines
 
     return safe_lines(text)
 
 
-# The session, and the options that make it.
+# The harness's session, and the options that it is made from.
 
 
 def _session(config: pytest.Config) -> Session:
-    """Return this process's session, which is made when it is first asked for.
+    """Return the harness's session of this process; the first call makes it.
 
-    A process of xdist writes a part of the results into the controller's folder.
+    In a process of xdist it writes into the controller's folder, as one part of the results.
     """
     if _SESSION not in config.stash:
         from harness.session import Session
@@ -248,7 +260,7 @@ def _session(config: pytest.Config) -> Session:
 
 
 def _claim_folder(session: Session) -> None:
-    """Take a run's folder for the processes of xdist, without what a killed run left there.
+    """Lock a run's folder for the processes of xdist, and remove the parts of a killed run.
 
     Raises:
         pytest.UsageError: Another run is writing there, or the folder cannot be written to.
@@ -258,22 +270,25 @@ def _claim_folder(session: Session) -> None:
     try:
         session.claim()
     except HarnessError as error:
-        raise pytest.UsageError(_shown(str(error))) from None
+        raise pytest.UsageError(_safe(str(error))) from None
     remove_parts(session.out)
 
 
-def _is_worker(config: pytest.Config) -> bool:
-    """Whether this is a process of xdist, which has no terminal and whose results are a part."""
+def _is_xdist_worker(config: pytest.Config) -> bool:
+    """Whether this process was started by xdist's controller; it then has no terminal."""
     return hasattr(config, "workerinput")
 
 
 def _folder_option(config: pytest.Config, name: str) -> str:
-    """Return an option as given, else the ini key's value, relative to the ini file's folder."""
+    """Return the folder that an option names, or else the ini key; empty where neither does.
+
+    A folder in the ini file is relative to pytest's root folder.
+    """
     given = config.getoption(f"--harness-{name}")
     if given:
         return str(given)
-    kept = config.getini(f"harness_{name}")
-    return str(config.rootpath / kept) if kept else ""
+    in_ini = config.getini(f"harness_{name}")
+    return str(config.rootpath / in_ini) if in_ini else ""
 
 
 def _scenario_folders(config: pytest.Config) -> list[Path]:

@@ -58,7 +58,7 @@ def _accept(outcome: Outcome, run: Path) -> str:
     scenarios = ["--scenarios", outcome.path] if outcome.path else []
     reason = ["--reason", "TEXT"]
     command = join(["harness", "accept", str(run), *_chosen(outcome), *scenarios, *reason])
-    return f"{command}, if this is what you want from now on"
+    return f"{command}, if the new output is right"
 
 
 def _chosen(outcome: Outcome) -> list[str]:

@@ -48,7 +48,7 @@ def by_value(found: ByValue) -> list[str]:
         check = found.outside.check
         sentences.append(f"{check.subject} is the first outside its bound: {_size(found.outside)}")
     elif found.nearest is not None:
-        nearest = f"the smallest margin has {found.nearest.check.subject}"
+        nearest = f"{found.nearest.check.subject} has the smallest margin"
         sentences.append(f"no stage is outside its bound; {nearest}: {_size(found.nearest)}")
     if found.jump is not None:
         growth = f"{found.growth:.3g} times what it was"
@@ -71,8 +71,8 @@ def _cause_lines(cause: RootCause, drift: str, *, is_first: bool) -> list[str]:
         lines += _operator_lines(cause.operator)
     elif cause.moved is not None:
         lines.append(
-            "  operator: none that both sides have: what the module holds (weights, buffers, "
-            "settings) differs, or its operators do"
+            "  operator: none has same inputs and different output: the module's weights, buffers "
+            "or settings differ, or it calls other operators"
         )
     if cause.share is not None:
         places = "here" if is_first else "here and at the root causes above"

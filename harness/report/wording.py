@@ -1,7 +1,8 @@
 """Owns how outcomes are worded: rows of a table, paragraphs of failures, one line for a run.
 
-Every medium shows the same words; no medium is known here. A paragraph keeps text from elsewhere
-on the line where it belongs; single cells and lines are made safe by the medium that shows them.
+The terminal, Markdown and pytest take their words from here, so that all of them say the same.
+A paragraph is safe to print: text that came from a worker or a file cannot leave its line. Single
+cells and lines are made safe by the module that prints them.
 """
 
 from __future__ import annotations
@@ -45,23 +46,23 @@ HEADINGS = (
     "peak",
 )
 VERDICT_COLUMN = HEADINGS.index("verdict")
-# The columns that a narrow terminal leaves out, the first one first.
+# The columns that a narrow terminal leaves out, in the order in which it drops them.
 SPARE = ("peak", "margin", "abs-sum", "against", "rel L2", "seconds", "cost")
 
 MEANING = {
     Verdict.IDENTICAL: "same bits",
     Verdict.WITHIN: "inside every tolerance",
-    Verdict.VARIES: "a control that must vary, and did",
-    Verdict.DRIFTED: "outside a tolerance, or other bits where the class owes the same",
-    Verdict.UNREPEATABLE: "runs on this machine differ, or an expectation does not hold",
-    Verdict.MISSING: "no baseline",
+    Verdict.VARIES: "the scenario expects every run to differ, and they do",
+    Verdict.DRIFTED: "outside a bound, or not the same bits as the baseline of the same class",
+    Verdict.UNREPEATABLE: "two runs on this machine differ, or another expectation does not hold",
+    Verdict.MISSING: "there is no baseline, and no published value",
     Verdict.STALE: "the baseline belongs to another version of the scenario or other weights",
-    Verdict.INCOMPARABLE: "structure differs, or not finite",
-    Verdict.ERROR: "it did not run to the end",
-    Verdict.UNVERIFIED: "it could not run here",
+    Verdict.INCOMPARABLE: "an output has another shape or dtype, or holds NaN or infinity",
+    Verdict.ERROR: "it did not run to the end, or its baseline is damaged",
+    Verdict.UNVERIFIED: "it cannot run here",
 }
 
-SHOWN_CHANGES = 8  # of the environment; results.json has all
+SHOWN_CHANGES = 8  # changes of the environment in a paragraph; results.json has all of them
 SHOWN_LOG_LINES = 6
 KIB, MIB = 1 << 10, 1 << 20
 
@@ -70,7 +71,7 @@ KIB, MIB = 1 << 10, 1 << 20
 
 
 def row(outcome: Outcome) -> tuple[str, ...]:
-    """Return one row of the table, in the order of `HEADINGS`; what is not known is empty."""
+    """Return one row of the table, in the order of `HEADINGS`; an unknown value is empty."""
     return (
         outcome.case,
         str(outcome.verdict),
@@ -82,7 +83,10 @@ def row(outcome: Outcome) -> tuple[str, ...]:
 
 
 def against(outcome: Outcome) -> str:
-    """Return what judged: a baseline of the `same class` or `other class`, a `published` value."""
+    """Return what the run was compared with; empty where there was nothing.
+
+    That is a baseline of the `same class` or of an `other class`, or a `published` value.
+    """
     if outcome.baseline is not None:
         is_same = outcome.baseline.comparison is Comparison.SAME_CLASS
         return "same class" if is_same else "other class"
@@ -90,7 +94,7 @@ def against(outcome: Outcome) -> str:
 
 
 def margin(checks: Iterable[Check]) -> str:
-    """Return the smallest margin of all checks that measured a difference: `x0.102`."""
+    """Return the smallest margin of all checks that measured a difference, such as `x0.102`."""
     margins = [check.margin for check in checks if check.value > 0]
     return f"x{min(margins):.3g}" if margins else ""
 
@@ -114,7 +118,7 @@ def _abs_sum(drift: Drift) -> str:
 
 
 def _cost_cells(cost: Cost | None) -> tuple[str, str, str]:
-    """Return seconds, the word for the cost with its ratio, and peak memory."""
+    """Return the seconds, the verdict on the cost with its ratio, and the peak memory."""
     if cost is None:
         return "", "", ""
     word = str(cost.verdict)
@@ -155,7 +159,7 @@ def paragraph(outcome: Outcome, run: Path) -> str:
 
 
 def required(check: Check) -> str:
-    """Return the smallest bound of two digits that admits what a check measured."""
+    """Return the smallest bound, rounded up to two digits, that admits what a check measured."""
     if not math.isfinite(check.value) or check.value <= 0:
         return "none"
     number = Decimal(repr(check.value))
@@ -188,10 +192,10 @@ def _output_lines(name: str, drift: Drift) -> list[str]:
 
 
 def _exceeded(check: Check) -> str:
-    """Return a failed check, and the bound that would have admitted what it measured."""
-    joint = ": off by" if check.against is Against.PUBLISHED else " ="
+    """Return a failed check, its bound, and the bound that it would have passed."""
+    verb = ": off by" if check.against is Against.PUBLISHED else " ="
     bound = f"bound {check.bound:.3e}, required tolerance {required(check)}"
-    return f"{reasons.measured(check)}{joint} {check.value:.3e}, {bound}"
+    return f"{reasons.measured(check)}{verb} {check.value:.3e}, {bound}"
 
 
 def _baseline_lines(baseline: JudgedBy, changes: Sequence[str]) -> list[str]:
@@ -229,9 +233,10 @@ def costs(outcomes: Iterable[Outcome]) -> list[str]:
 
 
 def _cost_words(cost: Cost) -> str:
-    """Return which of a case's seconds changed, or why they say nothing; empty where all is well.
+    """Return how the cost of a case changed, or why it could not be compared.
 
-    Nothing is said where the scenario bounds no cost, and where there is nothing to compare with.
+    The text is empty where the cost is in order, where the scenario bounds no cost, and where there
+    is nothing to compare it with.
     """
     if cost.verdict in CHANGED:
         return f"{cost.verdict}: {', '.join(_changed_seconds(cost))}"
@@ -257,16 +262,16 @@ def _change(actual: float, expected: float) -> str:
     return f"{expected:.4f} -> {actual:.4f} s (x{actual / expected:.2f})"
 
 
-# A baseline that was written.
+# What `record` and `accept` wrote.
 
 
 def wrote(path: Path, recording: Recording) -> str:
-    """Return what was written of a recording as a baseline, and what its cost is worth."""
+    """Return one line on a baseline that was written; it warns where the cost cannot be used."""
     size = recording.tensors_path.stat().st_size
     amount = f"{size / MIB:.1f} MiB" if size >= MIB else f"{size / KIB:.0f} KiB"
     words = f"wrote {path} and {amount} of tensors"
     held_down_by = slowed_by(recording.cost)
     if held_down_by:
         names = ", ".join(held_down_by)
-        words += f"; its cost judges no run, for the GPU was slowed down by {names}"
+        words += f"; no run is compared with its cost, because the GPU was slowed down by {names}"
     return words

@@ -171,7 +171,7 @@ class Scenario:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
-    def owes_baseline(self) -> bool:
+    def needs_baseline(self) -> bool:
         """Whether the outputs can be held against stored ones at all."""
         return Expectation.VARIES not in self.expect
 

@@ -1,4 +1,8 @@
-"""Tolerances as types: the bounds of a scenario, the evidence behind them, and their keys."""
+"""Tolerances as types: the bounds of a scenario, the evidence behind them, and their keys.
+
+A bound on `l_inf` or `local_l_inf` is in the unit of the tensor; one on `rel_l2` or `local_rel_l2`
+is a ratio. `judge/drift.py` has the formulas. A drift equal to its bound is inside.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ from harness.records import Device, Metric, Stage
 
 ANY_STAGE = ""  # the pattern of a local bound that covers every stage which no other one covers
 EXACT = "identical"  # the word in YAML for a tolerance that admits no difference
-LOOSE = 4  # a bound may be this many times looser than its evidence without a reason
+LOOSE = 4  # a bound may be this many times the one that calibration derived, without a reason
 FREE_METRICS = (Metric.REL_L2, Metric.L_INF)
 LOCAL_METRICS = (Metric.LOCAL_REL_L2, Metric.LOCAL_L_INF)
 
@@ -44,9 +48,10 @@ class BoundKey:
 
 @dataclass(frozen=True)
 class Tolerance:
-    """The bounds that one kind of comparison admits; `exact` admits no difference.
+    """The bounds of one kind of comparison; with `exact`, no difference is admitted.
 
-    `local` has bounds by metric and by stage pattern.
+    `free` has the bounds on outputs by metric. `local` has those on stages by metric, and then by
+    stage pattern. A metric or a stage without a bound is not checked.
     """
 
     exact: bool = False
@@ -87,9 +92,9 @@ class Tolerance:
         return {*self.free, *self.local}
 
     def local_pattern(self, metric: Metric, stage: Stage) -> str | None:
-        """Return the pattern of the bound that covers `stage`; None where nothing bounds it.
+        """Return the pattern of the bound that covers `stage`; None where no bound does.
 
-        That is the stage's own, else its kind's, else the general one.
+        The most specific pattern covers it: its own name, else its kind, else `ANY_STAGE`.
         """
         patterns = self.local.get(metric, {})
         for pattern in (str(stage), stage.kind, ANY_STAGE):
@@ -98,7 +103,7 @@ class Tolerance:
         return None
 
     def local_bound(self, metric: Metric, stage: Stage) -> float | None:
-        """Return the bound on the local drift of `stage`; None where nothing bounds it."""
+        """Return the bound on the local drift of `stage`; None where no bound covers it."""
         pattern = self.local_pattern(metric, stage)
         return None if pattern is None else self.local[metric][pattern]
 
@@ -131,9 +136,19 @@ NO_DIFFERENCE = Tolerance(exact=True)
 class Evidence:
     """What the bounds of a scenario were derived from, as `harness calibrate --write` measured it.
 
-    `bounds` and `batch` are the bounds that followed; `noise` is the median effect of moving the
-    inputs by one unit in the last place, `worst` the worst drift of any platform; `on` is the
-    numerics class against which everything was measured, `device` its device.
+    All four tolerances hold numbers of the same metrics, but only two of them are bounds.
+
+    Attributes:
+        bounds: The cross-class bounds that calibration derived.
+        batch: The bounds between the images of a batch that it derived.
+        noise: The median drift over perturbations by one unit in the last place: rounding noise,
+            not a pipeline's noise. Of local drift, the largest median of each kind of stage.
+        worst: The largest drift of any platform and seed, of local drift by kind of stage.
+        platforms: How many platforms were measured.
+        seeds: How many seeds each platform ran.
+        device: The device of `on`.
+        on: The numerics class from which every drift was measured.
+        date: The day of the calibration in UTC, such as `2026-11-21`.
     """
 
     bounds: Tolerance
@@ -172,13 +187,14 @@ class Evidence:
         return found | {key: fact for key, fact in facts.items() if fact}
 
     def measured(self, kind: Kind) -> Tolerance | None:
-        """Return the measured bounds of one kind of comparison; None where none were measured."""
+        """Return the derived bounds of one kind of comparison; None where there are none."""
         return self.bounds if kind is Kind.CROSS_CLASS else self.batch
 
     def measured_bound(self, key: BoundKey) -> float | None:
-        """Return the measured bound that the bound at `key` is held against.
+        """Return the derived bound with which the scenario's bound at `key` is compared.
 
-        That is its own, else that of its stage's kind, else the largest of its metric.
+        That is the one at the same key. For a local bound without one, it is that of its stage's
+        kind, else the largest one of its metric.
         """
         measured = self.measured(key.kind)
         if measured is None:
@@ -196,7 +212,7 @@ class Evidence:
 class Tolerances:
     """All that a scenario says under `tolerance`; a kind that it does not set is None.
 
-    `reason` is why a bound may be much looser than its evidence.
+    `reason` is why a bound may be more than `LOOSE` times the derived one.
     """
 
     cross_class: Tolerance | None = None
@@ -223,13 +239,14 @@ class Tolerances:
 
     @property
     def bounds_free_drift(self) -> bool:
-        """Whether it bounds the free drift of outputs across classes."""
+        """Whether there is a cross-class bound on the free drift of outputs."""
         return self.cross_class is not None and bool(self.cross_class.free)
 
     def too_loose(self) -> list[tuple[BoundKey, float, float]]:
-        """Return each bound that is more than `LOOSE` times its measured one, with both numbers.
+        """Return the bounds that are more than `LOOSE` times the ones that calibration derived.
 
-        Empty where a reason is given, or where nothing was measured.
+        Each comes as its key, its value and the derived value. There are none where a reason is
+        given, or where the scenario was not calibrated.
         """
         if self.evidence is None or self.reason:
             return []

@@ -11,7 +11,7 @@ from harness.errors import FileError, ScenarioError, writing
 from harness.scenario.fields import SHAPE
 from harness.scenario.located_yaml import Place, load, parse
 from harness.scenario.tolerance import Evidence, Kind, Tolerance
-from harness.worker.files import write_file
+from harness.worker.files import remove_leftovers, write_file
 
 PLAIN_KEY = re.compile(r"[A-Za-z_][\w.#-]*")  # which needs no quotes in YAML
 
@@ -40,6 +40,7 @@ def write_tolerance(path: Path, bounds: Mapping[Kind, Tolerance], evidence: Evid
     text = "".join(lines)
     _check_others(path, text, values)
     with writing(path):
+        remove_leftovers(path.parent)
         write_file(path, text.encode())
 
 

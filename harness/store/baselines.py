@@ -1,8 +1,9 @@
-"""The store of baselines: finds the one that judges a case, checks it, and writes new ones.
+"""Owns the store of baselines: finds the one to compare a case with, checks it, writes new ones.
 
-A baseline is two files: `SCENARIO/TARGET/CLASS.json`, which seals itself, and beside it the tensors
-that it names, in `CLASS.DIGEST.safetensors`. The JSON file is replaced last, and tensors are
-removed only when no JSON file names them, so that a reader finds the old baseline or the new one.
+A baseline is two files: `SCENARIO/TARGET/CLASS.json`, which holds a digest over its own content,
+the seal, and beside it the tensors that it names, in `CLASS.DIGEST.safetensors`. The JSON file is
+replaced last, and tensors are removed only when no JSON file names them, so that a reader finds
+either the old baseline or the new one, and never a mixture.
 """
 
 from __future__ import annotations
@@ -43,10 +44,10 @@ from harness.store.typed_json import (
 from harness.worker.files import digest_json, dumps, remove_leftovers, write_file
 
 FORMAT = "harness-baseline/2"
-CLASS_NAME = re.compile(r"\w[\w.+-]*")  # a numerics class names a file
+CLASS_NAME = re.compile(r"\w[\w.+-]*")  # the name of a numerics class is also a file name
 LOCKS = ".locks"  # a folder of the store that git ignores
 REMEDY = "restore both files from version control, or replace them by `harness accept`"
-RETRIES = 20  # for a reader whose baseline is replaced meanwhile
+RETRIES = 20  # attempts at reading a baseline that other processes keep replacing
 RETRY_SECONDS = 0.05
 
 
@@ -63,10 +64,18 @@ class Provenance:
 
 @dataclass(frozen=True, kw_only=True)
 class Baseline(Observed):
-    """An accepted recording.
+    """A recording that was accepted as what a scenario must give on one target.
 
-    `reference` says that it judges machines of other classes; `decides` is what the scenario said
-    of all that decides the numbers; `evidence` what its bounds were derived from, as YAML has it.
+    Attributes:
+        scenario: The name of the scenario.
+        target: The device and dtype.
+        fingerprint: The version of the scenario, as a digest of `decides`.
+        reference: Whether machines of other numerics classes are compared with this baseline.
+        provenance: Who accepted it, when and why.
+        decides: The keys of the scenario that influence the output, with their values.
+        evidence: What the scenario's bounds were derived from, as in its YAML.
+        detection_rate: The share of known faults that the bounds catch, where it was measured.
+        path: The JSON file.
     """
 
     scenario: str
@@ -82,9 +91,11 @@ class Baseline(Observed):
 
 @dataclass(frozen=True)
 class Match:
-    """The baseline that judges a case, and why this one.
+    """The baseline that a case is compared with, and how it was found.
 
-    `reference` is the case whose reference it is, None for a baseline of the same class.
+    Attributes:
+        baseline: The baseline.
+        reference: The case whose reference baseline this is; None for one of the same class.
     """
 
     baseline: Baseline
@@ -92,7 +103,7 @@ class Match:
 
     @property
     def comparison(self) -> Comparison:
-        """Whether bits are owed, or a tolerance."""
+        """Whether the same bits are required, or the cross-class tolerance applies."""
         return Comparison.SAME_CLASS if self.reference is None else Comparison.CROSS_CLASS
 
     @property
@@ -101,7 +112,7 @@ class Match:
         return self.reference is None
 
     def judged_by(self) -> JudgedBy:
-        """Return what an outcome says of the baseline."""
+        """Return what an outcome keeps of this match."""
         return JudgedBy(
             numerics_class=self.baseline.numerics_class.name,
             comparison=self.comparison,
@@ -126,10 +137,10 @@ class Store:
         return sorted(self.folder(scenario, target).glob("*.json"))
 
     def match(self, case: Case, numerics_class: NumericsClass) -> Match | None:
-        """Return the baseline that judges `case` on a machine of `numerics_class`.
+        """Return the baseline to compare `case` with on a machine of `numerics_class`.
 
-        That is the one of the same class; else the reference of the case's own target; else the
-        reference of the case that the scenario's `reference` names; else None.
+        That is the one of the same class; if there is none, the reference of the case's own target;
+        if there is none, the reference of the case that the scenario's `reference` names.
 
         Raises:
             BaselineError: A baseline is damaged, misplaced or of another format.
@@ -150,8 +161,9 @@ class Store:
     def known(self, case: Case) -> dict[str, dict[str, str]]:
         """Return the digests of the outputs of each baseline of `case`, by class and by output.
 
-        A baseline of another version of the scenario, or one that cannot be read, is left out:
-        nothing is judged by these digests.
+        A baseline of another version of the scenario, or one that cannot be read, is left out. The
+        worker uses these digests only to decide whether a second run is needed; no verdict depends
+        on them.
         """
         found: dict[str, dict[str, str]] = {}
         for path in self.files(case.scenario.name, case.target):
@@ -166,7 +178,7 @@ class Store:
     def of_other_classes(
         self, case: Case, numerics_class: NumericsClass, devices: Sequence[Device]
     ) -> list[Baseline]:
-        """Return the baselines of this version of `case` that other classes left on `devices`."""
+        """Return the baselines of `case`, as it is now, of other numerics classes on `devices`."""
         targets = [Target(device, case.target.dtype) for device in devices]
         paths = [path for target in targets for path in self.files(case.scenario.name, target)]
         return [
@@ -177,7 +189,7 @@ class Store:
         ]
 
     def read(self, path: Path) -> Baseline:
-        """Return one baseline, checked: whole, unchanged, and lying where it says that it belongs.
+        """Return one baseline, checked: complete, unchanged, and at the path that it states.
 
         Raises:
             BaselineError: It is damaged, misplaced, outside the store, or of another format.
@@ -187,16 +199,16 @@ class Store:
             problem = _tensors_problem(baseline)
             if not problem:
                 return baseline
-            if not _was_replaced(baseline):
+            if not was_replaced(baseline):
                 raise BaselineError(baseline.tensors_path, problem, REMEDY)
             time.sleep(RETRY_SECONDS)
-        raise BaselineError(path, "was replaced by others again and again while it was read")
+        raise BaselineError(path, "was replaced by other processes whenever it was read")
 
     def write(self, case: Case, recording: Recording, reason: str) -> Path:
-        """Make `recording` the baseline of `case` for its numerics class; returns the JSON file.
+        """Make `recording` the baseline of `case` for its numerics class; return the JSON file.
 
-        The first baseline of a target becomes the reference there, and stays it. Writers of one
-        case wait for each other.
+        The first baseline of a target becomes its reference, and so does each that replaces it.
+        Writers of one case wait for each other.
 
         Raises:
             FileError: The recording is damaged, or the store cannot be written to.
@@ -225,13 +237,14 @@ class Store:
         evidence: Evidence | None = None,
         detection_rate: DetectionRate | None = None,
     ) -> None:
-        """Keep what a study measured in the baseline at `path`; its recording stays as it is.
+        """Add what a study measured to the baseline at `path`, without changing its recording.
 
         Raises:
             FileError: The baseline is damaged, or the store cannot be written to.
         """
         found = self.read(path)
         with self._locked(found.scenario, found.target), writing(path):
+            remove_leftovers(path.parent)
             baseline = self.read(path)  # again: another writer may have come first
             if evidence is not None:
                 baseline = replace(baseline, evidence=evidence.as_yaml())
@@ -246,7 +259,7 @@ class Store:
         if replaced is not None:
             is_reference = replaced.reference
         else:
-            is_reference = not any(_says_reference(other) for other in others)
+            is_reference = not any(_is_reference(other) for other in others)
         evidence = case.scenario.tolerances.evidence
         kept = {each.name: getattr(recording, each.name) for each in fields(Observed)}
         return Baseline(
@@ -268,7 +281,7 @@ class Store:
             return None
 
     def _checked(self, path: Path) -> Baseline:
-        """Return the baseline at `path`, without a look at its tensors."""
+        """Return the baseline at `path`, with everything checked but its tensors."""
         self._check_inside(path)
         try:
             baseline = _parsed(path)
@@ -277,7 +290,7 @@ class Store:
         stated = (baseline.scenario, str(baseline.target), f"{baseline.numerics_class.name}.json")
         if path.parts[-3:] != stated:
             belongs = "/".join(stated)
-            raise BaselineError(path, f"is misplaced: it states that it is {belongs}", REMEDY)
+            raise BaselineError(path, f"is misplaced: its content belongs at {belongs}", REMEDY)
         return baseline
 
     def _check_inside(self, path: Path) -> None:
@@ -292,6 +305,7 @@ class Store:
         locks = self.root / LOCKS
         with writing(locks):
             locks.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(locks)
             ignore = locks / ".gitignore"
             if not ignore.exists():
                 write_file(ignore, b"*\n")
@@ -304,14 +318,14 @@ class Store:
 
 
 def _references(case: Case) -> list[Reference]:
-    """Return the cases whose references may judge `case`, the first one first."""
+    """Return the cases whose reference baselines `case` may be compared with, in this order."""
     own = Reference(case.target)
     named = case.scenario.reference
     return [own] if named is None or named == own else [own, named]
 
 
 def _parsed(path: Path) -> Baseline:
-    """Return the baseline in a JSON file that seals itself.
+    """Return the baseline in a JSON file, with its seal checked.
 
     Raises:
         FileError: It is damaged, or of another format.
@@ -330,7 +344,7 @@ def _parsed(path: Path) -> Baseline:
 
 
 def _tensors_problem(baseline: Baseline) -> str:
-    """Return what is wrong with the tensors of a baseline; empty where they are whole."""
+    """Return what is wrong with the tensors of a baseline; empty where nothing is."""
     path = baseline.tensors_path
     if path.is_symlink():
         return "is a symbolic link; tensors must lie in the store"
@@ -341,7 +355,7 @@ def _tensors_problem(baseline: Baseline) -> str:
     return "" if digest == baseline.tensors_file.digest else "is damaged: its digest does not fit"
 
 
-def _was_replaced(baseline: Baseline) -> bool:
+def was_replaced(baseline: Baseline) -> bool:
     """Whether another process has replaced a baseline since it was read."""
     try:
         return _parsed(baseline.path).digest != baseline.digest
@@ -349,8 +363,8 @@ def _was_replaced(baseline: Baseline) -> bool:
         return False
 
 
-def _says_reference(path: Path) -> bool:
-    """Whether a baseline says that it is a reference; one that cannot be read says nothing."""
+def _is_reference(path: Path) -> bool:
+    """Whether the baseline at `path` is a reference; False for one that cannot be read."""
     try:
         return _parsed(path).reference
     except FileError:
@@ -358,14 +372,14 @@ def _says_reference(path: Path) -> bool:
 
 
 def _write_sealed(path: Path, content: object) -> None:
-    """Write a baseline's JSON with the digest over itself."""
+    """Write a baseline's JSON with its seal, the digest of its own content."""
     assert isinstance(content, Mapping)  # noqa: S101 (for the type checker: a dataclass was encoded)
     sealed = {**content, "digest": digest_json(content)}
     write_file(path, dumps(sealed).encode())
 
 
 def _remove_unnamed_tensors(folder: Path) -> None:
-    """Remove tensors that no baseline in the folder names; all stay where one is damaged."""
+    """Remove tensors that no baseline in a folder names; none where a baseline is damaged."""
     named = set()
     for path in folder.glob("*.json"):
         try:
@@ -378,10 +392,12 @@ def _remove_unnamed_tensors(folder: Path) -> None:
 
 
 def _file_stem(recording: Recording) -> str:
-    """Return the name of a recording's numerics class, which may come from another machine.
+    """Return the name of a recording's numerics class, if it is safe as the name of a file.
+
+    The recording may come from another machine, and so from a stranger.
 
     Raises:
-        FileError: It is not the name of a file.
+        FileError: The name is not safe.
     """
     name = recording.numerics_class.name
     if not CLASS_NAME.fullmatch(name):
@@ -401,18 +417,18 @@ def _provenance(reason: str, replaced: Baseline | None) -> Provenance:
 
 
 def _author() -> str:
-    """Return who runs the harness, as git or else the system names them."""
+    """Return the name of the person who runs the harness: git's, or else the system's."""
     identity = _git("var", "GIT_AUTHOR_IDENT")
     if identity is not None:
         return identity.split(" <")[0]
     try:
         return getpass.getuser()
-    except (KeyError, OSError):  # a container runs as a user without an entry
+    except (KeyError, OSError):  # in a container, the user may have no entry in the system
         return "unknown"
 
 
 def _git(*arguments: str) -> str | None:
-    """Return what git prints; None where it is not there or refuses."""
+    """Return what a git command prints; None where git is absent, fails or prints nothing."""
     command = ["git", *arguments]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)

@@ -13,7 +13,7 @@ from harness.errors import FileError, UsageError, writing
 from harness.records import Outcome
 from harness.store.recording import Environment, check_format, check_seal
 from harness.store.typed_json import MalformedError, decode, encode, read_json
-from harness.worker.files import digest_json, dumps, write_file
+from harness.worker.files import digest_json, dumps, remove_leftovers, write_file
 
 RESULTS_FORMAT = "harness-results/2"
 RESULTS_FILE = "results.json"
@@ -125,7 +125,7 @@ class RunOwner:
 
     def __init__(self, out: Path) -> None:
         self._out = out
-        self._lock = FileLock(out / OWNER_LOCK)
+        self._lock = FileLock(out / OWNER_LOCK, thread_local=False)
 
     def acquire(self) -> None:
         """Take the folder.
@@ -143,6 +143,7 @@ class RunOwner:
                     f"{self._out}: another run is writing there now; wait for it, or name "
                     "another folder with --out"
                 ) from None
+            remove_leftovers(self._out)
 
     def release(self) -> None:
         """Give the folder back."""

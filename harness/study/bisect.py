@@ -19,7 +19,7 @@ from harness.errors import NotRecordedError, UsageError
 from harness.judge import drift, first_difference, reasons
 from harness.judge.checks import check_output, failed
 from harness.judge.environment_diff import list_changes
-from harness.judge.verdict import same_bits, structure
+from harness.judge.structure import same_bits, structure
 from harness.launch.sandbox import BASE, named
 from harness.records import Difference, DifferenceKind, Drift, worst_first
 from harness.scenario.model import Case

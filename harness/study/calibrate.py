@@ -1,7 +1,10 @@
-"""Derives the tolerances of a scenario from measured noise, and gathers the evidence for them.
+"""Derives the tolerances of a scenario from measured drifts, and gathers the evidence for them.
 
-The noise is what perturbed inputs and other platforms do. Every platform runs twice: freely, for
-the drift of the outputs, and teacher-forced, for the drift of each stage by itself.
+Two things are measured: how far perturbed inputs move a case on this platform (its rounding noise),
+and how far other platforms move it. Each is measured in two runs: a free one, for the drift of the
+outputs, and a teacher-forced one, for the local drift of each stage. A bound is the largest of
+`OVER_NOISE` times the median perturbation, `OVER_WORST` times the worst platform, and a least
+value.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from harness.errors import NotRecordedError, UsageError
 from harness.judge import drift, expectations
 from harness.judge.environment_diff import FRAMEWORKS
 from harness.judge.first_difference import other_weights
-from harness.judge.verdict import structure
+from harness.judge.structure import structure
 from harness.records import Device, Dtype, Metric, Stage, Verdict, worst_first
 from harness.scenario.fields import Expectation, Framework
 from harness.scenario.model import Case, Scenario
@@ -37,24 +40,27 @@ from harness.store.baselines import Baseline
 from harness.store.recording import Observed, Recording
 from harness.study.platforms import Platform, held_together
 
-# A bound is at least this many times the effect of one unit in the last place, and at least this
-# many times the worst drift of any platform. Source: docs/measurements.md, Tolerances.
+# A bound is at least this many times the median effect of a perturbation by one unit in the last
+# place, and at least this many times the worst drift of any platform. Both were chosen; what they
+# admit was measured. Source: docs/measurements/tolerances.md.
 OVER_NOISE = 8.0
 OVER_WORST = 2.0
-# A stage that drifts more than this many times the median of its kind, such as a badly conditioned
-# first step, gets a bound of its own.
+# A stage whose bound would be more than this many times the median of its kind, such as a badly
+# conditioned first step, gets a bound of its own.
 FAR = 4.0
-# One unit in the last place, relative to the value.
+# The machine epsilon of each dtype: the distance from 1.0 to the next larger number. One unit in
+# the last place of any normal number is between a half and the whole of it, relative to the number.
 LAST_PLACE = {
     Dtype.FLOAT64: 2.0**-52,
     Dtype.FLOAT32: 2.0**-23,
     Dtype.FLOAT16: 2.0**-10,
     Dtype.BFLOAT16: 2.0**-7,
 }
-SEED_STRIDE = 1000  # from the seeds of one replica to those of the next one
+SEED_STRIDE = 1000  # what the seeds of one replica lie above those of the replica before it
 COMPARED_IMAGES = (Expectation.BATCH_EQUALS_SINGLE, Expectation.IDENTICAL_IMAGES)
 
-# Measured drifts, or bounds, by what a scenario calls them. Local ones are by the stage.
+# Measured drifts, or the bounds that follow, each by the key of the bound in a scenario. The keys
+# of local ones name a stage, or after `compact` a kind of stage.
 Figures = dict[BoundKey, float]
 
 REL_L2 = BoundKey(Kind.CROSS_CLASS, Metric.REL_L2)
@@ -67,17 +73,19 @@ class Calibration:
 
     Attributes:
         case: The case's id.
-        on: The name of the numerics class against which everything was measured.
-        device: Its device.
-        seeds: How many seeds were replicated.
-        perturbations: How many perturbations were run.
-        noise: The median effect of moving the inputs by one unit in the last place.
-        platforms: The worst drift of each platform over all seeds, by the platform's name.
+        on: The name of the numerics class from which every drift was measured.
+        device: The device of `on`.
+        seeds: How many replicas of the case were run, each with seeds of its own.
+        perturbations: How many perturbations were run, over the replicas in turn.
+        noise: The median drift over perturbations by one unit in the last place. A free run starts
+            from a perturbed initial noise; in a teacher-forced run, every tensor that is fed on is
+            perturbed.
+        platforms: The worst drift of each platform over all replicas, by the platform's name.
         devices: The devices on which something was measured.
-        last_place: One unit in the last place of the case's dtype, relative to the value.
-        quantum: The step of outputs that are whole numbers, else 0.
-        missed: Why a platform could not be measured here, by its name; of a device that is not
-            here, the first platform alone.
+        last_place: The machine epsilon of the case's dtype.
+        quantum: The least difference of outputs that hold integers, which is 1; else 0.
+        missed: Why a platform could not be measured here, by its name. Of the platforms of a device
+            that is not here, only the first is named.
     """
 
     case: str
@@ -97,10 +105,11 @@ class Calibration:
         return _largest(figures for name, figures in self.platforms.items() if name != without)
 
     def limits(self, without: str = "") -> Figures:
-        """Return the bounds that follow, one per stage, rounded up to two digits.
+        """Return the bounds that follow, one per stage, rounded up to two significant digits.
 
-        Nothing is held closer than one unit in the last place: what no platform moves here, another
-        one may.
+        A bound on relative L2 across classes is at least the machine epsilon, and one on L-inf of
+        integers is at least 1: what no platform moves here, another one may. Where nothing moved
+        and there is no such least value, there is no bound.
 
         Args:
             without: The name of a platform that is left out of the evidence.
@@ -118,7 +127,7 @@ class Calibration:
         return found
 
     def left_out(self) -> dict[str, bool]:
-        """Return for each platform whether the bounds derived without it admit it."""
+        """Return for each platform whether bounds that were derived without it admit its drifts."""
         return {
             name: _admits(compact(self.limits(without=name)), figures)
             for name, figures in self.platforms.items()
@@ -161,7 +170,7 @@ class Calibration:
         )
 
     def _least(self, key: BoundKey) -> float:
-        """Return what the bound at `key` is at least, however little was measured."""
+        """Return the least value of the bound at `key`, in the unit of its metric; 0.0 for none."""
         if key.metric is Metric.L_INF:
             return self.quantum
         return self.last_place if key.kind is Kind.CROSS_CLASS else 0.0
@@ -185,17 +194,18 @@ def calibrate(
         session: Runs the cases; its folder keeps the recordings.
         case: The case, on this machine's own settings. In another framework than torch it is held
             against the same case in torch.
-        platforms: By name.
-        seeds: How many seeds are replicated; runs of one seed would be identical.
-        perturbations: How many times the inputs are moved by one unit in the last place.
+        platforms: The platforms to measure, by name.
+        seeds: How many replicas are run. Each has seeds of its own, because a second run of the
+            same seeds on the same platform would have the same bits.
+        perturbations: How many perturbations by one unit in the last place are run.
         on_step: Called with what is being measured.
 
     Raises:
-        UsageError: The case is expected to vary, so that nothing can be held against anything, or
-            something that was measured has no value.
+        UsageError: The case is expected to vary, so that no two runs can be compared, or a drift
+            that was measured is infinite or NaN.
         NotRecordedError: A run failed on this platform itself.
     """
-    if not case.scenario.owes_baseline:
+    if not case.scenario.needs_baseline:
         raise UsageError(f"{case.id} is expected to vary; there is no tolerance to calibrate")
     replicas = [_reseeded(case, index) for index in range(seeds)]
     runs = _Runs(session, case, on_step)
@@ -262,7 +272,10 @@ class _Runs:
         return self._session.record(case, folder=self._folder / name)
 
     def drifts(self, case: Case, base: Observed, name: str) -> Figures:
-        """Run a case freely, each image alone, and teacher-forced; return how far it moved."""
+        """Return the drifts of a case from `base`.
+
+        The case runs freely, then once for each single image, then teacher-forced by `base`.
+        """
         free = self.record(case, name)
         self.seen.add(free.numerics_class.hash)
         singles = [
@@ -278,7 +291,7 @@ class _Runs:
 
 
 def _reseeded(case: Case, index: int) -> Case:
-    """Return one replica of a case: the same, from other seeds."""
+    """Return one replica of a case: the same case with other seeds; replica 0 has its own."""
     seeds = tuple(seed + SEED_STRIDE * index for seed in case.scenario.seeds)
     return replace(case, scenario=replace(case.scenario, seeds=seeds))
 
@@ -290,7 +303,7 @@ def _in_torch(case: Case) -> Case:
 def _noise(
     runs: _Runs, replicas: Sequence[Case], bases: Sequence[Recording], perturbations: int
 ) -> Figures:
-    """Return the median effect of perturbed inputs, over replicas in turn."""
+    """Return the median drift over all perturbations, which take the replicas in turn."""
     measured = []
     for index in range(perturbations):
         replica = index % len(replicas)
@@ -302,13 +315,13 @@ def _noise(
 
 
 def _median(values: Sequence[float]) -> float:
-    """Return the median; NaN where any value is."""
+    """Return the median; NaN where any value is NaN."""
     return math.nan if any(map(math.isnan, values)) else median(values)
 
 
 @dataclass(frozen=True)
 class Elsewhere:
-    """What platforms measured, and why those that could not run here did not, by their names.
+    """What was measured on platforms, and why others could not run here, by their names.
 
     `devices` are those of the platforms that name one, and ran.
     """
@@ -324,7 +337,7 @@ def _on_platforms(
     bases: Sequence[Recording],
     platforms: Mapping[str, Platform],
 ) -> Elsewhere:
-    """Return how far every replica moves on other platforms: of each platform the worst."""
+    """Return the worst drifts of each platform over all replicas."""
 
     def measure(name: str, platform: Platform) -> Figures:
         return _largest(
@@ -391,18 +404,18 @@ def _other_machines(
 
 
 def is_comparable(baseline: Observed, base: Observed) -> bool:
-    """Whether the same code computed the same thing.
+    """Whether two recordings have the same weights, structure and releases of the frameworks.
 
-    `2.13.0+cpu` and `2.13.0+cu130` are two builds of one release of torch.
+    Builds of one release are the same release: `2.13.0+cpu` and `2.13.0+cu130` of torch.
     """
     if other_weights(base, baseline) or structure(base, baseline):
         return False
-    mine, others = base.environment.versions, baseline.environment.versions
-    return all(_release(mine.get(name)) == _release(others.get(name)) for name in FRAMEWORKS)
+    actual, expected = base.environment.versions, baseline.environment.versions
+    return all(_release(actual.get(name)) == _release(expected.get(name)) for name in FRAMEWORKS)
 
 
 def _release(version: str | None) -> str | None:
-    """Return a version without the label of its build."""
+    """Return a version without the label of its build, such as `+cpu`."""
     if version is None:
         return None
     try:
@@ -415,7 +428,10 @@ def _release(version: str | None) -> str | None:
 
 
 def _figures(free: Recording, teacher_forced: Recording, base: Observed) -> Figures:
-    """Return the free drift of the output that moved farthest, and the local one of each stage."""
+    """Return the largest free drift of any output, by metric, and the local drift of each stage.
+
+    Of a stage with several tensors it is the largest relative L2. `local_l_inf` is not measured.
+    """
     outputs = drift.of_outputs(free, base).values()
     found = {
         REL_L2: max((moved.rel_l2 for moved in outputs), key=worst_first),
@@ -428,9 +444,9 @@ def _figures(free: Recording, teacher_forced: Recording, base: Observed) -> Figu
 
 
 def _batch_figures(scenario: Scenario, batch: Recording, singles: list[Recording]) -> Figures:
-    """Return how far images lie apart that the scenario expects to be alike.
+    """Return the largest drift, by metric, between images that the scenario expects to be alike.
 
-    Nothing is returned where it has no `tolerance.batch`, by which they may differ.
+    There is none where the scenario has no `tolerance.batch`: such images must have equal bits.
     """
     if scenario.tolerances.batch is None:
         return {}
@@ -449,15 +465,18 @@ def _batch_figures(scenario: Scenario, batch: Recording, singles: list[Recording
 
 
 def _quantum(recording: Recording) -> float:
-    """Return the smallest step of an output that holds whole numbers; 0 where none does."""
+    """Return 1, the least difference of integers, where an output holds integers; else 0."""
     arrays = recording.output_tensors.values()
     return 1.0 if any(np.issubdtype(array.dtype, np.integer) for array in arrays) else 0.0
 
 
 def _check_finite(case: Case, measured: Mapping[str, Figures]) -> None:
-    """Refuse figures without a size.
+    """Raise an error where a drift is NaN or infinite.
 
-    A stage that is zero on one side alone has no relative distance.
+    The relative L2 drift of a stage is infinite where only the tensor of the base is zero.
+
+    Raises:
+        UsageError: A drift is NaN or infinite.
     """
     for platform, figures in measured.items():
         for key, value in figures.items():
@@ -472,9 +491,10 @@ def _check_finite(case: Case, measured: Mapping[str, Figures]) -> None:
 
 
 def compact(limits: Mapping[BoundKey, float]) -> Figures:
-    """Return limits with one per kind of stage, in place of one per stage.
+    """Return limits with one local bound per kind of stage, in place of one per stage.
 
-    A stage whose limit is far above those of its kind keeps its own.
+    A stage whose limit is more than `FAR` times the median of its kind keeps its own. The kind's
+    bound is the largest limit of its other stages.
     """
     found = {key: limit for key, limit in limits.items() if key.metric not in LOCAL_METRICS}
     kinds: dict[BoundKey, Figures] = {}
@@ -482,9 +502,9 @@ def compact(limits: Mapping[BoundKey, float]) -> Figures:
         if key.metric in LOCAL_METRICS:
             kinds.setdefault(_of_its_kind(key), {})[key] = limit
     for kind, stages in kinds.items():
-        usual = FAR * median_low(stages.values())
-        found |= {key: limit for key, limit in stages.items() if limit > usual}
-        found[kind] = max(limit for limit in stages.values() if limit <= usual)
+        most = FAR * median_low(stages.values())
+        found |= {key: limit for key, limit in stages.items() if limit > most}
+        found[kind] = max(limit for limit in stages.values() if limit <= most)
     return found
 
 
@@ -499,12 +519,12 @@ class Figure:
 def worst_of(
     key: BoundKey, figures: Mapping[BoundKey, float], bounds: Mapping[BoundKey, float]
 ) -> Figure:
-    """Return the largest of `figures` that the bound at `key` covers; zero where there is none.
+    """Return the largest of `figures` that the bound at `key` covers; 0.0 where it covers none.
 
     Args:
-        key: Of one of `bounds`.
+        key: The key of one of `bounds`.
         figures: Drifts, the local ones by stage.
-        bounds: As `compact` returns them.
+        bounds: Bounds as `compact` returns them, the local ones by stage or by kind of stage.
     """
     covered = [
         Figure(of, value) for of, value in figures.items() if _covering_key(of, bounds) == key
@@ -529,13 +549,17 @@ def _of_its_kind(key: BoundKey) -> BoundKey:
 
 
 def _admits(bounds: Figures, figures: Figures) -> bool:
+    """Return whether every figure is within its bound; without a bound, only 0.0 is."""
     return all(
         value <= bounds.get(_covering_key(key, bounds), 0.0) for key, value in figures.items()
     )
 
 
 def _summary(figures: Figures) -> Tolerance:
-    """Return figures as the evidence keeps them: of local ones the worst of each kind."""
+    """Return cross-class figures as the evidence keeps them, rounded up to two significant digits.
+
+    Of local figures, only the largest of each kind of stage is kept.
+    """
     found: Figures = {}
     for key, value in _of_kind(Kind.CROSS_CLASS, figures).items():
         short = _of_its_kind(key) if key.metric in LOCAL_METRICS else key
@@ -556,7 +580,7 @@ def _restricted(tolerance: Tolerance, metrics: set[Metric]) -> Tolerance:
 
 
 def _largest(many: Iterable[Figures]) -> Figures:
-    """Return the largest of several figures by key, each of which is at least zero."""
+    """Return the largest value at each key; NaN counts as larger than every number."""
     found: Figures = {}
     for figures in many:
         for key, value in figures.items():
@@ -565,8 +589,12 @@ def _largest(many: Iterable[Figures]) -> Figures:
 
 
 def _round_up(value: float) -> float:
-    """Return `value` with two digits, not smaller."""
+    """Return `value` rounded up to two significant digits.
+
+    A value that exceeds two digits by less than about one part in 10^10 is rounded down. The
+    division below rounds too, and 1.2e-5 must stay 1.2e-5.
+    """
     if value <= 0 or not math.isfinite(value):
         return value
-    scale = 10.0 ** (math.floor(math.log10(value)) - 1)
+    scale = 10.0 ** (math.floor(math.log10(value)) - 1)  # one unit of the second digit
     return float(f"{math.ceil(value / scale - 1e-9) * scale:.1e}")

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from harness.errors import NotRecordedError, UsageError
 from harness.judge import drift
 from harness.judge.checks import check_local, check_output
-from harness.judge.verdict import same_bits, structure
+from harness.judge.structure import same_bits, structure
 from harness.records import Check, DetectionRate, Metric, worst_first
 from harness.scenario.model import Case
 from harness.scenario.tolerance import Tolerance
@@ -133,7 +133,7 @@ def challenge(
         NotRecordedError: The case does not run without a fault, or not on the other platform.
     """
     tolerance = case.scenario.tolerances.cross_class
-    if not case.scenario.owes_baseline or tolerance is None or tolerance.exact:
+    if not case.scenario.needs_baseline or tolerance is None or tolerance.exact:
         raise UsageError(
             f"{case.id} sets no `tolerance.cross-class` to challenge; "
             "`harness calibrate` derives one"

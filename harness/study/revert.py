@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from harness.judge import drift
-from harness.judge.verdict import same_bits, structure
+from harness.judge.structure import same_bits, structure
 from harness.launch.sandbox import named
 from harness.scenario.fields import Framework
 from harness.scenario.model import Case

@@ -1,4 +1,4 @@
-"""The door between the two halves: every message and every file that crosses it, as types.
+"""The protocol between the two halves: every message and every file, as types.
 
 The judge's half writes one request as one line of JSON to the worker's standard input. The worker
 answers with one line of JSON per event; the last event of a request is one of `FINAL_EVENTS`. What

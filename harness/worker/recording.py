@@ -23,6 +23,7 @@ from .protocol import (
     RECORDING_FILE,
     RECORDING_FORMAT,
     TENSORS_FILE,
+    CaseError,
     CaseRequest,
     CostRecord,
     EnvironmentRecord,
@@ -74,7 +75,7 @@ def write_recording(folder: Path, observed: Observation) -> None:
     """Replace `folder` by a sealed recording; a reader sees the old one or the whole new one.
 
     Raises:
-        OSError: The folder cannot be written, or the disk is full.
+        CaseError: The folder cannot be written, or the disk is full.
     """
     outputs = {f"{OUTPUT}{name}": tensor for name, tensor in observed.outputs.items()}
     metadata = {
@@ -103,7 +104,22 @@ def write_recording(folder: Path, observed: Observation) -> None:
     }
     content["digest"] = files.digest_json(content)
     text = files.dumps(content).encode()
-    files.write_folder(folder, {TENSORS_FILE: packed, RECORDING_FILE: text})
+    write_folder(folder, {TENSORS_FILE: packed, RECORDING_FILE: text})
+
+
+def write_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
+    """Replace a folder as a whole.
+
+    Raises:
+        CaseError: It cannot be written; the error says what to do.
+    """
+    try:
+        files.write_folder(folder, contents)
+    except OSError as error:
+        raise CaseError(
+            f"{folder}: cannot be written: {error.strerror or error}; make room, or give this user "
+            "the right to write there"
+        ) from error
 
 
 def tensor_record(tensor: torch.Tensor) -> TensorRecord:

@@ -44,7 +44,7 @@ def test_recording_says_what_it_wrote_and_leaves_what_there_is(recorded):
         done.out,
         re.MULTILINE,
     )
-    assert "1 written, 1 had one, 0 could not run here, 0 failed" in done.out
+    assert "1 written, 1 already had one, 0 could not run here, 0 failed" in done.out
     assert recorded.baseline().read_bytes() == before
     provenance = json.loads(recorded.baseline("other").read_text(encoding="utf-8"))["provenance"]
     assert provenance["reason"] == "a new scenario"
@@ -288,7 +288,7 @@ def test_listing_shows_what_can_run_and_what_has_a_baseline(recorded):
     assert lines == [
         ["case", "weights", "runs", "here", "baselines", "tags"],
         ["digits[cpu-float32]", *weights, "yes", recorded.baseline().stem],
-        ["free[cpu-float32]", *weights, "yes", "owes", "none"],
+        ["free[cpu-float32]", *weights, "yes", "needs", "none"],
         ["new[cpu-float32]", *weights, "yes", "none", "slow"],
         ["new[cuda-float32]", *weights, "no:", "no", "CUDA", "device", "none", "slow"],
     ]

@@ -36,7 +36,9 @@ def test_accepting_names_the_baselines_that_stay_behind(recorded, monkeypatch):
     recorded.scenario(seed="1")
     recorded.harness("run", "--out", "changed")
     done = recorded.harness("accept", "changed", "--reason", "seed 1 shows a nicer digit")
-    assert f"still of an older scenario: {own.relative_to(recorded.root)}; " in done.out
+    assert (
+        f"still of an older version of the scenario: {own.relative_to(recorded.root)}; " in done.out
+    )
     assert str(other.relative_to(recorded.root)) not in done.out.partition("still of")[2]
 
 

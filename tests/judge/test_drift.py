@@ -277,3 +277,10 @@ def test_a_stage_that_cannot_be_measured_has_no_value(made, kept):
     assert (drift.stage, drift.key) == (Stage("unet", 0), "sample")
     assert math.isnan(drift.l_inf)
     assert math.isnan(drift.rel_l2)
+
+
+def test_squares_beyond_float64_have_no_relative_drift():
+    """A ratio of such sums would be zero, and pass every bound."""
+    found = measure(np.array([1e200, 2.0]), np.array([1e200, 1.0]))
+    assert found.l_inf == 1.0
+    assert math.isnan(found.rel_l2)

@@ -221,3 +221,18 @@ def test_every_output_of_a_run_is_looked_at(made):
     message, checks = worded(scenario, made({"image": TWICE, "mask": PAIR}))
     assert message.startswith("expected `identical-images`: mask[1] against mask[0]:")
     assert len(checks) == 2
+
+
+@pytest.mark.parametrize(("reused_equals_fresh", "holds"), [(True, True), (False, False)])
+def test_a_pipeline_that_keeps_state_between_two_calls_is_not_stateless(
+    tmp_path, reused_equals_fresh, holds
+):
+    """The second call of one object is asked for, and gives another output."""
+    repeat = {**builders.repeat(), "reused_equals_fresh": reused_equals_fresh}
+    recording = builders.recording(tmp_path, repeat=repeat)
+    scenario = builders.scenario(expect=(Expectation.REPEATABLE, Expectation.STATELESS))
+    broken, _ = hold_all(scenario, recording, [])
+    assert (broken is None) == holds
+    if broken is not None:
+        assert broken.expectation is Expectation.STATELESS
+        assert broken.problem.startswith("a second call of the same pipeline object gives another")

@@ -9,18 +9,15 @@ import pytest
 
 from harness.errors import ScenarioError
 from harness.judge import reasons
-from harness.judge.gate import (
+from harness.judge.exit_codes import (
     GIT_BAD,
     GIT_GOOD,
     GIT_SKIP,
-    Finding,
-    State,
     exit_code,
     gate_code,
     git_code,
-    hold,
-    read_policy,
 )
+from harness.judge.policy import Finding, State, hold, read_policy
 from harness.records import CostReason, Verdict
 
 FAILING = tuple(verdict for verdict in Verdict if verdict.fails)

@@ -10,7 +10,7 @@ import pytest
 
 from harness.judge import reasons
 from harness.judge.expectations import Held
-from harness.judge.verdict import structure
+from harness.judge.structure import structure
 from harness.records import (
     Against,
     Check,
@@ -59,12 +59,12 @@ SENTENCES = {
     ),
     Reason.OTHER_BITS: (
         reasons.other_bits(OWN, UNET),
-        "other bits than the baseline of the same class cpu-a; first difference: unet#0",
+        "bits differ from the baseline of the same class cpu-a; first difference: unet#0",
     ),
     Reason.NO_TOLERANCE: (
         reasons.no_tolerance(REFERENCE, None),
         (
-            "other bits than the baseline of class cpu-b, the reference of cpu-float32, and the "
+            "bits differ from the baseline of class cpu-b, the reference of cpu-float32, and the "
             "scenario sets no `tolerance.cross-class`"
         ),
     ),
@@ -220,7 +220,7 @@ COSTS = {
     CostReason.ONE_RUN_ONLY: "one run only, which warms up",
     CostReason.SLOWED_DOWN: "the GPU was slowed down in this run by heat",
     CostReason.OTHER_WORK: (
-        "heat, but other work had the processor in this run for as long as that takes"
+        "heat, but in this run other processes used the processor for long enough to explain it"
     ),
 }
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import builders
 import pytest
 
-from harness.judge.gate import State, read_policy
+from harness.judge.policy import State, read_policy
 from harness.judge.release import judge_release
 from harness.judge.trust import contradiction, different_releases, distrust, too_old
 from harness.records import Check, Drift, Metric, Reason

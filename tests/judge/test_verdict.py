@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from builders import IMAGE, MOVED, NAN, OTHER_UNET, moved
 
-from harness.judge.verdict import judge, same_bits, structure, unrun, wants_teacher_forcing
+from harness.judge.structure import same_bits, structure
+from harness.judge.verdict import judge, wants_teacher_forcing, without_recording
 from harness.records import (
     Check,
     Comparison,
@@ -80,7 +81,7 @@ JUDGED = {
         {"tolerance": {"cross-class": {"l_inf": 1.0}}},
         "drifted",
         Reason.OTHER_BITS,
-        f"other bits than the baseline of the same class cpu-a{FIRST}",
+        f"bits differ from the baseline of the same class cpu-a{FIRST}",
     ),
     "drifted-without-bounds": (
         moved(),
@@ -88,7 +89,7 @@ JUDGED = {
         {},
         "drifted",
         Reason.NO_TOLERANCE,
-        f"other bits than the baseline of {REFERENCE}, {NO_TOLERANCE}{FIRST}",
+        f"bits differ from the baseline of {REFERENCE}, {NO_TOLERANCE}{FIRST}",
     ),
     "drifted-over-one-bound-of-two": (
         moved(),
@@ -297,7 +298,7 @@ JUDGED = {
         {"published": PUBLISHED},
         "drifted",
         Reason.OTHER_BITS,
-        f"other bits than the baseline of the same class cpu-a{FIRST}",
+        f"bits differ from the baseline of the same class cpu-a{FIRST}",
     ),
     "varies": (
         {"repeat": builders.repeat(distinct=3, l_inf=0.5, instrumented_equals_plain=False)},
@@ -426,7 +427,7 @@ def test_equal_digests_end_the_comparison_without_a_look_at_the_arrays(made):
 def test_a_case_that_left_no_recording_has_an_outcome():
     """It knows its target and tags; its GPU's model it cannot know."""
     case = builders.case(device="cuda", tags=("slow",))
-    outcome = unrun(case, Verdict.ERROR, "crashed", "Traceback")
+    outcome = without_recording(case, Verdict.ERROR, "crashed", "Traceback")
     assert outcome == Outcome(
         case="digits[cuda-float32]",
         scenario="digits",

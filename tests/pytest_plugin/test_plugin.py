@@ -214,7 +214,7 @@ def test_two_scenarios_of_one_name_are_refused(run: Run, shop):
     shop.scenario("x", folder="scenarios/deeper", seed="1")
     result = run("--collect-only")
     assert result.ret != 0
-    assert "`x` is also" in result.stdout.str() + result.stderr.str()
+    assert "`x` is also the name of" in result.stdout.str() + result.stderr.str()
 
 
 def test_junit_holds_verdict_drift_and_cost(run: Run, shop):

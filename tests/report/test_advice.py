@@ -55,7 +55,7 @@ def test_what_no_bound_admits_may_be_calibrated_or_accepted():
     calibrate, accept = advice.next_step(outcome(Reason.NO_TOLERANCE), RUN).split("; or ")
     words = shlex.split(calibrate.partition(", to admit")[0])
     assert words == ["harness", "calibrate", "digits.yaml", "-k", CASE, "--write"]
-    assert shlex.split(accept.partition(", if this")[0]) == ACCEPT
+    assert shlex.split(accept.partition(", if the")[0]) == ACCEPT
 
 
 def test_a_store_of_another_name_is_part_of_every_command():

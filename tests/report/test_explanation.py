@@ -61,7 +61,7 @@ digits[cpu-float32]
   stage:    unet#3: same inputs, different output
   module:   mid#1 (Block): L-inf 9.24e-07, relative L2 1.98e-07, 98 of 256 elements
             its own code: the modules inside it agree on both sides
-  operator: none that both sides have: what the module holds (weights, buffers, settings) differs, or its operators do
+  operator: none has same inputs and different output: the module's weights, buffers or settings differ, or it calls other operators
             restoring the baseline's result here and at the root causes above removes 50 % of the drift
   stage:    vae.decode#0: same inputs, different output
   setting:  ATEN_CPU_CAPABILITY default -> unset explains 100 % of the drift
@@ -106,7 +106,7 @@ def local_check(value: float) -> LocalCheck:
             ByValue(nearest=local_check(5e-7)),
             [
                 (
-                    "no stage is outside its bound; the smallest margin has unet#1/sample: "
+                    "no stage is outside its bound; unet#1/sample has the smallest margin: "
                     "5.00e-07, bound 1.00e-06"
                 )
             ],

@@ -51,7 +51,7 @@ drifted: digits[cpu-float32]
             library-7 1 -> 2
             and 2 more in results.json
   explain:  harness explain runs/nightly 'digits[cpu-float32]'
-  next:     harness accept runs/nightly -k 'digits[cpu-float32]' --reason TEXT, if this is what you want from now on""",  # noqa: E501
+  next:     harness accept runs/nightly -k 'digits[cpu-float32]' --reason TEXT, if the new output is right""",  # noqa: E501
     ),
     "missing": (
         MISSING,
@@ -67,7 +67,7 @@ stale: digits[cuda-float16]
   why:      the baseline belongs to other weights: unet
   baseline: class cpu-b, the reference of cpu-float32
   changed:  nothing in the environment
-  next:     harness accept runs/nightly -k 'digits[cuda-float16]' --reason TEXT, if this is what you want from now on""",  # noqa: E501
+  next:     harness accept runs/nightly -k 'digits[cuda-float16]' --reason TEXT, if the new output is right""",  # noqa: E501
     ),
     "error": (
         ERROR,
@@ -230,7 +230,7 @@ def test_a_gpu_that_was_held_down_is_named():
     [
         ((), ""),
         (("power cap",), ""),
-        (("heat",), "; its cost judges no run, for the GPU was slowed down by heat"),
+        (("heat",), "; no run is compared with its cost, because the GPU was slowed down by heat"),
     ],
 )
 def test_what_was_written_is_told_with_its_size_and_what_its_seconds_are_worth(

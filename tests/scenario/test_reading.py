@@ -289,7 +289,7 @@ def test_an_unseeded_scenario_is_expected_to_vary_and_owes_no_baseline(tmp_path,
     """A control without a seed needs no `expect` of its own."""
     scenario = reading.read(written(tmp_path, f"generator: {generator}\n"))
     assert scenario.expect == (Expectation.VARIES,)
-    assert not scenario.owes_baseline
+    assert not scenario.needs_baseline
 
 
 @pytest.mark.parametrize(

@@ -496,7 +496,7 @@ def test_a_baseline_that_was_copied_to_another_place_is_refused(store, recorded,
         store.match(case, builders.numerics_class(copy.stem[-1]))
     assert caught.value.path == copy
     belongs = "digits/cpu-float32/cpu-a.json"
-    assert caught.value.problem == f"is misplaced: it states that it is {belongs}"
+    assert caught.value.problem == f"is misplaced: its content belongs at {belongs}"
 
 
 def test_a_store_may_itself_lie_behind_a_link(store, recorded, tmp_path):
@@ -629,7 +629,7 @@ def test_a_file_where_a_folder_is_due_is_an_error_with_its_path(store, recorded,
     with pytest.raises(FileError, match="cannot be written: ") as caught:
         store.write(CASE, recorded(), "first")
     assert caught.value.path.is_relative_to(store.root)
-    assert "make room, or give this user the right to write there" in caught.value.remedy
+    assert "move away what stands there" in caught.value.remedy
     assert path.read_text(encoding="utf-8") == "in the way"
 
 

@@ -96,7 +96,7 @@ def test_a_folder_for_runs_that_cannot_be_made_is_an_error_with_its_path(tmp_pat
     root.write_text("in the way", encoding="utf-8")
     with pytest.raises(FileError, match="cannot be written: File exists") as caught:
         new_run(root)
-    assert (caught.value.path, caught.value.remedy[:9]) == (root, "make room")
+    assert (caught.value.path, caught.value.remedy[:9]) == (root, "move away")
 
 
 # Owners.

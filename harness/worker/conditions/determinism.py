@@ -1,4 +1,4 @@
-"""Deterministic mode: sets every switch that torch has for it, and puts back what it found.
+"""Deterministic mode: sets the switches of torch that move bits, and restores them afterwards.
 
 What must be set before torch is imported (CPU dispatch, thread counts, the cuBLAS workspace) is in
 the environment variables that the launcher gives to the worker's process.
@@ -18,7 +18,8 @@ import numpy as np
 import torch
 
 BACKENDS = ("flash", "mem_efficient", "cudnn", "math")  # of scaled-dot-product attention
-# What has a precision of its own for float32, as attributes of `torch.backends`.
+# The operators that may compute on float32 tensors in a lower precision (TF32, and on the CPU
+# bfloat16 too). These are attributes of `torch.backends`, each with an `fp32_precision`.
 PRECISE = ("cuda.matmul", "cudnn.conv", "cudnn.rnn")
 PRECISE_ON_CPU = ("mkldnn.matmul", "mkldnn.conv", "mkldnn.rnn")
 
@@ -49,15 +50,16 @@ def _attribute(owner: Any, attribute: str, name: str, wanted: Any) -> List[Switc
 
 
 def _has_fp32_precision() -> bool:
-    """Return whether this torch has the newer of its two interfaces for reduced precision.
+    """Return whether this torch has `fp32_precision`, the newer of two interfaces to TF32.
 
-    They must not be mixed: torch raises when one is read after the other was written.
+    The other one is `allow_tf32`. They must not be mixed: torch raises an error where one is read
+    after the other was written.
     """
     return hasattr(torch.backends.cuda.matmul, "fp32_precision")
 
 
 def _cuda_precision(wanted: str) -> List[Switch]:
-    """Return the switches of TF32 on the GPU; `wanted` is `ieee` or `tf32`."""
+    """Return the switches of TF32 on the GPU; `wanted` is `ieee` (full float32) or `tf32`."""
     if _has_fp32_precision():
         return _fp32_precision(PRECISE, wanted)
     allows = wanted == "tf32"
@@ -68,7 +70,7 @@ def _cuda_precision(wanted: str) -> List[Switch]:
 
 
 def _cpu_precision() -> List[Switch]:
-    """Return the switches of reduced precision on the CPU, which an older torch lacks."""
+    """Return the switches that hold oneDNN to full float32, which an older torch lacks."""
     return _fp32_precision(PRECISE_ON_CPU, "ieee") if _has_fp32_precision() else []
 
 
@@ -81,7 +83,11 @@ def _fp32_precision(names: Tuple[str, ...], wanted: str) -> List[Switch]:
 
 
 def _attention() -> List[Switch]:
-    """Return the switches that leave the backend `math` alone, which every device and dtype has."""
+    """Return the switches that allow no backend of attention but `math`.
+
+    Every device and dtype has `math`. The last switch makes it compute float16 and bfloat16
+    attention in float32.
+    """
     cuda = torch.backends.cuda
     found = []
     for name in BACKENDS:
@@ -97,7 +103,10 @@ def _attention() -> List[Switch]:
 
 
 def _half_precision_sums() -> List[Switch]:
-    """Return the switches of sums that matrix products of half precision round on the way."""
+    """Return the switches that forbid reduced-precision sums in float16 and bfloat16 products.
+
+    Where they are allowed, cuBLAS may round partial sums of a matrix product to 16 bits.
+    """
     matmul = torch.backends.cuda.matmul
     found: List[Switch] = []
     for short in ("fp16", "bf16"):
@@ -107,7 +116,7 @@ def _half_precision_sums() -> List[Switch]:
 
 
 def _read_algorithms() -> Tuple[bool, bool]:
-    """Return whether torch refuses operators without a deterministic form, and only warns."""
+    """Return whether deterministic algorithms are required, and whether torch then only warns."""
     return (
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
@@ -120,7 +129,7 @@ def _write_algorithms(value: Tuple[bool, bool]) -> None:
 
 
 def switches() -> List[Switch]:
-    """Return every switch that this torch has, in the order in which they are set."""
+    """Return the switches above that this torch has, in the order in which they are set."""
     deterministic = getattr(torch.utils, "deterministic", None)
     filling = "fill_uninitialized_memory"
     cudnn = torch.backends.cudnn
@@ -141,7 +150,7 @@ def switches() -> List[Switch]:
 
 
 def effective() -> Dict[str, Any]:
-    """Return what torch reports for every switch now, as values of JSON."""
+    """Return the value that torch reports for every switch now, as JSON values by name."""
     found: Dict[str, Any] = {}
     for switch in switches():
         value = switch.read()
@@ -150,11 +159,13 @@ def effective() -> Dict[str, Any]:
 
 
 def chosen(attention: Optional[str], *, tf32: bool) -> Dict[str, Any]:
-    """Return the values of switches that a case sets by itself, by their names.
+    """Return the values that a case itself demands of switches, by their names.
 
     Args:
-        attention: The only backend of attention that may run, one of `BACKENDS`; None for none.
-        tf32: Whether the GPU rounds the operands of matrix products and convolutions to TF32.
+        attention: The only backend of attention that may run, one of `BACKENDS`; None where the
+            case does not choose one.
+        tf32: Whether the GPU may round the float32 operands of matrix products, convolutions and
+            recurrent layers to TF32 (10 bits of mantissa, sums in float32).
     """
     found: Dict[str, Any] = {}
     if attention:
@@ -166,11 +177,11 @@ def chosen(attention: Optional[str], *, tf32: bool) -> Dict[str, Any]:
 
 @contextmanager
 def settings(mode: str, own: Mapping[str, Any] = MappingProxyType({})) -> Iterator[None]:
-    """Hold the settings of a mode, and restore what was there, even after an error.
+    """Set the switches of a mode, and restore their former values at the end, also after an error.
 
     Args:
         mode: `full` for deterministic mode, or `default` for torch's own settings.
-        own: Values of switches that win over the mode's, by name.
+        own: Values of switches that take precedence over the mode's, by name.
     """
     wanted: Dict[str, Any] = {}
     if mode == "full":
@@ -194,7 +205,7 @@ def seed_global_streams(seed: int) -> None:
 
 
 def scatter_global_streams() -> None:
-    """Seed the same streams from the operating system, for cases that must not repeat."""
+    """Seed the same streams from the operating system's entropy, for cases that must vary."""
     random.seed()
     np.random.seed()  # noqa: NPY002 (the global stream is what is meant)
     torch.seed()

@@ -1,8 +1,11 @@
-"""The numerics class: what small operators return, bit for bit, on fixed inputs.
+"""The numerics class: a hash of the bits that a fixed set of operators returns on fixed inputs.
 
 Two machines of one class owe each other the same bits. The name of a processor or a GPU cannot say
 this: dispatch, library versions, thread counts and settings decide, and machines of one name may be
 of two classes.
+
+The operators are a sample. Equal classes do not prove that every operator has equal bits at every
+shape: a machine whose class is equal, but whose output has other bits, is reported as drifted.
 """
 
 from __future__ import annotations
@@ -19,9 +22,9 @@ from ..observe.tensors import digest_tensor
 from ..protocol import NumericsClassRecord
 from .portable import uniform
 
-OPERATOR_DIGITS = 12  # hexadecimal, of the digest of what an operator returns
-HASH_DIGITS = 8  # of the class's hash, at the end of its name
-MESSAGE_LENGTH = 60  # characters of the message of an operator that cannot run
+OPERATOR_DIGITS = 12  # hexadecimal digits that are kept of the digest of an operator's result
+HASH_DIGITS = 8  # hexadecimal digits of the class's hash, at the end of its name
+MESSAGE_LENGTH = 60  # characters that are kept of the message of an operator that cannot run
 
 Operators = Mapping[str, Callable[[], torch.Tensor]]
 
@@ -29,27 +32,28 @@ Operators = Mapping[str, Callable[[], torch.Tensor]]
 class Probes(NamedTuple):
     """The fixed inputs of the operators, as tensors of one framework.
 
-    They are large enough for the operators to be blocked and split among threads.
+    Their values are uniform in [-1, 1), from `portable.uniform`. They are large enough for the
+    operators to be blocked and split among threads. `make_probes` has the shapes.
     """
 
-    image: Any
-    kernel: Any
-    point: Any  # a kernel of one pixel
-    rows: Any
-    matrix: Any
-    bias: Any
-    left: Any
-    right: Any
-    query: Any
+    image: Any  # (images, channels, height, width)
+    kernel: Any  # (output channels, input channels, height, width)
+    point: Any  # a kernel of 1 x 1
+    rows: Any  # (rows, input features)
+    matrix: Any  # (output features, input features)
+    bias: Any  # (output features,)
+    left: Any  # (batch, m, k), the left factor of a batched matrix product
+    right: Any  # (batch, k, n), the right factor
+    query: Any  # (batch, heads, tokens, features of a head)
     key: Any
     value: Any
-    line: Any
-    deep_image: Any  # of many channels: how a convolution of these is blocked depends on caches
+    line: Any  # one dimension, for element-wise operators and for a sum
+    deep_image: Any  # many channels: how oneDNN blocks this convolution depends on cache sizes
     deep_kernel: Any
 
 
 def make_probes(convert: Callable[[np.ndarray], Any]) -> Probes:
-    """Return the probes; `convert` makes a framework's tensor of an array of float32."""
+    """Return the probes; `convert` turns a float32 array into a tensor of the framework."""
 
     def probe(name: str, *shape: int) -> Any:
         return convert(uniform(name, shape))
@@ -73,7 +77,7 @@ def make_probes(convert: Callable[[np.ndarray], Any]) -> Probes:
 
 
 def _torch_operators(device: torch.device, dtype: torch.dtype) -> Operators:
-    """Return torch's operators by name."""
+    """Return the operators of torch that are run, by the names that reports show."""
 
     def convert(array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(array).to(device=device, dtype=dtype)
@@ -122,7 +126,11 @@ def _torch_operators(device: torch.device, dtype: torch.dtype) -> Operators:
 
 
 def numerics_class(device: torch.device, dtype: torch.dtype) -> NumericsClassRecord:
-    """Measure torch's numerics class in this process, for one device and type."""
+    """Measure torch's numerics class in this process, for one device and dtype.
+
+    On CUDA, the hash also takes in the compute capability, the number of multiprocessors and the
+    CUDA release, because kernels at shapes that are not probed depend on them.
+    """
     facts: Dict[str, str] = {}
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
@@ -133,12 +141,13 @@ def numerics_class(device: torch.device, dtype: torch.dtype) -> NumericsClassRec
 
 
 def class_of(operators: Operators, name: str, facts: Mapping[str, str]) -> NumericsClassRecord:
-    """Run operators and return the class that their results make.
+    """Run operators and return the class that follows from the bits of their results.
 
     Args:
         operators: The operators by name.
         name: What the class's name begins with.
-        facts: What else belongs to the class: operators of other shapes depend on it.
+        facts: What else goes into the hash, because the results of operators at shapes that are not
+            probed depend on it.
     """
     with torch.no_grad():
         digests = {key: _digest_result(operator) for key, operator in operators.items()}
@@ -147,11 +156,11 @@ def class_of(operators: Operators, name: str, facts: Mapping[str, str]) -> Numer
 
 
 def combine_classes(classes: Mapping[str, NumericsClassRecord]) -> NumericsClassRecord:
-    """Return the class of a case that computes in several types.
+    """Return the class of a case that computes in several dtypes.
 
     Args:
-        classes: The class of each type, by the type's name. The combined name begins as the
-            first one's.
+        classes: The class of each dtype, by the dtype's name. The combined name begins as that of
+            the first class.
     """
     first = next(iter(classes.values()))
     if len(classes) == 1:
@@ -167,7 +176,11 @@ def combine_classes(classes: Mapping[str, NumericsClassRecord]) -> NumericsClass
 
 
 def _digest_result(operator: Callable[[], torch.Tensor]) -> str:
-    """Return the digest of what an operator returns, or why this device or type lacks it."""
+    """Return the digest of an operator's result, or `none:` and the error that it raised.
+
+    That error is part of the class: a device or dtype that lacks an operator differs from one that
+    has it.
+    """
     try:
         return digest_tensor(operator())[:OPERATOR_DIGITS]
     except (RuntimeError, NotImplementedError) as error:
@@ -175,7 +188,11 @@ def _digest_result(operator: Callable[[], torch.Tensor]) -> str:
 
 
 def _readable_name(device: torch.device) -> str:
-    """Return the part of a class's name that a reader understands, such as `cpu-avx512-mkl-t1`."""
+    """Return the readable part of a class's name, such as `cpu-avx512-mkl-t1`.
+
+    On a CPU these are the instructions that ATen uses, the BLAS library and the number of threads.
+    On a GPU they are its model and compute capability.
+    """
     if device.type != "cpu":
         properties = torch.cuda.get_device_properties(device)
         model = properties.name.lower().replace("nvidia", "")

@@ -174,7 +174,7 @@ def perturbed(tensor: torch.Tensor, stream: str) -> torch.Tensor:
         stream: Names the portable numbers that decide which elements go up and which go down.
 
     Returns:
-        The perturbed copy; zeros, infinities and NaN stay as they are.
+        The perturbed copy; zeros, infinities, NaN and what would become infinite stay as they are.
     """
     if not tensor.is_floating_point():
         return tensor.clone()
@@ -182,6 +182,7 @@ def perturbed(tensor: torch.Tensor, stream: str) -> torch.Tensor:
     goes_up = torch.from_numpy(uniform(stream, tuple(tensor.shape))) >= 0
     moves = torch.isfinite(tensor) & (tensor != 0)
     neighbours = bits + torch.where(goes_up, 1, -1).to(bits.dtype)
+    moves &= torch.isfinite(neighbours.view(tensor.dtype))  # above the largest number is infinity
     return torch.where(moves, neighbours, bits).view(tensor.dtype)
 
 

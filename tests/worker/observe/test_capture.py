@@ -9,9 +9,11 @@ from typing import Any
 import builders
 import numpy as np
 import pytest
+import torch
 
 from harness.scenario.reading import read
 from harness.store.recording import Recording
+from harness.worker.observe.capture import perturbed
 from harness.worker.observe.modules import NO_STAGE, OWN_CALL, Detail, ModuleSite
 from harness.worker.observe.stages import Stage
 from harness.worker.protocol import OWN_CODE
@@ -180,3 +182,13 @@ def test_a_detail_is_read_from_a_request():
 def test_a_stage_s_own_code_has_the_label_that_the_protocol_says():
     """The judge's half asks for it by that label."""
     assert OWN_CALL.label == OWN_CODE
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_a_perturbation_never_makes_an_infinity(dtype: torch.dtype):
+    """The largest number stays, whichever way it would go; its neighbours move."""
+    largest = torch.finfo(dtype).max
+    tensor = torch.tensor([largest, -largest, 1.0, -1.0] * 64, dtype=dtype)
+    moved = perturbed(tensor, "any")
+    assert torch.isfinite(moved).all()
+    assert (moved != tensor).any()

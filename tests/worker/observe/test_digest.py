@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from harness.worker.observe.digest import BLOCK, combine, digest, digest_bytes
+from harness.worker.observe.digest import BLOCK, MULTIPLIERS, combine, digest, digest_bytes
 from harness.worker.observe.tensors import AT_ONCE, digest_on_device, digest_tensor
 
 # Bytes, around the borders of words and blocks.
@@ -135,6 +135,12 @@ def test_the_highest_bits_of_two_pixels_never_cancel():
     other = image.copy()
     other[[7, 15]] ^= 0x80
     assert digest(other) != digest(image)
+
+
+def test_two_words_that_change_places_never_cancel():
+    """No two multipliers agree in their lowest 31 bits, so that a sum tells places apart."""
+    lowest = MULTIPLIERS & np.uint64(2**31 - 1)
+    assert len(np.unique(lowest)) == BLOCK
 
 
 def test_layout_in_memory_does_not_count():

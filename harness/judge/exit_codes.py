@@ -1,0 +1,42 @@
+"""From many outcomes or findings to the exit code of a run, a gate or a step of `git bisect`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from harness.judge.policy import Finding, State
+from harness.records import Outcome, Verdict
+
+MOVED = (Verdict.DRIFTED, Verdict.UNREPEATABLE, Verdict.INCOMPARABLE)
+GIT_GOOD, GIT_BAD, GIT_SKIP = 0, 1, 125
+
+
+def exit_code(outcomes: Iterable[Outcome], *, strict: bool) -> int:
+    """Return 0 if something was verified and nothing fails, 1 if something fails, else 3.
+
+    Args:
+        outcomes: Of a run.
+        strict: Whether a single `unverified` outcome is too little to return 0.
+    """
+    outcomes = list(outcomes)
+    if any(outcome.fails for outcome in outcomes):
+        return 1
+    passing = [outcome for outcome in outcomes if outcome.passes]
+    too_little = not passing or (strict and len(passing) < len(outcomes))
+    return 3 if too_little else 0
+
+
+def git_code(outcomes: Iterable[Outcome]) -> int:
+    """Return what `git bisect run` reads: bad if an output moved, good if all are verified."""
+    outcomes = list(outcomes)
+    if any(outcome.verdict in MOVED for outcome in outcomes):
+        return GIT_BAD
+    return GIT_GOOD if all(outcome.passes for outcome in outcomes) else GIT_SKIP
+
+
+def gate_code(findings: Iterable[Finding]) -> int:
+    """Return 1 if a requirement fails, else 3 if one was not verified or none was made, else 0."""
+    states = {finding.state for finding in findings}
+    if State.FAILS in states:
+        return 1
+    return 0 if states == {State.PASSES} else 3

@@ -1,0 +1,122 @@
+"""Calling a pipeline: which schedulers a run gets, and what is left between two calls."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler
+
+from harness.worker.observe.stages import observed_steps
+from harness.worker.pipeline.call import Pipeline
+from harness.worker.pipeline.checkpoints import Checkpoint
+from harness.worker.pipeline.torch_ import Torch
+from harness.worker.protocol import CaseError
+
+
+class Inner:
+    """A pipeline inside another one, which does the steps by the scheduler that it holds."""
+
+    def __init__(self, scheduler: Any) -> None:
+        self.scheduler = scheduler
+
+    @property
+    def components(self) -> dict[str, Any]:
+        return {"scheduler": self.scheduler}
+
+    def __call__(self) -> str:
+        return type(self.scheduler).__name__
+
+
+class Combined:
+    """A combined pipeline, as diffusers has them: it shares components with the one inside."""
+
+    def __init__(self, scheduler: Any) -> None:
+        self.scheduler = scheduler
+        self.decoder = Inner(scheduler)
+
+    @property
+    def components(self) -> dict[str, Any]:
+        return {"scheduler": self.scheduler}
+
+    def to(self, _device: torch.device) -> Combined:
+        return self
+
+    def __call__(self, **_: Any) -> dict[str, torch.Tensor]:
+        self.used = self.decoder()
+        return {"image": torch.zeros(1)}
+
+
+class Unscheduled(Combined):
+    """A pipeline whose scheduler is not among its components."""
+
+    @property
+    def components(self) -> dict[str, Any]:
+        return {}
+
+
+def case(scheduler: dict[str, Any] | None) -> Any:
+    """Return the keys of a case that a pipeline reads."""
+    return {
+        "call": {},
+        "inputs_folder": str(Path.cwd()),
+        "enable": [],
+        "scheduler": scheduler,
+        "generator": "cpu",
+        "seeds": [0],
+    }
+
+
+def called(pipeline: Any, scheduler: dict[str, Any] | None = None) -> Pipeline:
+    """Return the harness's view of a pipeline that is loaded."""
+    return Pipeline(case(scheduler), Checkpoint(pipeline, {}, {}, None), Torch("cpu"))
+
+
+def test_a_scheduler_is_replaced_in_the_pipelines_inside_too():
+    """What a scenario asks for takes effect wherever it is used, and is taken back afterwards."""
+    pipeline = Combined(DDPMScheduler())
+    own = pipeline.scheduler
+    view = called(pipeline, {"class": "DDIMScheduler"})
+    view.run()
+    assert pipeline.used == "DDIMScheduler"
+    assert view.scheduler_configuration()["scheduler"]["class"] == "DDIMScheduler"
+    view.close()
+    assert pipeline.scheduler is own
+    assert pipeline.decoder.scheduler is own
+
+
+def test_a_scheduler_that_cannot_be_replaced_is_refused():
+    """It would be ignored, and the baseline would state another one than the run used."""
+    with pytest.raises(CaseError, match="has no component `scheduler`"):
+        called(Unscheduled(DDPMScheduler()), {"class": "DDIMScheduler"})
+
+
+def test_a_call_may_keep_the_schedulers_of_the_last_one():
+    """As a user does who calls one pipeline object twice; every other run gets fresh ones."""
+    pipeline = Combined(DDIMScheduler())
+    view = called(pipeline)
+    view.run()
+    first = pipeline.scheduler
+    view.run(renew_schedulers=False)
+    assert pipeline.scheduler is first
+    view.run()
+    assert pipeline.scheduler is not first
+
+
+def test_observing_the_steps_leaves_the_scheduler_as_it_was():
+    """Its class is its own again, and nothing stays on the instance."""
+    pipeline = Combined(DDIMScheduler())
+    with observed_steps(pipeline, lambda _: None):
+        assert isinstance(pipeline.scheduler, DDIMScheduler)
+        assert type(pipeline.scheduler) is not DDIMScheduler
+    assert type(pipeline.scheduler) is DDIMScheduler
+    assert "step" not in vars(pipeline.scheduler)
+
+
+def test_a_second_call_of_one_object_is_made_only_where_it_is_asked_for(ask):
+    """It gives the same bits where nothing is left of the first one."""
+    repeat = ask(expect="[repeatable, stateless]").recording.repeat
+    assert (repeat.reused_equals_fresh, repeat.distinct) == (True, 1)
+    assert ask().recording.repeat.reused_equals_fresh is None
