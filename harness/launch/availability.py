@@ -6,9 +6,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.launch.sandbox import PINS, is_made
 from harness.records import Device
-from harness.scenario.fields import CheckpointKind
+from harness.scenario.fields import CheckpointKind, Framework
 from harness.scenario.model import Case, Checkpoint
 
 
@@ -32,13 +31,20 @@ YES = Availability(can_run=True)
 def availability(case: Case) -> Availability:
     """Return whether a case can run on this machine."""
     framework = case.scenario.framework
-    if framework in PINS and not is_made(PINS[framework]):
+    if framework is not Framework.TORCH and not _is_environment_made(framework):
         return _no(f"make it so by harness env --make {framework}")
     if case.target.device is Device.ASCEND and not any(Path("/dev").glob("davinci*")):
         return _no("no Ascend device")
     if case.target.device is Device.CUDA and not Path("/dev/nvidiactl").exists():
         return _no("no CUDA device")
     return _of_checkpoint(case.scenario.checkpoint)
+
+
+def _is_environment_made(framework: Framework) -> bool:
+    """Whether the environment of a framework beside torch is there."""
+    from harness.launch import sandbox  # it is heavy, and few scenarios need it
+
+    return sandbox.is_made(sandbox.PINS[framework])
 
 
 def _of_checkpoint(checkpoint: Checkpoint) -> Availability:

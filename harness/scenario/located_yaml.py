@@ -164,8 +164,11 @@ def repository_of(path: Path) -> Path:
 
 def _check_inside(path: Path) -> None:
     """Refuse a link to a file elsewhere: a message would quote what stands there."""
+    real = os.path.realpath(path)
+    if real == str(Path.cwd() / path):  # no link: the folders above need no look
+        return
     root = repository_of(path)
-    if not Path(os.path.realpath(path)).is_relative_to(root):
+    if not Path(real).is_relative_to(root):
         found = "a symbolic link that leads out of it"
         raise ScenarioError(path, 1, "", f"a file inside {root}", found)
 

@@ -88,7 +88,7 @@ def test_a_framework_with_pins_needs_its_environment(
     devices: Path, monkeypatch: pytest.MonkeyPatch, made: bool
 ):
     """It is large, and is never made unasked."""
-    monkeypatch.setattr(module, "is_made", lambda _pins: made)
+    monkeypatch.setattr("harness.launch.sandbox.is_made", lambda _pins: made)
     found = availability(on("cpu", framework=Framework.MINDSPORE))
     reason = "" if made else "make it so by harness env --make mindspore"
     assert (found.can_run, found.reason) == (made, reason)
