@@ -17,9 +17,10 @@ from typing import Self
 from harness.errors import BaselineError, FileError, NotRecordedError, UsageError, writing
 from harness.judge.cost import CHANGED, judge_cost
 from harness.judge.verdict import judge, wants_teacher_forcing, without_recording
+from harness.launch.availability import missing_environment
 from harness.launch.events import Described, Failed, Recorded, Unverified
 from harness.launch.process import Settings, variables
-from harness.launch.sandbox import PINS, interpreter, is_made
+from harness.launch.sandbox import PINS, interpreter
 from harness.launch.slot import Slot
 from harness.records import Device, Dtype, Outcome, Reason, Verdict
 from harness.scenario.fields import Determinism, Framework
@@ -415,8 +416,7 @@ def _interpreter(framework: Framework, env: tuple[str, ...]) -> Path | None:
         asked = ", ".join(env)
         reason = f"{asked} is for scenarios in torch; the packages of {framework} are pinned"
         raise NotRecordedError(reason, Verdict.UNVERIFIED)
-    if not is_made(PINS[framework]):
-        remedy = f"make it with: harness env --make {framework}"
-        reason = f"no environment with {framework} here; {remedy}"
-        raise NotRecordedError(reason, Verdict.UNVERIFIED)
+    missing = missing_environment(framework)
+    if missing:
+        raise NotRecordedError(missing, Verdict.UNVERIFIED)
     return interpreter(PINS[framework])

@@ -199,24 +199,16 @@ def _every_case_passes_somewhere(_: Requirement, outcomes: Sequence[Outcome]) ->
     return None
 
 
-def _every_case_was_seen(requirement: Requirement, outcomes: Sequence[Outcome]) -> Objection | None:
-    seen = {outcome.case for outcome in outcomes}
-    missed = [case for case in requirement.cases if case not in seen]
-    if missed:
-        reason = f"no run of {', '.join(missed)} among the results"
-        return Objection(State.UNVERIFIED, reason)
-    return None
-
-
-def _every_dtype_was_seen(
-    requirement: Requirement, outcomes: Sequence[Outcome]
-) -> Objection | None:
+def _everything_was_seen(requirement: Requirement, outcomes: Sequence[Outcome]) -> Objection | None:
+    """Object where a dtype that is asked for, or a case of the scenario, is not in any run."""
     if not outcomes:
         return Objection(State.UNVERIFIED, "no run of it among the results")
-    seen = {outcome.target.dtype for outcome in outcomes}
-    missed = [dtype for dtype in requirement.dtypes if dtype not in seen]
+    dtypes = {outcome.target.dtype for outcome in outcomes}
+    cases = {outcome.case for outcome in outcomes}
+    missed = [f"it in {dtype}" for dtype in requirement.dtypes if dtype not in dtypes]
+    missed = missed or [case for case in requirement.cases if case not in cases]
     if missed:
-        reason = f"no run of it in {', '.join(missed)} among the results"
+        reason = f"no run of {', '.join(missed)} among the results"
         return Objection(State.UNVERIFIED, reason)
     return None
 
@@ -246,8 +238,7 @@ RULES: tuple[Rule, ...] = (
     _nothing_is_slower,
     _every_cost_is_known,
     _every_case_passes_somewhere,
-    _every_dtype_was_seen,
-    _every_case_was_seen,
+    _everything_was_seen,
     _detection_rate_is_reached,
 )
 

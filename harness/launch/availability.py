@@ -31,8 +31,9 @@ YES = Availability(can_run=True)
 def availability(case: Case) -> Availability:
     """Return whether a case can run on this machine."""
     framework = case.scenario.framework
-    if framework is not Framework.TORCH and not _is_environment_made(framework):
-        return _no(f"make it so by harness env --make {framework}")
+    missing = missing_environment(framework)
+    if missing:
+        return _no(missing)
     if case.target.device is Device.ASCEND and not any(Path("/dev").glob("davinci*")):
         return _no("no Ascend device")
     if case.target.device is Device.CUDA and not Path("/dev/nvidiactl").exists():
@@ -40,11 +41,18 @@ def availability(case: Case) -> Availability:
     return _of_checkpoint(case.scenario.checkpoint)
 
 
-def _is_environment_made(framework: Framework) -> bool:
-    """Whether the environment of a framework beside torch is there."""
+def missing_environment(framework: Framework) -> str:
+    """Return why a framework beside torch cannot run: nobody has made its environment here.
+
+    The reason is empty where it is there. It is large, and so is never made unasked.
+    """
+    if framework is Framework.TORCH:
+        return ""
     from harness.launch import sandbox  # it is heavy, and few scenarios need it
 
-    return sandbox.is_made(sandbox.PINS[framework])
+    if sandbox.is_made(sandbox.PINS[framework]):
+        return ""
+    return f"no environment with {framework} here; make it with: harness env --make {framework}"
 
 
 def _of_checkpoint(checkpoint: Checkpoint) -> Availability:

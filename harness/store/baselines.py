@@ -13,7 +13,7 @@ import os
 import re
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
@@ -30,18 +30,11 @@ from harness.store.recording import (
     Observed,
     Recording,
     TensorsFile,
-    check_format,
-    check_seal,
 )
 from harness.store.safetensors import digest_file
-from harness.store.typed_json import (
-    NOT_IN_JSON,
-    MalformedError,
-    decode,
-    encode,
-    read_json,
-)
-from harness.worker.files import digest_json, dumps, remove_leftovers, write_file
+from harness.store.sealed import SealedFormat, write_sealed
+from harness.store.typed_json import NOT_IN_JSON
+from harness.worker.files import remove_leftovers, write_file
 
 FORMAT = "harness-baseline/2"
 CLASS_NAME = re.compile(r"\w[\w.+-]*")  # the name of a numerics class is also a file name
@@ -224,9 +217,9 @@ class Store:
             folder.mkdir(parents=True, exist_ok=True)
             remove_leftovers(folder)
             baseline = self._baseline(case, recording, reason, path)
-            content = encode(replace(baseline, tensors_file=TensorsFile(tensors.name, digest)))
             write_file(tensors, packed)
-            _write_sealed(path, content)
+            tensors_file = TensorsFile(tensors.name, digest)
+            write_sealed(path, replace(baseline, tensors_file=tensors_file))
             _remove_unnamed_tensors(folder)
         return path
 
@@ -250,7 +243,7 @@ class Store:
                 baseline = replace(baseline, evidence=evidence.as_yaml())
             if detection_rate is not None:
                 baseline = replace(baseline, detection_rate=detection_rate)
-            _write_sealed(path, encode(baseline))
+            write_sealed(path, baseline)
 
     def _baseline(self, case: Case, recording: Recording, reason: str, path: Path) -> Baseline:
         """Return the baseline that `recording` becomes."""
@@ -330,13 +323,7 @@ def _parsed(path: Path) -> Baseline:
     Raises:
         FileError: It is damaged, or of another format.
     """
-    content = read_json(path)
-    check_format(path, content, FORMAT)
-    check_seal(path, content, REMEDY)
-    try:
-        baseline = decode(Baseline, content)
-    except MalformedError as error:
-        raise FileError(path, f"is no baseline: {error}", REMEDY) from error
+    baseline = SealedFormat(FORMAT, Baseline, "a baseline", REMEDY).read(path)
     name = baseline.tensors_file.file
     if Path(name).name != name:
         raise FileError(path, f"names tensors outside its folder: {name}", REMEDY)
@@ -369,13 +356,6 @@ def _is_reference(path: Path) -> bool:
         return _parsed(path).reference
     except FileError:
         return False
-
-
-def _write_sealed(path: Path, content: object) -> None:
-    """Write a baseline's JSON with its seal, the digest of its own content."""
-    assert isinstance(content, Mapping)  # noqa: S101 (for the type checker: a dataclass was encoded)
-    sealed = {**content, "digest": digest_json(content)}
-    write_file(path, dumps(sealed).encode())
 
 
 def _remove_unnamed_tensors(folder: Path) -> None:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Self, TypeVar
 from harness.errors import FileError
 from harness.records import CostFigures, Stage
 from harness.store.safetensors import digest_file, open_tensors, read_header
-from harness.store.typed_json import NOT_IN_JSON, MalformedError, decode, parse_json, read_json
-from harness.worker.files import digest_json
+from harness.store.sealed import SealedFormat
+from harness.store.typed_json import NOT_IN_JSON, MalformedError, decode, parse_json
 from harness.worker.protocol import (
     MODULE,
     NOISE,
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from harness.records import Array
 
 T = TypeVar("T")
+AGAIN = "run the case again"  # what to do about a damaged recording
 TENSOR_NAMES = (  # what a recording may hold; see `worker.protocol`
     rf"{OUTPUT}.+",
     rf"{NOISE}[0-9]{{1,9}}",
@@ -287,7 +288,7 @@ class Observed:
             raise FileError(
                 self.tensors_path,
                 "is damaged: its bytes are not those that were recorded",
-                "run the case again",
+                AGAIN,
             )
 
     def _named(self, prefix: str) -> dict[str, Array]:
@@ -322,7 +323,7 @@ class Observed:
             raise self._damaged(f"has metadata that cannot be read: {error}") from error
 
     def _damaged(self, problem: str) -> FileError:
-        return FileError(self.tensors_path, f"is damaged: it {problem}", "run the case again")
+        return FileError(self.tensors_path, f"is damaged: it {problem}", AGAIN)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -344,33 +345,6 @@ class Recording(Observed):
         Raises:
             FileError: It is gone, damaged, or of another format.
         """
-        path = folder / RECORDING_FILE
-        content = read_json(path)
-        check_format(path, content, RECORDING_FORMAT)
-        check_seal(path, content, "run the case again")
-        try:
-            recording = decode(cls, content)
-        except MalformedError as error:
-            raise FileError(path, f"is no recording: {error}") from error
+        sealed = SealedFormat(RECORDING_FORMAT, cls, "a recording", AGAIN)
+        recording = sealed.read(folder / RECORDING_FILE)
         return replace(recording, tensors_path=folder / TENSORS_FILE)
-
-
-def check_format(path: Path, content: object, wanted: str) -> None:
-    """Raise FileError where a file's content is not of the format `wanted`."""
-    found = content.get("format") if isinstance(content, dict) else None
-    if found != wanted:
-        raise FileError(
-            path,
-            f"has format {found!r}; this version of the harness reads {wanted!r}",
-            "read it with the version that wrote it, or run again",
-        )
-
-
-def check_seal(path: Path, content: object, remedy: str) -> None:
-    """Raise FileError where a file's content is not what its own digest was made of."""
-    try:
-        sealed = isinstance(content, dict) and content.get("digest") == digest_json(content)
-    except (ValueError, RecursionError):  # text that is no Unicode, or deep nesting
-        sealed = False
-    if not sealed:
-        raise FileError(path, "was changed or cut short: its digest does not fit", remedy)

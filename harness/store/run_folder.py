@@ -9,11 +9,11 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from harness.errors import FileError, UsageError, writing
+from harness.errors import UsageError, writing
 from harness.records import Outcome
-from harness.store.recording import Environment, check_format, check_seal
-from harness.store.typed_json import MalformedError, decode, encode, read_json
-from harness.worker.files import digest_json, dumps, remove_leftovers, write_file
+from harness.store.recording import Environment
+from harness.store.sealed import SealedFormat, write_sealed
+from harness.worker.files import remove_leftovers
 
 RESULTS_FORMAT = "harness-results/2"
 RESULTS_FILE = "results.json"
@@ -55,12 +55,9 @@ def write_results(
         written=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     path = out / (f"results-{part}.json" if part else RESULTS_FILE)
-    content = encode(results)
-    assert isinstance(content, dict)  # noqa: S101 (for the type checker: a dataclass was encoded)
-    sealed = {**content, "digest": digest_json(content)}
     with writing(path):
         out.mkdir(parents=True, exist_ok=True)
-        write_file(path, dumps(sealed).encode())
+        write_sealed(path, results)
     return path
 
 
@@ -70,14 +67,9 @@ def read_results(run: Path) -> Results:
     Raises:
         FileError: There is no such run, or its results are damaged or of another format.
     """
-    path = run / RESULTS_FILE if run.is_dir() else run
-    content = read_json(path)
-    check_format(path, content, RESULTS_FORMAT)
-    check_seal(path, content, "run again; results are never edited by hand")
-    try:
-        return decode(Results, content)
-    except MalformedError as error:
-        raise FileError(path, f"holds no results of a run: {error}") from error
+    remedy = "run again; results are never edited by hand"
+    sealed = SealedFormat(RESULTS_FORMAT, Results, "a file of results", remedy)
+    return sealed.read(run / RESULTS_FILE if run.is_dir() else run)
 
 
 def gather_parts(out: Path) -> tuple[list[Outcome], Environment | None]:

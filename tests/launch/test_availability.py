@@ -90,7 +90,11 @@ def test_a_framework_with_pins_needs_its_environment(
     """It is large, and is never made unasked."""
     monkeypatch.setattr("harness.launch.sandbox.is_made", lambda _pins: made)
     found = availability(on("cpu", framework=Framework.MINDSPORE))
-    reason = "" if made else "make it so by harness env --make mindspore"
+    reason = (
+        ""
+        if made
+        else "no environment with mindspore here; make it with: harness env --make mindspore"
+    )
     assert (found.can_run, found.reason) == (made, reason)
 
 

@@ -416,8 +416,8 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "repeated-key": (repeat_a_key, "json", f"{JSON}: the key `reference` stands twice"),
     "nested-deeply": (nest_deeply, "json", f"{JSON}: it is nested too deeply"),
     "infinite-number": (infinite_number, "json", f"{JSON}: the number '1e999' is too large"),
-    "another-key": (another_key, "json", "is no baseline: $: unknown key `colour`"),
-    "no-target": (no_target, "json", "is no baseline: $: the key `target` is missing"),
+    "another-key": (another_key, "json", "is not a baseline: $: unknown key `colour`"),
+    "no-target": (no_target, "json", "is not a baseline: $: the key `target` is missing"),
     "pipe": (pipe_for_json, "json", "is no file"),
     "linked": (link_json, "json", LINK),
     "folder-linked": (link_folder, "json", LINK),
@@ -667,11 +667,11 @@ def test_sixteen_writers_of_one_case_leave_a_whole_store(store, recorded, monkey
     }
     start = threading.Barrier(16)
 
-    def write_slowly(path, content, real=baselines._write_sealed):
+    def write_slowly(path, content, real=baselines.write_sealed):
         time.sleep(0.01)
         real(path, content)
 
-    monkeypatch.setattr(baselines, "_write_sealed", write_slowly)
+    monkeypatch.setattr(baselines, "write_sealed", write_slowly)
 
     def write(index: int) -> None:
         name = "ab"[index % 2]

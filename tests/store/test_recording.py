@@ -222,12 +222,12 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     "earlier-format": (earlier_format, f"has format 'harness-recording/1'; {READS}"),
     "results": (results_in_its_place, f"has format 'harness-results/2'; {READS}"),
     "no-object": (no_object, f"has format None; {READS}"),
-    "without-stages": (without_stages, "is no recording: $: the key `stages` is missing"),
+    "without-stages": (without_stages, "is not a recording: $: the key `stages` is missing"),
     "text-for-a-shape": (
         text_for_a_shape,
-        "is no recording: $.outputs.image.shape: expected a list, found '1x2'",
+        "is not a recording: $.outputs.image.shape: expected a list, found '1x2'",
     ),
-    "unknown-key": (unknown_key, "is no recording: $: unknown key `colour`"),
+    "unknown-key": (unknown_key, "is not a recording: $: unknown key `colour`"),
 }
 
 

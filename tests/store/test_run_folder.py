@@ -270,13 +270,13 @@ HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
     "earlier-format": (earlier_format, "has format 'harness-results/1'; this version"),
     "unknown-verdict": (
         unknown_verdict,
-        "holds no results of a run: $.outcomes[0].verdict: expected one of identical, within",
+        "is not a file of results: $.outcomes[0].verdict: expected one of identical, within",
     ),
     "text-for-outcomes": (
         text_for_outcomes,
-        "holds no results of a run: $.outcomes: expected a list, found 'drifted'",
+        "is not a file of results: $.outcomes: expected a list, found 'drifted'",
     ),
-    "unknown-key": (unknown_key, "holds no results of a run: $: unknown key `colour`"),
+    "unknown-key": (unknown_key, "is not a file of results: $: unknown key `colour`"),
     "nested": (nest, "is not the JSON that the harness writes: it is nested too deeply"),
     "nan": (not_a_number, "is not the JSON that the harness writes: the literal `NaN`"),
     "html": (html, "is not the JSON that the harness writes: Expecting value"),

@@ -1,0 +1,77 @@
+"""Sealed JSON files: a format, typed content, and a digest over all of it.
+
+Recordings, baselines and results are such files. A seal shows damage and careless editing; it is no
+signature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from harness.errors import FileError
+from harness.store.typed_json import MalformedError, decode, encode, read_json
+from harness.worker.files import digest_json, dumps, write_file
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class SealedFormat(Generic[T]):
+    """One kind of sealed file.
+
+    Attributes:
+        name: The format that its content states.
+        kind: The dataclass of its content.
+        what: What such a file holds, for messages, such as `a baseline`.
+        remedy: What to do about a file that is damaged.
+    """
+
+    name: str
+    kind: type[T]
+    what: str
+    remedy: str
+
+    def read(self, path: Path) -> T:
+        """Return the content of a file.
+
+        Raises:
+            FileError: It is missing, damaged, or of another format.
+        """
+        content = read_json(path)
+        found = content.get("format") if isinstance(content, dict) else None
+        if found != self.name:
+            raise FileError(
+                path,
+                f"has format {found!r}; this version of the harness reads {self.name!r}",
+                "read it with the version that wrote it, or run again",
+            )
+        if not _is_sealed(content):
+            problem = "was changed or cut short: its digest does not fit"
+            raise FileError(path, problem, self.remedy)
+        try:
+            return decode(self.kind, content)
+        except MalformedError as error:
+            raise FileError(path, f"is not {self.what}: {error}", self.remedy) from error
+
+
+def write_sealed(path: Path, content: object) -> None:
+    """Write a dataclass as a JSON file with the digest over it.
+
+    Raises:
+        OSError: The file cannot be written; the old one stays.
+    """
+    plain = encode(content)
+    assert isinstance(plain, Mapping)  # noqa: S101 (for the type checker: a dataclass was encoded)
+    sealed = {**plain, "digest": digest_json(plain)}
+    write_file(path, dumps(sealed).encode())
+
+
+def _is_sealed(content: object) -> bool:
+    """Whether the digest that a content states is the one over it."""
+    try:
+        return isinstance(content, dict) and content.get("digest") == digest_json(content)
+    except (ValueError, RecursionError):  # text that is no Unicode, or deep nesting
+        return False
