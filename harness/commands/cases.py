@@ -126,7 +126,7 @@ def _run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--env",
         metavar="NAME==VERSION",
-        help="in an environment with this release, such as 'diffusers==0.30.3'",
+        help="run in an environment with this release, such as 'diffusers==0.30.3'",
     )
     add_companions(parser)
     parser.add_argument(
@@ -299,12 +299,12 @@ def _env_options(parser: argparse.ArgumentParser) -> None:
             help="(default: %(default)s)",
         )
     parser.add_argument(
-        "--make", choices=made_apart, help="make a framework's environment; no more"
+        "--make", choices=made_apart, help="only make the environment of this framework"
     )
     parser.add_argument(
         "--clear",
         action="store_true",
-        help="remove the environments made for --env and bisect; no more",
+        help="only remove the environments that --env and bisect made",
     )
 
 
@@ -344,7 +344,7 @@ def _run_cases(arguments: argparse.Namespace, cases: Sequence[Case]) -> Session:
 COMMANDS = (
     Command(
         "list",
-        "scenarios, cases, which can run here, which have baselines",
+        "list cases, whether they can run here, and their baselines",
         "-k 'not slow'",
         list_cases,
         _list_options,
@@ -365,7 +365,7 @@ COMMANDS = (
     ),
     Command(
         "env",
-        "environment, effective switches, numerics class",
+        "print the environment, the effective switches and the numerics class",
         "--device cpu --dtype float16",
         show_environment,
         _env_options,

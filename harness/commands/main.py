@@ -25,7 +25,7 @@ GIT_ABORT = 128
 ENDING_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 
 DESCRIPTION = (
-    "Run diffusion scenarios, hold their outputs against baselines, and say what moved, how far "
+    "Run diffusion scenarios, compare their outputs with baselines, and say what moved, how far "
     "and where first."
 )
 CODES = """exit codes:

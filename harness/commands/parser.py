@@ -51,7 +51,8 @@ def add_choice(parser: argparse.ArgumentParser, device: Device | None = None) ->
         "-k",
         default="",
         metavar="EXPR",
-        help="only cases whose id holds a word or whose tags are it: 'ddim and not slow'",
+        help="only cases whose id contains these words, or that have them as tags, such as "
+        "'ddim and not slow'",
     )
     parser.add_argument(
         "--device",
@@ -68,7 +69,7 @@ def add_profile(parser: argparse.ArgumentParser) -> None:
         "--profile",
         type=one_of(Profile),
         metavar=choices(Profile),
-        help="CPU instructions for all cases, whatever their scenarios say",
+        help="which CPU instructions all cases may use, whatever their scenarios say",
     )
 
 
@@ -80,7 +81,7 @@ def add_jobs(parser: argparse.ArgumentParser) -> None:
         type=at_least_one,
         default=1,
         metavar="N",
-        help="workers at once, one thread each (default: %(default)s)",
+        help="how many workers run at once, with one thread each (default: %(default)s)",
     )
 
 
@@ -97,7 +98,7 @@ def add_companions(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME==VERSION",
-        help="another package's version in the same environment, such as "
+        help="put this version of another package into the same environment, such as "
         "'transformers==4.44.2'; may be repeated",
     )
 

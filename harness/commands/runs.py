@@ -254,7 +254,7 @@ COMMANDS = (
     ),
     Command(
         "gate",
-        "one verdict for a release, from many machines' runs",
+        "give one verdict for a release, from the runs of many machines",
         "runs/* --policy .ci/release.yaml",
         gate,
         _gate_options,

@@ -85,7 +85,7 @@ def calibrate(arguments: argparse.Namespace) -> int:
 def _runs(case: Case, arguments: argparse.Namespace, platforms: int) -> int:
     """Return how many runs a calibration takes.
 
-    Each seed runs once as what others are held against. Each perturbation, and each platform with
+    Each seed runs once as what others are compared with. Each perturbation, and each platform with
     each seed, then runs free, teacher-forced, and for each image alone.
     """
     compared = arguments.perturbations + arguments.seeds * platforms
@@ -218,7 +218,7 @@ def explain(arguments: argparse.Namespace) -> int:
     ]
     if not outcomes:
         which = arguments.case or "at all"
-        raise UsageError(f"{run} holds no case {which} that was held against a baseline")
+        raise UsageError(f"{run} holds no case {which} that was compared with a baseline")
     with Session(store_of(arguments), run) as session:
         for outcome in outcomes:
             found, changes = _explanation(session, outcome, arguments)
@@ -355,21 +355,21 @@ def _cost_options(parser: argparse.ArgumentParser) -> None:
         "--pair",
         action="append",
         metavar="NAME",
-        help="settings to compare, as the table names them (default: all)",
+        help="compare only this pair of settings, as the table names it (default: all pairs)",
     )
     parser.add_argument(
         "--turns",
         type=at_least_one,
         default=5,
         metavar="N",
-        help="ratios to take (default: %(default)s)",
+        help="how many ratios to measure (default: %(default)s)",
     )
     parser.add_argument(
         "--rounds",
         type=at_least_one,
         default=2,
         metavar="N",
-        help="steady runs per turn (default: %(default)s)",
+        help="how many timed runs make one ratio (default: %(default)s)",
     )
     add_out(parser)
 
@@ -425,23 +425,25 @@ def _bisect_options(parser: argparse.ArgumentParser) -> None:
         "--package",
         default="diffusers",
         metavar="NAME",
-        help="whose releases (default: %(default)s)",
+        help="the package whose releases are tried (default: %(default)s)",
     )
     parser.add_argument(
-        "--good", required=True, metavar="VERSION", help="the release that others are held against"
+        "--good", required=True, metavar="VERSION", help="the release that others are compared with"
     )
     parser.add_argument("--bad", required=True, metavar="VERSION", help="a later release")
     parser.add_argument(
         "--until",
         choices=UNTIL,
         default=UNTIL[0],
-        help="what counts as moved: other bits, or more than `tolerance.cross-class` "
+        help="what counts as moved: different bits, or more than `tolerance.cross-class` "
         "(default: %(default)s)",
     )
     parser.add_argument(
         "--all", action="store_true", help="run every release and list each that changed the output"
     )
-    parser.add_argument("--pre", action="store_true", help="yanked and pre-releases too")
+    parser.add_argument(
+        "--pre", action="store_true", help="try yanked releases and pre-releases too"
+    )
     add_companions(parser)
     add_out(
         parser, "where recordings go; the next call goes on there (default: runs/ and the time)"
@@ -482,35 +484,35 @@ def _write_json(path: Path, content: object) -> None:
 COMMANDS = (
     Command(
         "calibrate",
-        "tolerances from measured noise",
+        "derive tolerances from measured noise",
         "scenarios/ddim-digits.yaml --write",
         calibrate,
         _calibrate_options,
     ),
     Command(
         "challenge",
-        "inject known faults; which do the tolerances catch?",
+        "inject known faults, and say which of them the tolerances catch",
         "scenarios/sd-digits.yaml --write",
         challenge,
         _challenge_options,
     ),
     Command(
         "explain",
-        "where did it first differ, and which setting explains it?",
+        "find where a case first differs, and which setting explains it",
         "runs/nightly 'sd-digits[cpu-float32]'",
         explain,
         _explain_options,
     ),
     Command(
         "cost",
-        "the overhead of determinism, as a ratio with its spread",
+        "measure the overhead of determinism, as a ratio with its spread",
         "scenarios -k 'digits and not slow'",
         cost,
         _cost_options,
     ),
     Command(
         "bisect",
-        "which release moved the output?",
+        "find the release that moved the output",
         "scenarios/ddim-digits.yaml --package diffusers --good 0.25.1 --bad 0.42.1",
         bisect,
         _bisect_options,
