@@ -102,11 +102,6 @@ class Tolerance:
                 return pattern
         return None
 
-    def local_bound(self, metric: Metric, stage: Stage) -> float | None:
-        """Return the bound on the local drift of `stage`; None where no bound covers it."""
-        pattern = self.local_pattern(metric, stage)
-        return None if pattern is None else self.local[metric][pattern]
-
     def by_key(self, kind: Kind) -> dict[BoundKey, float]:
         """Return every bound by its key, as the tolerance of `kind`."""
         return dict(self._keyed(kind))

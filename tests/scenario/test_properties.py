@@ -73,8 +73,8 @@ def test_the_most_particular_bound_covers_a_stage(patterns: dict[str, float], st
     """Its own, else that of its kind, else the general one."""
     tolerance = Tolerance(local={Metric.LOCAL_L_INF: patterns})
     fitting = [key for key in (str(stage), stage.kind, ANY_STAGE) if key in patterns]
-    expected = patterns[fitting[0]] if fitting else None
-    assert tolerance.local_bound(Metric.LOCAL_L_INF, stage) == expected
+    expected = fitting[0] if fitting else None
+    assert tolerance.local_pattern(Metric.LOCAL_L_INF, stage) == expected
 
 
 # Expressions of `-k`, held against Python's own evaluator.

@@ -89,14 +89,12 @@ def test_a_stage_is_bound_by_its_own_name_then_by_its_kind_then_by_the_general_b
     """The closest pattern decides, also where its bound is smaller; a part of a name is none."""
     tolerance = Tolerance(local={Metric.LOCAL_REL_L2: patterns})
     assert tolerance.local_pattern(Metric.LOCAL_REL_L2, stage) == expected
-    bound = None if expected is None else patterns[expected]
-    assert tolerance.local_bound(Metric.LOCAL_REL_L2, stage) == bound
 
 
 def test_a_bound_on_one_metric_is_none_on_another():
     """A stage that is bounded by `local_rel_l2` alone is free in `local_l_inf`."""
     tolerance = Tolerance(free=FREE, local={Metric.LOCAL_REL_L2: {ANY_STAGE: 1.0}})
-    assert tolerance.local_bound(Metric.LOCAL_L_INF, Stage("unet", 0)) is None
+    assert tolerance.local_pattern(Metric.LOCAL_L_INF, Stage("unet", 0)) is None
 
 
 @pytest.mark.parametrize("kind", Kind)
