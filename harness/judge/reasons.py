@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from harness.judge.expectations import Held
 from harness.records import (
+    AccuracyReason,
     Against,
     Check,
     Comparison,
@@ -16,6 +17,7 @@ from harness.records import (
     DifferenceKind,
     JudgedBy,
     Metric,
+    StageAccuracy,
 )
 from harness.scenario.model import Reference
 
@@ -162,3 +164,24 @@ def cost_is_unknown(cost: Cost) -> str:
         ),
     }
     return words[cost.reason]
+
+
+def accuracy_is_unknown(found: StageAccuracy) -> str:
+    """Return why an accuracy is `unknown`; empty where it is not."""
+    if found.reason is None:
+        return ""
+    words = {
+        AccuracyReason.NOT_EVALUATED: f"it was not evaluated in float64: {found.detail}",
+        AccuracyReason.NOT_FINITE: "one of the sides or the evaluation holds NaN or infinity",
+        AccuracyReason.LOWER_PRECISION: (
+            f"its evaluation in float64 computes with less in {found.detail}"
+        ),
+        AccuracyReason.OWN_ERROR: (
+            "the evaluation's own error is as large as what separates the two sides"
+        ),
+        AccuracyReason.OTHER_FUNCTION: (
+            "the baseline lies farther from the evaluation than rounding explains: it was computed "
+            "by other code, or with less precision than its dtype has"
+        ),
+    }
+    return words[found.reason]

@@ -331,12 +331,15 @@ class Recording(Observed):
     """What one run of a case left: the folder that a worker wrote.
 
     `case` is the request that was run; `fault` the proof that an injected fault took effect.
+    `lower_precision` has the operators that an evaluation in float64 computed with less, by the
+    kept tensor that they led to, such as `scheduler.step#0/sample`.
     """
 
     case: dict[str, object]
     fault: str | None
     operators: tuple[OperatorCall, ...]
     repeat: Repeat
+    lower_precision: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     @classmethod
     def read(cls, folder: Path) -> Self:

@@ -14,6 +14,8 @@ import pytest
 
 from harness.errors import FileError
 from harness.records import (
+    AccuracyReason,
+    AccuracyVerdict,
     Against,
     Check,
     Comparison,
@@ -31,7 +33,9 @@ from harness.records import (
     Outcome,
     Reason,
     Stage,
+    StageAccuracy,
     StageDrift,
+    StageError,
     Verdict,
 )
 from harness.store import typed_json
@@ -352,6 +356,18 @@ OUTCOME = Outcome(
     ),
     free=(STAGE_DRIFT, StageDrift(Stage("noise", 1), "x", 1e-9, 1e-10)),
     local=(STAGE_DRIFT,),
+    accuracy=(
+        StageAccuracy(
+            Stage("scheduler.step", 3),
+            "sample",
+            AccuracyVerdict.UNKNOWN,
+            StageError(2e-7, 1e-7),
+            StageError(4e-7, 2e-7),
+            1e-7,
+            AccuracyReason.LOWER_PRECISION,
+            "aten.conv2d.default",
+        ),
+    ),
     cost=Cost(
         figures=CostFigures(
             load_seconds=1.5,
