@@ -31,10 +31,12 @@ from harness.scenario.fields import Determinism, Expectation, Framework
 from harness.scenario.model import Case
 
 if TYPE_CHECKING:
+    from harness.commands.baseline_writing import NewBaseline
     from harness.session import Session
     from harness.store.recording import Environment
 
 OWN_FOLDER = "the run's folder (default: runs/ and the time)"
+EIGHT_BITS = "uint8"  # the dtype of an output that the pipeline returned as images of Pillow
 FIRST_RECORDING = "first recording on this class"
 
 
@@ -162,6 +164,7 @@ def record(arguments: argparse.Namespace) -> int:
         if _lacks_baseline(outcomes[case.id])
     ]
     write_baselines(session.store, new, arguments.reason)
+    _advise_more_bits(new)
     failed = [each for each in session.outcomes if each.fails and not _lacks_baseline(each)]
     if failed:
         print_run(console(), failed, session.out)
@@ -174,6 +177,19 @@ def record(arguments: argparse.Namespace) -> int:
     if failed:
         return 1
     return 3 if unverified == len(cases) else 0
+
+
+def _advise_more_bits(new: Sequence[NewBaseline]) -> None:
+    """Say once that images of 8 bits hide drift, where new baselines hold such images."""
+    from harness.report.wording import eight_bits
+
+    coarse = [
+        each.case.id
+        for each in new
+        if any(output.dtype == EIGHT_BITS for output in each.recording.outputs.values())
+    ]
+    if coarse:
+        say(eight_bits(coarse))
 
 
 def _called_twice(case: Case) -> Case:

@@ -275,3 +275,12 @@ def wrote(path: Path, recording: Recording) -> str:
         names = ", ".join(held_down_by)
         words += f"; no run is compared with its cost, because the GPU was slowed down by {names}"
     return words
+
+
+def eight_bits(cases: Sequence[str]) -> str:
+    """Return the advice for the cases, at least one, whose images have 8 bits a channel."""
+    more = f" and {len(cases) - 1} more" if len(cases) > 1 else ""
+    return (
+        f"advice: the images of {cases[0]}{more} have 8 bits a channel, so that drift below one of "
+        "255 levels does not show; `output_type: np` in `call` keeps the pipeline's own values"
+    )

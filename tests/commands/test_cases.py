@@ -311,3 +311,13 @@ def test_the_environment_is_printed_with_its_numerics_class(
         r"^flags +deterministic_algorithms +\[True, False\] *$", done.out, re.MULTILINE
     )
     assert sorted(recorded.root.rglob("*")) == before
+
+
+@pytest.mark.parametrize(("output_type", "advised"), [("pil", 1), ("np", 0)])
+def test_record_advises_once_against_images_of_8_bits(output_type: str, advised: int, shop):
+    """They hide every drift that is smaller than one of their 255 levels."""
+    for name in ("one", "two"):
+        shop.scenario(name, call=f"{{num_inference_steps: 1, output_type: {output_type}}}")
+    said = shop.harness("record", "scenarios").out
+    assert said.count("have 8 bits a channel") == advised
+    assert said.count("the images of one[cpu-float32] and 1 more") == advised

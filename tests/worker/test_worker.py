@@ -369,6 +369,46 @@ def test_only_a_pipeline_of_diffusers_can_be_named(name: str):
         library.pipeline_class(name)
 
 
+@pytest.mark.filterwarnings(TORCH_DTYPE)
+@pytest.mark.parametrize(
+    ("name", "resolved"),
+    [
+        ("AutoPipelineForText2Image", "StableDiffusionPipeline"),
+        ("AutoPipelineForImage2Image", "StableDiffusionImg2ImgPipeline"),
+        ("AutoPipelineForInpainting", "StableDiffusionInpaintPipeline"),
+    ],
+)
+def test_an_automatic_pipeline_is_the_class_that_it_chooses(name: str, resolved: str):
+    """By the class that the checkpoint's index names, as diffusers itself resolves it."""
+    found = library.automatic_class(name, "StableDiffusionPipeline")
+    assert found.__name__ == resolved
+
+
+@pytest.mark.parametrize(
+    ("name", "stored", "problem"),
+    [
+        ("AutoPipelineForText2Imge", "DDIMPipeline", "did you mean `AutoPipelineForText2Image`"),
+        ("AutoPipelineForText2Image", "DDIMPipeline", "knows no pipeline for .* DDIMPipeline"),
+        ("AutoPipelineForText2Audio", "StableDiffusionPipeline", "name the class itself"),
+    ],
+)
+def test_an_automatic_pipeline_without_a_class_says_why(name: str, stored: str, problem: str):
+    """It is never said to need a package that is missing."""
+    with pytest.raises(CaseError, match=problem):
+        library.automatic_class(name, stored)
+
+
+def test_a_scenario_may_name_an_automatic_pipeline(ask):
+    """Its stages and bits are those of the class that it stands for."""
+    changes = {
+        "checkpoint": "{bundled: digits-sd}",
+        "call": "{prompt: a handwritten seven, num_inference_steps: 1, output_type: np}",
+    }
+    automatic = ask(pipeline="AutoPipelineForText2Image", **changes).recording
+    named = ask(pipeline="StableDiffusionPipeline", **changes).recording
+    assert automatic.output_digests == named.output_digests
+
+
 def test_weights_are_digested_by_name_and_value():
     """Two components with swapped values differ, and so does one with a changed buffer."""
     first = torch.nn.BatchNorm1d(2)

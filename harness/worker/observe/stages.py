@@ -12,7 +12,19 @@ import inspect
 import itertools
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Callable, ContextManager, Dict, Iterator, NamedTuple, Optional, Tuple
+from typing import (
+    Any,
+    Callable,
+    ContextManager,
+    Dict,
+    Iterator,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+)
+
+import torch
 
 from ..pipeline.components import call_of
 
@@ -79,12 +91,34 @@ def _entry_points(pipeline: Any) -> Iterator[_EntryPoint]:
         own_call = call_of(component)
         if own_call is None:
             continue
-        yield _EntryPoint(name, component, own_call)
-        for method in METHODS:
-            if callable(getattr(component, method, None)):
-                yield _EntryPoint(f"{name}.{method}", component, method)
+        if _is_called(component, own_call):
+            yield _EntryPoint(name, component, own_call)
+        for method in _methods_of(component, own_call):
+            yield _EntryPoint(f"{name}.{method}", component, method)
     for name, scheduler in schedulers_of(pipeline).items():
         yield _EntryPoint(f"{name}.step", scheduler, "step", scheduler=name)
+
+
+def _is_called(component: Any, own_call: str) -> bool:
+    """Return whether a component defines its call, which torch's base class only promises."""
+    return getattr(type(component), own_call, None) is not getattr(torch.nn.Module, own_call, None)
+
+
+def _methods_of(component: Any, own_call: str) -> Sequence[str]:
+    """Return the methods, besides its call, in which a component works.
+
+    A component without a call of its own, such as ShapE's renderer, works in the public methods
+    that its class adds to what its bases have.
+    """
+    if _is_called(component, own_call):
+        return [method for method in METHODS if callable(getattr(component, method, None))]
+    own_class = type(component)
+    inherited = {name for base in own_class.__mro__[1:] for name in vars(base)}
+    return [
+        name
+        for name, member in vars(own_class).items()
+        if inspect.isfunction(member) and not name.startswith("_") and name not in inherited
+    ]
 
 
 @contextmanager

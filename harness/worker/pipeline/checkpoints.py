@@ -22,7 +22,8 @@ from . import hub
 from .components import call_of
 from .enable import enable
 from .framework import Framework
-from .library import nearest, pipeline_class
+from .library import automatic_class, is_automatic, nearest, pipeline_class
+from .loading import complete_weights
 from .synthetic import INDEX_FILE, read_index, synthesize
 
 DIGESTS_FILE = "digests.json"  # of a synthetic checkpoint: the digests that its weights must have
@@ -86,9 +87,14 @@ def load(
         CannotRunHere: The weights are not on this machine and cannot be fetched.
         CaseError: There is no such pipeline, component or repository, or it has no safetensors.
     """
-    found_class = pipeline_class(pipeline_name, framework.library)
+    found_class = None  # an unknown name is refused before anything is fetched
+    if not is_automatic(pipeline_name):
+        found_class = pipeline_class(pipeline_name, framework.library)
     _collect_garbage()
     folder = _folder_of(source)
+    if found_class is None:
+        stored = read_index(folder).get("_class_name")
+        found_class = automatic_class(pipeline_name, str(stored), framework.library)
     is_synthetic = source["kind"] == "synthetic"
     if not is_synthetic:
         _check_classes(folder, framework)
@@ -152,7 +158,8 @@ def _from_pretrained(
     # A single type is given as it is: older releases of diffusers take no type per component.
     asked = types if len(types) > 1 else types[DEFAULT]
     options = {framework.dtype_argument(): asked, "use_safetensors": True, "local_files_only": True}
-    return found_class.from_pretrained(folder, **options)
+    with complete_weights(framework.library):
+        return found_class.from_pretrained(folder, **options)
 
 
 def _hide_progress_bars(framework: Framework) -> None:

@@ -14,6 +14,7 @@ from typing import Any, Iterable, List, Mapping, Optional
 from ..protocol import CaseError
 
 DIFFUSERS = "diffusers"
+AUTOMATIC = "AutoPipelineFor"  # how the names of classes begin that choose a pipeline class
 
 
 def pipeline_class(name: str, library: str = DIFFUSERS) -> Any:
@@ -23,6 +24,43 @@ def pipeline_class(name: str, library: str = DIFFUSERS) -> Any:
         CaseError: This release of the library has no such pipeline.
     """
     return _find("pipeline", name, "DiffusionPipeline", library)
+
+
+def is_automatic(name: str) -> bool:
+    """Return whether a name is that of an `AutoPipelineFor...`, which chooses a class by itself."""
+    return name.startswith(AUTOMATIC)
+
+
+def automatic_class(name: str, stored: str, library: str = DIFFUSERS) -> Any:
+    """Return the pipeline class that an `AutoPipelineFor...` chooses for a checkpoint.
+
+    Args:
+        name: The automatic class, such as `AutoPipelineForImage2Image`.
+        stored: The pipeline class that the checkpoint's index names.
+        library: The library of pipelines.
+
+    Raises:
+        CaseError: There is no such automatic class, or it has no pipeline for the checkpoint.
+    """
+    home = importlib.import_module(f"{library}.pipelines.auto_pipeline")
+    task = name[len(AUTOMATIC) :].upper()
+    tables = [getattr(home, f"AUTO_{word}_PIPELINES_MAPPING", None) for word in (task, task[:-3])]
+    table = next((table for table in tables if table is not None), None)
+    if table is None or getattr(home, name, None) is None:
+        raise CaseError(f"{library} has no automatic pipeline `{name}`{nearest(name, dir(home))}")
+    models = [
+        model
+        for known in home.SUPPORTED_TASKS_MAPPINGS
+        for model, found in known.items()
+        if found.__name__ == stored
+    ]
+    for model in models:
+        if model in table:
+            return table[model]
+    raise CaseError(
+        f"`{name}` knows no pipeline for a checkpoint of {stored}; name the class itself as "
+        "`pipeline`"
+    )
 
 
 def scheduler_class(name: str, library: str = DIFFUSERS) -> Any:

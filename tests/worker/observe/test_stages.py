@@ -386,3 +386,41 @@ def test_noise_can_be_replaced_and_the_library_s_own_is_back_after_an_exception(
         pipeline(num_inference_steps=1, output_type="np")
     assert asked == [(1, 1, 16, 16)]
     assert library_draws() == own
+
+
+class Renderer(torch.nn.Module):
+    """Works as ShapE's renderer does: it has no call, and one public method calls the other."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(2, 2)
+
+    def _rays(self, latents: torch.Tensor) -> torch.Tensor:
+        return self.layer(latents)
+
+    def render(self, latents: torch.Tensor) -> torch.Tensor:
+        return self._rays(latents)
+
+    def decode_to_image(self, latents: torch.Tensor) -> torch.Tensor:
+        return self.render(latents) * 2
+
+    def to(self, *args: Any) -> Renderer:
+        return super().to(*args)
+
+
+def test_a_component_without_a_call_is_a_stage_in_its_public_methods():
+    """Not in what it overrides of torch, and a method inside another one is no stage of its own."""
+    renderer = Renderer()
+    pipeline = type("Pipeline", (), {"components": {"renderer": renderer}})()
+    seen: list[str] = []
+
+    def note(stage: Stage, inputs: dict[str, Any], result: Any) -> Any:
+        seen.append(f"{stage.name} {sorted(inputs)}")
+        return result
+
+    with stages.observed(pipeline, note):
+        renderer.to("cpu")
+        renderer.decode_to_image(torch.ones(1, 2))
+        renderer.render(torch.ones(1, 2))
+    assert seen == ["renderer.decode_to_image#0 ['latents']", "renderer.render#0 ['latents']"]
+    assert not {"render", "decode_to_image"} & set(vars(renderer))
