@@ -64,6 +64,7 @@ class Reason(StrEnum):
     OTHER_STRUCTURE = "other-structure"
     NOT_FINITE = "not-finite"
     NOT_RECORDED = "not-recorded"
+    NO_EFFECT = "no-effect"
     DAMAGED_BASELINE = "damaged-baseline"
 
 
@@ -431,6 +432,19 @@ class StageAccuracy:
 
 
 @dataclass(frozen=True)
+class Effect:
+    """Whether an execution that a case asked for took effect.
+
+    `asked` is the key of the scenario, the component and what was asked for; `seen` is what the
+    worker observed, in words.
+    """
+
+    asked: str
+    seen: str
+    took_effect: bool
+
+
+@dataclass(frozen=True)
 class DetectionRate:
     """How many known faults a scenario's bounds catch: what `harness challenge --write` measured.
 
@@ -489,6 +503,7 @@ class Outcome:
     cost: Cost | None = None
     repeat_l_inf: float | None = None
     environment_changes: tuple[str, ...] = ()
+    effects: tuple[Effect, ...] = ()
     log: str = ""
     path: str = ""
     store: str = ""

@@ -15,6 +15,7 @@ from harness.records import (
     CostReason,
     Difference,
     DifferenceKind,
+    Effect,
     JudgedBy,
     Metric,
     StageAccuracy,
@@ -142,6 +143,12 @@ def scenario_edited(date: str, edits: list[str]) -> str:
 
 def other_weights(components: list[str]) -> str:
     return f"the baseline belongs to other weights: {', '.join(components)}"
+
+
+def no_effect(effects: list[Effect]) -> str:
+    """Return what was asked for and had no effect, each with what was seen."""
+    told = [f"`{effect.asked}` had no effect: {effect.seen}" for effect in effects]
+    return "; ".join(told)
 
 
 def not_finite(outputs: list[str]) -> str:

@@ -91,6 +91,11 @@ def _a_failed_check(outcome: Outcome) -> str:
     return f"beside a failed check: {reasons.exceeded(failed[0])}" if failed else ""
 
 
+def _no_effect(outcome: Outcome) -> str:
+    without = [effect for effect in outcome.effects if not effect.took_effect]
+    return f"although {reasons.no_effect(without)}" if without else ""
+
+
 def _no_baseline(outcome: Outcome) -> str:
     needs_none = outcome.reason in (Reason.VARIES_AS_EXPECTED, Reason.PUBLISHED_VALUE_HOLDS)
     return "" if needs_none or outcome.baseline is not None else "and names no baseline"
@@ -121,6 +126,7 @@ def _bits_that_are_owed(outcome: Outcome) -> str:
 CONTRADICTIONS: tuple[Callable[[Outcome], str], ...] = (
     _another_reason,
     _a_failed_check,
+    _no_effect,
     _no_baseline,
     _no_output,
     _an_output_that_moved,

@@ -2,13 +2,14 @@
 
 The questions come in this order, and the first one that is answered with no decides:
 
-1. Are all outputs finite?
-2. Do the scenario's expectations hold?
-3. Is there a baseline? A scenario whose runs must vary needs none, and a published value can stand
+1. Did every execution that the scenario asks for take effect?
+2. Are all outputs finite?
+3. Do the scenario's expectations hold?
+4. Is there a baseline? A scenario whose runs must vary needs none, and a published value can stand
    in for one.
-4. Is the baseline of this version of the scenario, and of the same weights?
-5. Do both sides have the same outputs, of the same shapes and dtypes?
-6. Do the outputs have the same bits, or else is every drift inside its bound? Is every published
+5. Is the baseline of this version of the scenario, and of the same weights?
+6. Do both sides have the same outputs, of the same shapes and dtypes?
+7. Do the outputs have the same bits, or else is every drift inside its bound? Is every published
    value met?
 """
 
@@ -113,6 +114,7 @@ class _Judgement:
             device_kind=recording.environment.device_kind,
             cost=judge_cost(recording, comparable, case.scenario.cost),
             repeat_l_inf=recording.repeat.l_inf,
+            effects=recording.effects,
             fingerprint=case.scenario.fingerprint,
         )
 
@@ -120,6 +122,10 @@ class _Judgement:
         """Ask the questions that need no baseline, then those that do."""
         broken, checks = expectations.hold_all(self._scenario, self._actual, singles)
         self._draft = replace(self._draft, checks=checks)
+        without = [effect for effect in self._actual.effects if not effect.took_effect]
+        if without:
+            message = reasons.no_effect(without)
+            return self._decided(Verdict.ERROR, Reason.NO_EFFECT, message)
         infinite = outputs_not_finite(self._actual)
         if infinite:
             message = reasons.not_finite(infinite)

@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 
 from harness.records import Device, Dtype
+from harness.scenario import executions
 from harness.scenario.inputs import Call
 from harness.scenario.located_yaml import Anything, Either, Number, OneOrMore, Record, Table, Text
 from harness.scenario.tolerance import EXACT
@@ -89,7 +90,6 @@ SAVERS = (  # the pipelines' own memory savers
     "sequential_cpu_offload",
 )
 ENABLES = (*SAVERS, "channels_last", "compile", "tf32")  # each of them moves bits
-ATTENTION = ("math", "flash", "mem_efficient", "cudnn")  # torch's attention backends
 
 
 @cache
@@ -164,7 +164,7 @@ SHAPE = Record(
             }
         ),
         "enable": OneOrMore(Text(ENABLES), distinct=True),
-        "attention": Text(ATTENTION),
+        **executions.FIELDS,
         "component-dtype": Table(_DTYPE),
         "determinism": Text(tuple(Determinism)),
         "profile": Text(tuple(Profile)),
@@ -205,7 +205,7 @@ SHAPE = Record(
         "generator": "where noise comes from; made anew for every run",
         "cases": "devices and dtypes on which the scenario runs",
         "enable": "memory savers, memory format, compilation, TF32; each changes the arithmetic",
-        "attention": "the one attention backend; math where determinism is full, unless set here",
+        **executions.HELP,
         "component-dtype": "dtypes of single components, where they differ from the case's",
         "determinism": "full sets every deterministic switch; default leaves the libraries alone",
         "profile": "native uses every CPU instruction; portable those of any x86-64 with AVX2",

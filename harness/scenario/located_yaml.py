@@ -27,6 +27,9 @@ MOST_DIGITS = 400  # of a number, more than float64 can hold
 MOST_SHOWN = 60  # characters of a value, where a message says what it is
 MOST_SAID = 300  # characters of any part of a message that comes from the file
 
+# The values of a checked file by key: their types are those of its shape, which mypy cannot follow
+# through a dictionary of shapes.
+Values = Mapping[str, Any]
 REPOSITORY_MARKS = (".git", "pyproject.toml")
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -325,6 +328,20 @@ def _read_as_text(value: str) -> str:
         signed = exponent if exponent[0] in "+-" else f"+{exponent}"
         right = f"{dotted}e{signed}"
     return f"YAML 1.1 reads `{value}` as text; write {right}"
+
+
+@dataclass(frozen=True)
+class Flag:
+    """True or false."""
+
+    def read(self, place: Place) -> bool:
+        value = _construct(place) if isinstance(place.node, yaml.ScalarNode) else None
+        if not isinstance(value, bool):
+            raise place.wrong("true or false")
+        return value
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "boolean"}
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,12 @@ from harness.scenario.fields import (
     Profile,
 )
 from harness.scenario.tolerance import Tolerances
-from harness.worker.protocol import CaseRequest, CheckpointSource, DetailRequest
+from harness.worker.protocol import (
+    CaseRequest,
+    CheckpointSource,
+    DetailRequest,
+    ExecutionsRequest,
+)
 
 # Arguments of a call that count images; a run of one image alone sets them to one.
 COUNTS = (
@@ -126,6 +131,7 @@ class Scenario:
     dtypes: tuple[Dtype, ...] = (Dtype.FLOAT32,)
     enable: tuple[str, ...] = ()
     attention: str | None = None
+    executions: ExecutionsRequest = field(default_factory=ExecutionsRequest)
     component_dtypes: Mapping[str, Dtype] = field(default_factory=dict)
     determinism: Determinism = Determinism.FULL
     profile: Profile = Profile.NATIVE
@@ -159,6 +165,8 @@ class Scenario:
             found["attention"] = self.attention
         if self.component_dtypes:
             found["component-dtype"] = dict(self.component_dtypes)
+        if self.executions:
+            found["executions"] = dict(self.executions)
         return found
 
     @property
@@ -259,6 +267,8 @@ class Case:
         }
         if self.env:
             request["env"] = list(self.env)
+        if scenario.executions:
+            request["executions"] = scenario.executions
         return request
 
 

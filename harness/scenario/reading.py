@@ -11,6 +11,7 @@ from typing import Any
 
 from harness.errors import ScenarioError, UsageError
 from harness.records import Device, Dtype, Target
+from harness.scenario import executions
 from harness.scenario.fields import (
     DEVICES_OF,
     SHAPE,
@@ -22,7 +23,7 @@ from harness.scenario.fields import (
     Profile,
     diffusers_names,
 )
-from harness.scenario.located_yaml import Place, load, nearest
+from harness.scenario.located_yaml import Place, Values, load, nearest
 from harness.scenario.model import Checkpoint, CostBounds, PublishedValue, Reference, Scenario
 from harness.scenario.tolerance import LOOSE, BoundKey, Tolerances
 
@@ -36,11 +37,8 @@ CONTRADICTIONS = (
     (Expectation.IDENTICAL_IMAGES, Expectation.DISTINCT_IMAGES),
 )
 FROM_SEEDS = ("generator", "latents")  # arguments of a call that the harness makes itself
-TORCH_ONLY = ("attention", "component-dtype")
+TORCH_ONLY = (*executions.FIELDS, "component-dtype")
 
-# The values of a checked file by key: their types are those of `fields.SHAPE`, which mypy cannot
-# follow through a dictionary of shapes.
-Values = Mapping[str, Any]
 Members = Mapping[str, Place]
 
 
@@ -93,6 +91,7 @@ def read(path: Path) -> Scenario:
     values, place = load(path, SHAPE)
     members = {key: value_place for key, (_, value_place) in place.members().items()}
     _check_names(values, members)
+    executions.check(values, members)
     scenario = _scenario(path, values, members)
     _check_framework(scenario, members, place)
     _check_call(members)
@@ -110,8 +109,11 @@ def _scenario(path: Path, values: Values, members: Members) -> Scenario:
         "pipeline": values["pipeline"],
         "checkpoint": _checkpoint(values["checkpoint"], members["checkpoint"]),
         "call": values["call"],
+        "executions": executions.executions_of(values),
     }
-    plain = {"scheduler": "scheduler", "attention": "attention", "keep-every": "keep_every"}
+    if isinstance(values.get("attention"), str):
+        given["attention"] = values["attention"]
+    plain = {"scheduler": "scheduler", "keep-every": "keep_every"}
     given |= {field: values[key] for key, field in plain.items() if key in values}
     for key, make in _MAKERS.items():
         if key in values:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from harness.errors import FileError
-from harness.records import CostFigures, Stage
+from harness.records import CostFigures, Effect, Stage
 from harness.store.safetensors import digest_file, open_tensors, read_header
 from harness.store.sealed import SealedFormat
 from harness.store.typed_json import NOT_IN_JSON, MalformedError, decode, parse_json
@@ -330,9 +330,10 @@ class Observed:
 class Recording(Observed):
     """What one run of a case left: the folder that a worker wrote.
 
-    `case` is the request that was run; `fault` the proof that an injected fault took effect.
-    `lower_precision` has the operators that an evaluation in float64 computed with less, by the
-    kept tensor that they led to, such as `scheduler.step#0/sample`.
+    `case` is the request that was run; `fault` the proof that an injected fault took effect;
+    `effects` what was seen of each execution that the case asked for. `lower_precision` has the
+    operators that an evaluation in float64 computed with less, by the kept tensor that they led
+    to, such as `scheduler.step#0/sample`.
     """
 
     case: dict[str, object]
@@ -340,6 +341,7 @@ class Recording(Observed):
     operators: tuple[OperatorCall, ...]
     repeat: Repeat
     lower_precision: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    effects: tuple[Effect, ...] = ()
 
     @classmethod
     def read(cls, folder: Path) -> Self:

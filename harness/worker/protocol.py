@@ -64,6 +64,48 @@ class DetailRequest(TypedDict, total=False):
     feed: List[str]
 
 
+ALL_COMPONENTS = "default"  # stands for every component that is not named
+
+
+class _AttentionBackend(TypedDict):
+    backend: str
+
+
+class AttentionChoice(_AttentionBackend, total=False):
+    """A backend of diffusers' dispatcher of attention, and the revision of a kernel of the Hub."""
+
+    revision: str
+
+
+class CompileRequest(TypedDict, total=False):
+    """Arguments of `torch.compile`, and the components that it is applied to."""
+
+    mode: str
+    fullgraph: bool
+    dynamic: bool
+    options: Dict[str, Any]
+    components: List[str]
+
+
+class ExecutionsRequest(TypedDict, total=False):
+    """How a pipeline is executed; a key that is missing asks for nothing.
+
+    `attention` has the backend of each component, or of `ALL_COMPONENTS`. `cache` has one cache of
+    diffusers by name, with its fields. `quantize` has the `backend` of each component and its
+    fields, `group_offload` the arguments of each component's group offloading, `layerwise_casting`
+    the type that each component's weights are stored in, and `fuse_qkv` the components whose
+    projections are fused.
+    """
+
+    attention: Dict[str, AttentionChoice]
+    compile: CompileRequest
+    cache: Dict[str, Dict[str, Any]]
+    quantize: Dict[str, Dict[str, Any]]
+    group_offload: Dict[str, Dict[str, Any]]
+    layerwise_casting: Dict[str, str]
+    fuse_qkv: List[str]
+
+
 class _CaseBasics(TypedDict):
     """The keys that every case has.
 
@@ -104,10 +146,11 @@ class CaseRequest(_CaseBasics, total=False):
     """A case as the worker reads it.
 
     It has `env` only where other package versions than the installed ones were asked for, such as
-    `diffusers==0.30.3`.
+    `diffusers==0.30.3`, and `executions` only where it asks for one.
     """
 
     env: List[str]
+    executions: ExecutionsRequest
 
 
 class RunRequest(TypedDict):
@@ -294,8 +337,20 @@ class TensorsRecord(TypedDict):
     digest: str
 
 
-class RecordingContent(TypedDict):
-    """The content of `RECORDING_FILE`.
+class EffectRecord(TypedDict):
+    """Whether something that a case asked for took effect.
+
+    `asked` is the key, the component and what was asked for; `seen` is what was observed instead of
+    being believed, in words.
+    """
+
+    asked: str
+    seen: str
+    took_effect: bool
+
+
+class _RecordingBasics(TypedDict):
+    """The keys that every recording has.
 
     `fault` is the proof that an injected fault took effect. `digest` seals all other keys:
     `worker.files.digest_json`.
@@ -314,6 +369,12 @@ class RecordingContent(TypedDict):
     cost: CostRecord
     tensors_file: TensorsRecord
     digest: str
+
+
+class RecordingContent(_RecordingBasics, total=False):
+    """The content of `RECORDING_FILE`; `effects` only where the case asked for an execution."""
+
+    effects: List[EffectRecord]
 
 
 # Events.

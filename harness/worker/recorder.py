@@ -132,6 +132,9 @@ class Recorder:
                 not at hand.
             CaseError: The case names what this environment's libraries do not have.
         """
+        if "executions" in case:
+            asked = ", ".join(f"`{key}`" for key in case["executions"])
+            raise protocol.CaseError(f"this worker cannot apply {asked} yet")
         framework = _framework(case["framework"], case["device"])
         if case["teacher_tensors"] is not None and not framework.can_feed:
             raise protocol.CannotRunHere(

@@ -19,6 +19,7 @@ from harness.records import (
     CostVerdict,
     Difference,
     DifferenceKind,
+    Effect,
     Metric,
     Reason,
     Target,
@@ -100,6 +101,10 @@ SENTENCES = {
     Reason.OTHER_WEIGHTS: (
         reasons.other_weights(["unet", "vae"]),
         "the baseline belongs to other weights: unet, vae",
+    ),
+    Reason.NO_EFFECT: (
+        reasons.no_effect([Effect("compile: unet", "no graph", took_effect=False)]),
+        "`compile: unet` had no effect: no graph",
     ),
     Reason.NOT_FINITE: (
         reasons.not_finite(["image", "mask"]),

@@ -11,7 +11,7 @@ import pytest
 from harness.judge.policy import State, read_policy
 from harness.judge.release import judge_release
 from harness.judge.trust import contradiction, different_releases, distrust, too_old
-from harness.records import Check, Drift, Metric, Reason
+from harness.records import Check, Drift, Effect, Metric, Reason
 from harness.store.baselines import Store
 from harness.store.run_folder import Results
 
@@ -56,6 +56,10 @@ def test_an_outcome_whose_verdict_follows_from_what_it_states_is_not_questioned(
     ("outcome", "problem"),
     [
         (identical(reason=Reason.OVER_BOUND), "it says `identical` for the reason `over-bound`"),
+        (
+            identical(effects=(Effect("compile: unet", "no graph", took_effect=False),)),
+            "it says `identical` although `compile: unet` had no effect: no graph",
+        ),
         (
             identical(checks=(FAILED,)),
             "it says `identical` beside a failed check: image l_inf = 0.0001 (bound 1e-05)",

@@ -19,6 +19,7 @@ from harness.records import (
     CostReason,
     CostVerdict,
     Drift,
+    Effect,
     JudgedBy,
     Metric,
     Outcome,
@@ -40,11 +41,29 @@ PUBLISHED_ALONE = "by the published value alone, there is no baseline"
 AGAINST_REFERENCE = f" against the baseline of {REFERENCE}{FIRST}"
 ELSEWHERE = Reference(Target(builders.CPU.device, builders.CPU.dtype), "other")
 VARIES = (Expectation.VARIES,)
+NO_CACHE = Effect("cache: first_block of unet", "0 of 12 calls were skipped", took_effect=False)
+WORKING = Effect("compile: unet", "1 graph", took_effect=True)
 
 # id: (this run, the baseline or None, changes to the scenario, verdict, reason, message)
 JUDGED = {
     "identical": (
         {},
+        {},
+        {},
+        "identical",
+        Reason.SAME_BITS,
+        f"same bits as the baseline of {SAME}",
+    ),
+    "an-execution-without-effect": (
+        {"effects": (NO_CACHE, WORKING)},
+        {},
+        {},
+        "error",
+        Reason.NO_EFFECT,
+        "`cache: first_block of unet` had no effect: 0 of 12 calls were skipped",
+    ),
+    "an-execution-with-its-effect": (
+        {"effects": (WORKING,)},
         {},
         {},
         "identical",
@@ -601,3 +620,11 @@ def test_a_baseline_s_detection_rate_comes_with_the_outcome(made):
     rated = replace(match.baseline, detection_rate=builders.detection_rate(caught=19))
     outcome = judge(builders.case(), made(), replace(match, baseline=rated), [])
     assert outcome.baseline.detection_rate == rated.detection_rate
+
+
+def test_what_was_seen_of_an_execution_goes_into_the_outcome_and_its_json(tmp_path):
+    """Reports print it, whether it took effect or not."""
+    recording = builders.recording(tmp_path, effects=(NO_CACHE, WORKING))
+    outcome = judge(builders.case(), recording, None, [])
+    assert outcome.effects == (NO_CACHE, WORKING)
+    assert decode(Outcome, encode(outcome)).effects == outcome.effects

@@ -211,6 +211,12 @@ generator: device
 cases: {device: [cpu, cuda], dtype: [float32, bfloat16]}
 enable: [vae_slicing, tf32]
 attention: flash
+compile: {mode: reduce-overhead, dynamic: false}
+cache: {first_block: {threshold: 0.5}}
+quantize: {unet: {backend: quanto, weights_dtype: int8}}
+group-offload: {vae: {offload_type: leaf_level}}
+layerwise-casting: {vae: float8_e4m3fn}
+fuse-qkv: [unet, vae]
 component-dtype: {vae: float16}
 determinism: default
 profile: portable
@@ -245,6 +251,14 @@ def test_every_key_of_a_file_becomes_a_typed_field(tmp_path):
         dtypes=(Dtype.FLOAT32, Dtype.BFLOAT16),
         enable=("vae_slicing", "tf32"),
         attention="flash",
+        executions={
+            "compile": {"mode": "reduce-overhead", "dynamic": False},
+            "cache": {"first_block": {"threshold": 0.5}},
+            "quantize": {"unet": {"backend": "quanto", "weights_dtype": "int8"}},
+            "group_offload": {"vae": {"offload_type": "leaf_level"}},
+            "layerwise_casting": {"vae": "float8_e4m3fn"},
+            "fuse_qkv": ["unet", "vae"],
+        },
         component_dtypes={"vae": Dtype.FLOAT16},
         determinism=Determinism.DEFAULT,
         profile=Profile.PORTABLE,
