@@ -36,7 +36,10 @@ WHERE_IT_IS = {
     "harness.worker.pipeline.mindspore_": {"mindspore"},
     "harness.worker.conditions.cost": {"pynvml"},
 }
-JUDGE_NEEDS = {"filelock", "numpy", "packaging", "pytest", "pytest_benchmark", "rich", "yaml"}
+JUDGE_NEEDS = {
+    "filelock", "flip_evaluator", "jinja2", "matplotlib", "numpy", "packaging", "pytest",
+    "pytest_benchmark", "rich", "skimage", "yaml",
+}  # fmt: skip
 MOST_AT_THE_ROOT = 6
 MOST_LINES = 60  # of a function: it must fit on a screen
 ATOMIC_WRITER = "harness.worker.files"

@@ -18,7 +18,14 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from harness.judge import drift, environment_diff, expectations, first_difference, reasons
+from harness.judge import (
+    appearance,
+    drift,
+    environment_diff,
+    expectations,
+    first_difference,
+    reasons,
+)
 from harness.judge.checks import check_local, check_output, failed
 from harness.judge.cost import judge_cost
 from harness.judge.staleness import staleness_of
@@ -206,9 +213,11 @@ class _Judgement:
         checks += self._draft.checks
         if tolerance.exact and not failed(checks):  # such as 0.0 and -0.0: equal, not the same bits
             checks.append(Check(", ".join(outputs), Metric.BITS, math.nan, 0.0))
+        output_type = self._scenario.call.get("output_type")
         self._draft = replace(
             self._draft,
             outputs=outputs,
+            appearance=appearance.of_outputs(self._actual, match.baseline, output_type),
             free=drift.of_stages(self._actual, match.baseline),
             checks=tuple(checks),
         )
