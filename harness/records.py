@@ -363,6 +363,53 @@ class Appearance:
     signal_to_noise: float | None = None
 
 
+class ChangeKind(StrEnum):
+    """What part of an environment changed, in the order in which reports list the changes.
+
+    `library` is torch, diffusers or transformers, which compute; `package` is any other.
+    `unobserved` is something that one of the two sides does not show, such as noise. `stated` is a
+    line of text, as files of results held it before changes had types.
+    """
+
+    FRAMEWORK = "framework"
+    UNOBSERVED = "unobserved"
+    LIBRARY = "library"
+    GPU = "gpu"
+    FLAG = "flag"
+    VARIABLE = "variable"
+    MACHINE = "machine"
+    OPERATOR = "operator"
+    PACKAGE = "package"
+    STATED = "stated"
+
+
+@dataclass(frozen=True)
+class Change:
+    """One fact that differs between a baseline and a run: its name, and both sides as text."""
+
+    name: str
+    expected: str
+    actual: str
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.expected} -> {self.actual}"
+
+
+@dataclass(frozen=True)
+class EnvironmentChange(Change):
+    """One fact of the environment that differs between a baseline and a run.
+
+    The two sides of an operator are the digests of its results. `unobserved` has none.
+    """
+
+    kind: ChangeKind
+
+    @classmethod
+    def from_text(cls, text: str) -> EnvironmentChange:
+        """Return the change that a line of an older file of results states."""
+        return cls(text, "", "", ChangeKind.STATED)
+
+
 class CostVerdict(StrEnum):
     """What is said of a run's cost beside its verdict."""
 
@@ -568,6 +615,10 @@ class Outcome:
     is empty where the case left no recording, `accuracy` where no stage was evaluated in float64;
     `judge.accuracy.deciding` gives the verdict on all of it. `appearance` is how the outputs that
     differ look: one entry for each image of a batch; it decides nothing.
+
+    `origins` are the differences that no other difference explains; where there are several,
+    several things moved by themselves. `edits` are the keys of the scenario that were edited since
+    a `stale` baseline.
     """
 
     case: str
@@ -588,12 +639,14 @@ class Outcome:
     accuracy: tuple[StageAccuracy, ...] = ()
     cost: Cost | None = None
     repeat_l_inf: float | None = None
-    environment_changes: tuple[str, ...] = ()
+    environment_changes: tuple[EnvironmentChange, ...] = ()
     effects: tuple[Effect, ...] = ()
     log: str = ""
     path: str = ""
     store: str = ""
     fingerprint: str = ""
+    origins: tuple[Difference, ...] = ()
+    edits: tuple[Change, ...] = ()
 
     @property
     def passes(self) -> bool:

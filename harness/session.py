@@ -282,10 +282,26 @@ class Session:
         """Judge a recording, after a teacher-forced run where the comparison needs one."""
         forced = None
         if match is not None and wants_teacher_forcing(case.scenario, recording, match):
-            tensors = match.baseline.tensors_path.resolve()
-            forced = self.record(replace(case, teacher_tensors=tensors), slot)
+            forced = self._teacher_forced(match, case, slot)
         with _reading_recordings():  # the judge reads tensors only where digests differ
             return judge(case, recording, match, singles, forced)
+
+    def _teacher_forced(self, match: Match, case: Case, slot: Slot) -> Recording | None:
+        """Return the recording in which every stage got the baseline's inputs.
+
+        It is None where no such run is possible and the baseline is of the same class: the verdict
+        does not depend on it then.
+
+        Raises:
+            NotRecordedError: No such run is possible, and the bounds on local drift need one.
+        """
+        tensors = match.baseline.tensors_path.resolve()
+        try:
+            return self.record(replace(case, teacher_tensors=tensors), slot)
+        except NotRecordedError:
+            if match.same_class and not was_replaced(match.baseline):
+                return None
+            raise
 
     def _timed_again(
         self, case: Case, outcome: Outcome, match: Match | None, slot: Slot

@@ -9,6 +9,7 @@ import builders
 
 from harness.records import (
     Against,
+    ChangeKind,
     Check,
     Cost,
     CostFigures,
@@ -17,6 +18,7 @@ from harness.records import (
     Difference,
     DifferenceKind,
     Drift,
+    EnvironmentChange,
     Metric,
     Reason,
 )
@@ -67,7 +69,9 @@ DRIFTED = builders.outcome(
     checks=(REL_L2, L_INF, NO_NUMBER),
     first_difference=Difference(DifferenceKind.STAGE_OUTPUT, "unet#7"),
     baseline=builders.judged_by("cpu-b", same_class=False),
-    environment_changes=tuple(f"library-{index} 1 -> 2" for index in range(10)),
+    environment_changes=tuple(
+        EnvironmentChange(f"library-{index}", "1", "2", ChangeKind.PACKAGE) for index in range(10)
+    ),
     cost=SLOWER,
 )
 MISSING = builders.outcome(

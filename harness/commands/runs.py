@@ -17,7 +17,7 @@ from harness.commands.parser import (
     store_of,
 )
 from harness.errors import UsageError
-from harness.records import Outcome, Verdict
+from harness.records import Outcome
 from harness.scenario.model import Case
 
 if TYPE_CHECKING:
@@ -27,14 +27,6 @@ if TYPE_CHECKING:
 
 # The keys of a request that do not influence the output.
 NOT_DECIDING = ("rounds", "reuse", "inputs_folder")
-# Verdicts whose recording may become the baseline.
-ACCEPTABLE = (
-    Verdict.DRIFTED,
-    Verdict.STALE,
-    Verdict.MISSING,
-    Verdict.INCOMPARABLE,
-    Verdict.WITHIN,
-)
 GATE_WORDS = {  # by the exit code
     0: "the gate is open",
     1: "the gate is closed: something required fails",
@@ -98,7 +90,9 @@ def _accepted(
 
 
 def _may_be_accepted(case: Case, outcome: Outcome) -> bool:
-    return outcome.verdict in ACCEPTABLE and case.scenario.needs_baseline
+    from harness.report.advice import ACCEPTABLE_VERDICTS
+
+    return outcome.verdict in ACCEPTABLE_VERDICTS and case.scenario.needs_baseline
 
 
 def _check(case: Case, recording: Recording, run: Path) -> None:

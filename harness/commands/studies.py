@@ -22,7 +22,7 @@ from harness.commands.parser import (
     store_of,
 )
 from harness.errors import UsageError
-from harness.records import Device, Outcome
+from harness.records import Device, EnvironmentChange, Outcome
 from harness.scenario.model import Case
 from harness.scenario.reading import read_all
 from harness.scenario.select import select
@@ -228,7 +228,7 @@ def explain(arguments: argparse.Namespace) -> int:
 
 def _explanation(
     session: Session, outcome: Outcome, arguments: argparse.Namespace
-) -> tuple[Explanation, Sequence[str]]:
+) -> tuple[Explanation, Sequence[EnvironmentChange]]:
     """Return why a case moved, and what changed in the environment.
 
     Without a case on the command line both are what the recordings tell by themselves: the first

@@ -149,6 +149,16 @@ def of_outputs(actual: Observed, expected: Observed) -> dict[str, Drift]:
     }
 
 
+def of_shared_outputs(actual: Observed, expected: Observed) -> dict[str, Drift]:
+    """Return the drift of every output that both sides have in the same shape."""
+    actual_tensors, expected_tensors = actual.output_tensors, expected.output_tensors
+    return {
+        name: measure(actual_tensors[name], tensor)
+        for name, tensor in expected_tensors.items()
+        if name in actual_tensors and actual_tensors[name].shape == tensor.shape
+    }
+
+
 @dataclass(frozen=True)
 class _NoValue:
     """Stands for the drift of a tensor that this run lacks; it is NaN, which no bound admits."""

@@ -35,12 +35,9 @@ def other_tensors(actual: Observed, expected: Observed, component: str) -> list[
 
 def first(actual: Observed, expected: Observed) -> Difference | None:
     """Return the first difference; None if nothing differs."""
-    return (
-        _weights(actual, expected)
-        or _arguments(actual, expected)
-        or configuration(actual, expected)
-        or besides_settings(actual, expected)
-    )
+    for found in (*weights(actual, expected), *arguments(actual, expected)):
+        return found
+    return configuration(actual, expected) or besides_settings(actual, expected)
 
 
 def besides_settings(actual: Observed, expected: Observed) -> Difference | None:
@@ -49,8 +46,8 @@ def besides_settings(actual: Observed, expected: Observed) -> Difference | None:
     A release that adds a setting to a configuration need not move anything by it.
     """
     return (
-        _noise(actual, expected)
-        or _tables(actual, expected)
+        noise(actual, expected)
+        or next(iter(tables(actual, expected)), None)
         or _stages(actual.stages, expected.stages)
         or _outputs(actual, expected)
     )
@@ -140,49 +137,71 @@ def _jump(free: Sequence[StageDrift]) -> tuple[Stage | None, float]:
     return stage, growth
 
 
-def _weights(actual: Observed, expected: Observed) -> Difference | None:
-    components = other_weights(actual, expected)
-    if not components:
-        return None
-    tensors = other_tensors(actual, expected, components[0])
-    return _named(DifferenceKind.WEIGHTS, components[0], tensors)
+def weights(actual: Observed, expected: Observed) -> list[Difference]:
+    """Return a difference for each component of the checkpoint whose weights differ."""
+    return [
+        _named(DifferenceKind.WEIGHTS, component, other_tensors(actual, expected, component))
+        for component in other_weights(actual, expected)
+    ]
 
 
-def _arguments(actual: Observed, expected: Observed) -> Difference | None:
-    """Compare the inputs of the call: another file, or the same file decoded differently."""
+def arguments(actual: Observed, expected: Observed) -> list[Difference]:
+    """Return the inputs of the call that differ: another file, or the same decoded differently."""
+    found = []
     for own, its in zip(actual.inputs.arguments, expected.inputs.arguments, strict=False):
         if own.digest != its.digest:
             same_file = own.file == its.file and own.file
             kind = DifferenceKind.INPUT_DECODING if same_file else DifferenceKind.INPUT_FILE
-            return Difference(kind, own.name, (own.argument,))
-    return None
+            found.append(Difference(kind, own.name, (own.argument,)))
+    return found
 
 
-def _tables(actual: Observed, expected: Observed) -> Difference | None:
-    """Compare what both sides' schedulers hold; a table that only one side has moves nothing."""
+def edited_settings(actual: Observed, expected: Observed) -> list[Difference]:
+    """Return the schedulers whose configuration has another value for a setting of both sides.
+
+    A release adds settings without moving anything by them; those are left out.
+    """
+    mine, others = actual.inputs.schedulers, expected.inputs.schedulers
+    found = []
+    for scheduler in sorted({*mine} & {*others}):
+        own, its = mine[scheduler], others[scheduler]
+        names = [name for name in _differing(own, its) if name in own and name in its]
+        words = [f"{name} {its[name]!r} -> {own[name]!r}" for name in names]
+        if words:
+            found.append(_named(DifferenceKind.CONFIGURATION, scheduler, words))
+    return found
+
+
+def tables(actual: Observed, expected: Observed) -> list[Difference]:
+    """Return the schedulers whose tables differ; a table that only one side has moves nothing."""
     mine, others = actual.inputs.tables, expected.inputs.tables
+    found = []
     for scheduler in sorted({*mine} & {*others}):
         own, its = mine[scheduler], others[scheduler]
         changed = sorted(name for name in {*own} & {*its} if own[name] != its[name])
         if changed:
-            return _named(DifferenceKind.SCHEDULER_TABLES, scheduler, changed)
-    return None
+            found.append(_named(DifferenceKind.SCHEDULER_TABLES, scheduler, changed))
+    return found
 
 
-def _outputs(actual: Observed, expected: Observed) -> Difference | None:
-    changed = _differing(actual.output_digests, expected.output_digests)
-    return Difference(DifferenceKind.OUTPUTS, "", tuple(changed)) if changed else None
+def noise(actual: Observed, expected: Observed) -> Difference | None:
+    """Return the first draw of noise that differs, or that their counts do.
 
-
-def _noise(actual: Observed, expected: Observed) -> Difference | None:
+    There is none where a release draws noise where it cannot be seen.
+    """
     for side in (actual, expected):
         if NOISE_IS_UNOBSERVED in side.environment.unobserved:
-            return None  # a release that draws noise where it cannot be seen
+            return None
     mine, others = actual.noise, expected.noise
     for index, (own, its) in enumerate(zip(mine, others, strict=False)):
         if own.digest != its.digest:
             return Difference(DifferenceKind.NOISE, str(Stage("noise", index)))
     return _counts(DifferenceKind.NOISE_COUNT, len(mine), len(others))
+
+
+def _outputs(actual: Observed, expected: Observed) -> Difference | None:
+    changed = _differing(actual.output_digests, expected.output_digests)
+    return Difference(DifferenceKind.OUTPUTS, "", tuple(changed)) if changed else None
 
 
 def _stages(

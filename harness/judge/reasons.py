@@ -5,10 +5,14 @@ Nothing decides by these words; decisions are the fields of `records`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from harness.judge.expectations import Held
+from harness.judge.origins import component_of
 from harness.records import (
     AccuracyReason,
     Against,
+    ChangeKind,
     Check,
     Comparison,
     Cost,
@@ -16,6 +20,7 @@ from harness.records import (
     Difference,
     DifferenceKind,
     Effect,
+    EnvironmentChange,
     JudgedBy,
     Metric,
     StageAccuracy,
@@ -77,6 +82,46 @@ def difference(found: Difference) -> str:
         DifferenceKind.OUTPUTS: f"{names}, after the last stage",
     }
     return words[found.kind]
+
+
+def place(found: Difference) -> str:
+    """Return what moved, without the number of a stage: `scheduler tables`, `arithmetic of unet`.
+
+    Cases of one cause have this in common.
+    """
+    component = component_of(found)
+    names = ", ".join(found.names) + (f" and {found.more} more" if found.more else "")
+    own = "" if component == "scheduler" else f" of {component}"
+    words = {
+        DifferenceKind.WEIGHTS: f"weights of {component}",
+        DifferenceKind.INPUT_FILE: f"input {component} of `{names}`",
+        DifferenceKind.INPUT_DECODING: f"decoding of input {component}",
+        DifferenceKind.CONFIGURATION: f"scheduler settings{own}: {names}",
+        DifferenceKind.NOISE: "noise",
+        DifferenceKind.NOISE_COUNT: "count of noise draws",
+        DifferenceKind.SCHEDULER_TABLES: f"scheduler tables{own}",
+        DifferenceKind.STAGE_ORDER: "order of stages",
+        DifferenceKind.STAGE_INPUT: f"code before {component}, which gives it another {names}",
+        DifferenceKind.STAGE_OUTPUT: f"arithmetic of {component}",
+        DifferenceKind.STAGE_COUNT: "count of stages",
+        DifferenceKind.OUTPUTS: "code after the last stage",
+    }
+    return words[found.kind]
+
+
+def environment_changes(changes: Sequence[EnvironmentChange]) -> list[str]:
+    """Return a line for each change of the environment, and one line for all operators."""
+    operators = [change.name for change in changes if change.kind is ChangeKind.OPERATOR]
+    lines = [_environment_change(change, operators) for change in changes]
+    return list(dict.fromkeys(lines))
+
+
+def _environment_change(change: EnvironmentChange, operators: Sequence[str]) -> str:
+    if change.kind is ChangeKind.OPERATOR:
+        return f"operators with other bits: {', '.join(operators)}"
+    if change.kind is ChangeKind.UNOBSERVED:
+        return f"not observed in one of the two: {change.name}"
+    return change.name if change.kind is ChangeKind.STATED else str(change)
 
 
 def and_first(found: Difference | None) -> str:

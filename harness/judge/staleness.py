@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from harness.judge import environment_diff, first_difference, reasons
-from harness.records import Reason
+from harness.records import Change, Reason
 from harness.scenario.model import Scenario
 from harness.store.baselines import Baseline
 from harness.store.recording import Observed
@@ -14,41 +14,45 @@ from harness.store.recording import Observed
 
 @dataclass(frozen=True)
 class Staleness:
-    """Why a baseline is not of this version of the scenario, or not of these weights."""
+    """Why a baseline is not of this version of the scenario, or not of these weights.
+
+    `edits` are the keys of the scenario that were edited since; there are none for a baseline that
+    does not hold the values of its scenario.
+    """
 
     reason: Reason
     message: str
+    edits: tuple[Change, ...] = ()
 
 
 def staleness_of(scenario: Scenario, baseline: Baseline, actual: Observed) -> Staleness | None:
     """Return why the baseline does not fit this run; None where it fits."""
     if baseline.fingerprint != scenario.fingerprint:
         edits = _edits(scenario.decides, baseline.decides)
-        message = reasons.scenario_edited(baseline.provenance.date, edits)
-        return Staleness(Reason.SCENARIO_EDITED, message)
+        message = reasons.scenario_edited(baseline.provenance.date, list(map(str, edits)))
+        return Staleness(Reason.SCENARIO_EDITED, message, tuple(edits))
     other = first_difference.other_weights(actual, baseline)
     if other:
         return Staleness(Reason.OTHER_WEIGHTS, reasons.other_weights(other))
     return None
 
 
-def _edits(actual: Mapping[str, object], expected: Mapping[str, object]) -> list[str]:
+def _edits(actual: Mapping[str, object], expected: Mapping[str, object]) -> list[Change]:
     """Return the keys of the scenario that were edited since the baseline, with both values.
 
     The list is empty for a baseline that does not hold the values of its scenario.
     """
     if not expected:
         return []
-    changes = environment_diff.changes_of(_flat(actual), _flat(expected))
-    return [str(change) for change in changes]
+    return environment_diff.changes_of(_flat(actual), _flat(expected))
 
 
-def _flat(settings: Mapping[str, object]) -> dict[str, object]:
-    """Return settings with one level of nesting made dotted keys; None counts as unset."""
+def _flat(settings: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    """Return nested settings by dotted keys, such as `scheduler.class`; None counts as unset."""
     found: dict[str, object] = {}
     for name, value in settings.items():
         if isinstance(value, Mapping):
-            found |= {f"{name}.{key}": inner for key, inner in value.items()}
-        else:
-            found[name] = value
-    return {key: value for key, value in found.items() if value is not None}
+            found |= _flat(value, f"{prefix}{name}.")
+        elif value is not None:
+            found[prefix + name] = value
+    return found

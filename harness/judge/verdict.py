@@ -24,6 +24,7 @@ from harness.judge import (
     environment_diff,
     expectations,
     first_difference,
+    origins,
     reasons,
 )
 from harness.judge.checks import check_local, check_output, failed
@@ -33,6 +34,7 @@ from harness.judge.structure import outputs_not_finite, same_bits, structure
 from harness.records import (
     Against,
     Check,
+    Difference,
     Drift,
     Metric,
     Outcome,
@@ -40,7 +42,7 @@ from harness.records import (
     Verdict,
 )
 from harness.scenario.model import Case, Scenario
-from harness.scenario.tolerance import NO_DIFFERENCE
+from harness.scenario.tolerance import LOCAL_METRICS, NO_DIFFERENCE
 from harness.store.baselines import Match
 from harness.store.recording import Recording, TensorFacts
 
@@ -65,10 +67,12 @@ def without_recording(
 def wants_teacher_forcing(scenario: Scenario, actual: Recording, match: Match) -> bool:
     """Whether the case must run once more, with the baseline's inputs for every stage.
 
-    It must where the baseline is of another class and comparable, and the bits differ.
+    It must where the baseline is comparable and the bits differ. Against a baseline of another
+    class, this run is held to the bounds on local drift. Against one of the same class it only
+    tells which stages moved by themselves.
     """
     expected = match.baseline
-    if match.same_class or staleness_of(scenario, expected, actual) is not None:
+    if staleness_of(scenario, expected, actual) is not None:
         return False
     return not structure(actual, expected) and not same_bits(actual, expected)
 
@@ -89,7 +93,7 @@ def judge(
         singles: One recording for each image of the batch, made alone, where the scenario expects
             `batch-equals-single`; otherwise empty.
         teacher_forced: The recording in which every stage got the baseline's inputs, where
-            `wants_teacher_forcing` says so.
+            `wants_teacher_forcing` says so. It may be missing for a baseline of the same class.
     """
     return _Judgement(case, recording, match).outcome(singles, teacher_forced)
 
@@ -135,6 +139,9 @@ class _Judgement:
             return self._decided(Verdict.ERROR, Reason.NO_EFFECT, message)
         infinite = outputs_not_finite(self._actual)
         if infinite:
+            if self._match is not None:
+                self._note_baseline(self._match)
+                self._show_drift(self._match)
             message = reasons.not_finite(infinite)
             return self._decided(Verdict.INCOMPARABLE, Reason.NOT_FINITE, message)
         if broken is not None:
@@ -166,24 +173,48 @@ class _Judgement:
 
     def _with_baseline(self, match: Match, teacher_forced: Recording | None) -> Outcome:
         expected = match.baseline
-        self._draft = replace(
-            self._draft,
-            baseline=match.judged_by(),
-            environment_changes=environment_diff.list_changes(
-                self._actual.environment, expected.environment
-            ),
-        )
+        self._note_baseline(match)
         if self._stale is not None:
+            self._show_drift(match)
+            self._draft = replace(self._draft, edits=self._stale.edits)
             return self._decided(Verdict.STALE, self._stale.reason, self._stale.message)
         other = structure(self._actual, expected)
         if other:
+            self._show_drift(match)
             return self._decided(Verdict.INCOMPARABLE, Reason.OTHER_STRUCTURE, other)
         if teacher_forced is not None:
             local = drift.of_stages(teacher_forced, expected)
             self._draft = replace(self._draft, local=local)
-        return self._compared(match)
+        return self._compared(match, teacher_forced)
 
-    def _compared(self, match: Match) -> Outcome:
+    def _note_baseline(self, match: Match) -> None:
+        """Note which baseline this is, and what changed in the environment since."""
+        changes = environment_diff.list_changes(
+            self._actual.environment, match.baseline.environment
+        )
+        self._draft = replace(self._draft, baseline=match.judged_by(), environment_changes=changes)
+
+    def _show_drift(self, match: Match) -> None:
+        """Measure what can be compared with a baseline that does not judge; check nothing.
+
+        Whoever accepts the new output must have seen how far it lies from the old one.
+        """
+        self._draft = replace(
+            self._draft,
+            outputs=drift.of_shared_outputs(self._actual, match.baseline),
+            free=drift.of_stages(self._actual, match.baseline),
+            first_difference=first_difference.first(self._actual, match.baseline),
+            origins=self._origins(match, None),
+        )
+
+    def _origins(self, match: Match, teacher_forced: Recording | None) -> tuple[Difference, ...]:
+        """Return what moved by itself; the checks on local drift must have been made."""
+        if match.same_class:
+            return origins.same_class(self._actual, match.baseline, teacher_forced)
+        over = [check for check in self._draft.failed_checks if check.metric in LOCAL_METRICS]
+        return origins.cross_class(self._actual, match.baseline, over)
+
+    def _compared(self, match: Match, teacher_forced: Recording | None) -> Outcome:
         """Compare outputs of one structure: by digest, then by numbers against the bounds."""
         expected = match.baseline
         same = same_bits(self._actual, expected)
@@ -196,6 +227,8 @@ class _Judgement:
             self._draft = replace(self._draft, outputs=outputs)
         else:
             self._measure(match)
+            found = self._origins(match, teacher_forced)
+            self._draft = replace(self._draft, origins=found)
         return self._verdict(match, same=same)
 
     def _measure(self, match: Match) -> None:

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from shlex import join
 
+from harness.judge.cause import CauseGroup
 from harness.records import Outcome, Reason, Verdict
+from harness.scenario.select import compile_expression
 
 DEFAULT_STORE = "baselines"  # which commands use unasked
+DEFAULT_SCENARIOS = "scenarios"
+
+# Verdicts whose recording `harness accept` may make the baseline.
+ACCEPTABLE_VERDICTS = (
+    Verdict.DRIFTED,
+    Verdict.STALE,
+    Verdict.MISSING,
+    Verdict.INCOMPARABLE,
+    Verdict.WITHIN,
+)
 
 # Reasons for which the output may be right, so that accepting it is one way on. A value that is
 # not finite can never be accepted, and no baseline changes what a scenario says was published.
@@ -42,6 +55,55 @@ def explanation(outcome: Outcome, run: Path) -> str:
     if outcome.verdict is not Verdict.DRIFTED or outcome.baseline is None:
         return ""
     return join(["harness", "explain", str(run), outcome.case, *_store(outcome)])
+
+
+def next_step_of_group(group: CauseGroup, outcomes: Sequence[Outcome], run: Path) -> str:
+    """Return what to do about all cases of one cause, as one command; empty where none helps.
+
+    Args:
+        group: The cases.
+        outcomes: Everything that the run holds, from which the command must choose these cases.
+        run: The folder of the run.
+    """
+    chosen = ["-k", expression_for(group.outcomes, outcomes), *_store(group.example)]
+    paths = sorted({outcome.path for outcome in group.outcomes if outcome.path})
+    reasons = {outcome.reason for outcome in group.outcomes}
+    if reasons == {Reason.NO_BASELINE}:
+        return join(["harness", "record", *paths, *chosen])
+    if not reasons <= set(ACCEPTABLE):
+        return ""
+    scenarios = ["--scenarios", *paths] if _are_elsewhere(paths) else []
+    command = join(["harness", "accept", str(run), *chosen, *scenarios, "--reason", "TEXT"])
+    return f"{command}, if the new outputs are right"
+
+
+def expression_for(chosen: Sequence[Outcome], outcomes: Iterable[Outcome]) -> str:
+    """Return what `-k` must be given to choose some outcomes among all that could be accepted.
+
+    That is a tag, the names of scenarios, or else the ids of the cases.
+    """
+    others = [outcome for outcome in outcomes if outcome.verdict in ACCEPTABLE_VERDICTS]
+    wanted = {outcome.case for outcome in chosen}
+    tags = sorted(set.intersection(*(set(outcome.tags) for outcome in chosen)))
+    scenarios = dict.fromkeys(f"{outcome.scenario}[" for outcome in chosen)
+    for expression in (*tags, " or ".join(scenarios)):
+        if _may_stand_in_expression(expression) and _chosen_by(expression, others) == wanted:
+            return expression
+    return " or ".join(sorted(wanted))
+
+
+def _may_stand_in_expression(word: str) -> bool:
+    return bool(word) and not set(word) & set("()\t\n") and word not in ("and", "or", "not")
+
+
+def _chosen_by(expression: str, outcomes: Iterable[Outcome]) -> set[str]:
+    admits = compile_expression(expression)
+    return {outcome.case for outcome in outcomes if admits((outcome.case, *outcome.tags))}
+
+
+def _are_elsewhere(paths: Sequence[str]) -> bool:
+    """Whether a scenario lies outside the folder in which commands look unasked."""
+    return any(DEFAULT_SCENARIOS not in map(str, Path(path).parents) for path in paths)
 
 
 def _record(outcome: Outcome) -> str:

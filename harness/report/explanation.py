@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from harness.judge import reasons
 from harness.judge.checks import LocalCheck
 from harness.judge.first_difference import ByValue
-from harness.records import Drift
+from harness.records import Drift, EnvironmentChange
 from harness.report.safe_text import safe_line
 from harness.report.wording import changed_lines
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 UNSET = "unset"
 
 
-def text(found: Explanation, changes: Sequence[str] = ()) -> str:
+def text(found: Explanation, changes: Sequence[EnvironmentChange] = ()) -> str:
     """Return an explanation.
 
     Args:

@@ -83,7 +83,7 @@ def _table_of(outcomes: Sequence[Outcome]) -> str:
 
 
 def _failures(outcomes: Sequence[Outcome], run: Path) -> str:
-    texts = [wording.paragraph(outcome, run) for outcome in outcomes if outcome.fails]
+    texts = wording.failures(outcomes, run)
     if not texts:
         return ""
     return "\n\n".join(["## Failures", *map(markdown_block, texts)])

@@ -16,15 +16,14 @@ from harness.report.terminal import print_text, table
 
 
 def print_run(out: Console, outcomes: Sequence[Outcome], run: Path) -> None:
-    """Print a run: its table, a paragraph per failure, costs, what was not checked, a summary."""
+    """Print a run: its table, a paragraph for each cause of failures, costs, a summary."""
     outcomes = sorted(outcomes, key=_case_of)
     shown = [outcome for outcome in outcomes if outcome.verdict is not Verdict.UNVERIFIED]
     if shown:
         out.print(_table_of(shown, get_terminal_size().columns if out.is_terminal else 0))
-    for outcome in outcomes:
-        if outcome.fails:
-            out.print()
-            print_text(out, wording.paragraph(outcome, run))
+    for text in wording.failures(outcomes, run):
+        out.print()
+        print_text(out, text)
     _print_list(out, "cost:", wording.costs(outcomes))
     _print_list(out, "not checked:", wording.not_checked(outcomes))
     out.print()

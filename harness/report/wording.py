@@ -14,6 +14,7 @@ from decimal import ROUND_CEILING, Decimal
 from pathlib import Path
 
 from harness.judge import reasons
+from harness.judge.cause import Cause, CauseGroup, by_cause, causes_of
 from harness.judge.cost import CHANGED, slowed_by
 from harness.records import (
     Against,
@@ -23,6 +24,7 @@ from harness.records import (
     CostReason,
     CostVerdict,
     Drift,
+    EnvironmentChange,
     JudgedBy,
     Outcome,
     Reason,
@@ -64,6 +66,8 @@ MEANING = {
 
 SHOWN_CHANGES = 8  # changes of the environment in a paragraph; results.json has all of them
 SHOWN_LOG_LINES = 6
+SHOWN_CASES = 12  # cases of one cause in its paragraph; the table has all of them
+SHOWN_EXPLAINING = 3  # changes in the line that names a cause; its paragraph has more
 KIB, MIB = 1 << 10, 1 << 20
 
 
@@ -146,9 +150,12 @@ def paragraph(outcome: Outcome, run: Path) -> str:
         lines.append(f"  first:    {reasons.difference(outcome.first_difference)}")
     if outcome.baseline is not None:
         lines += _baseline_lines(outcome.baseline, outcome.environment_changes)
+    found = causes_of(outcome)
+    if len(found) > 1:
+        lines.append(f"  causes:   {len(found)} at once, which moved by themselves:")
+        lines += _cause_lines(found)
     if outcome.log:
-        lines.append("  log:")
-        lines += [f"    {line}" for line in outcome.log.strip().splitlines()[-SHOWN_LOG_LINES:]]
+        lines += _log_lines(outcome.log)
     explanation = advice.explanation(outcome, run)
     if explanation:
         lines.append(f"  explain:  {explanation}")
@@ -167,14 +174,20 @@ def required(check: Check) -> str:
     return f"{float(number.quantize(last_digit, ROUND_CEILING)):.1e}"
 
 
-def changed_lines(changes: Sequence[str]) -> list[str]:
+def changed_lines(changes: Sequence[EnvironmentChange]) -> list[str]:
     """Return the lines that name what changed in the environment, the likeliest to matter first."""
-    shown = changes[:SHOWN_CHANGES] or ["nothing in the environment"]
+    words = reasons.environment_changes(changes)
+    shown = words[:SHOWN_CHANGES] or ["nothing in the environment"]
     lines = [f"  changed:  {shown[0]}"]
     lines += [f"            {change}" for change in shown[1:]]
-    if len(changes) > SHOWN_CHANGES:
-        lines.append(f"            and {len(changes) - SHOWN_CHANGES} more in results.json")
+    if len(words) > SHOWN_CHANGES:
+        lines.append(f"            and {len(words) - SHOWN_CHANGES} more in results.json")
     return lines
+
+
+def _log_lines(log: str) -> list[str]:
+    """Return the end of a log."""
+    return ["  log:", *(f"    {line}" for line in log.strip().splitlines()[-SHOWN_LOG_LINES:])]
 
 
 def _output_lines(name: str, drift: Drift) -> list[str]:
@@ -198,8 +211,101 @@ def _exceeded(check: Check) -> str:
     return f"{reasons.measured(check)}{verb} {check.value:.3e}, {bound}"
 
 
-def _baseline_lines(baseline: JudgedBy, changes: Sequence[str]) -> list[str]:
+def _baseline_lines(baseline: JudgedBy, changes: Sequence[EnvironmentChange]) -> list[str]:
     return [f"  baseline: {reasons.source_of(baseline)}", *changed_lines(changes)]
+
+
+# Many failures of one cause.
+
+
+def failures(outcomes: Sequence[Outcome], run: Path) -> list[str]:
+    """Return a paragraph for each cause of failures, the one with the most cases first."""
+    return [group_paragraph(group, outcomes, run) for group in by_cause(outcomes)]
+
+
+def group_paragraph(group: CauseGroup, outcomes: Sequence[Outcome], run: Path) -> str:
+    """Return what a person needs to act on all cases of one cause.
+
+    A single case has its own paragraph.
+
+    Args:
+        group: The cases.
+        outcomes: Everything that the run holds.
+        run: Its folder.
+    """
+    example = group.example
+    if len(group.outcomes) == 1:
+        return paragraph(example, run)
+    lines = [cause_line(group), *_case_lines(group)]
+    lines += _range_lines(group.outcomes)
+    lines += _cause_lines(group.causes)
+    lines.append(f"  example:  {example.case}: {_first_line(example.message)}")
+    for name, drift in example.outputs.items():
+        lines += _output_lines(name, drift)
+    lines += [f"  over:     {_exceeded(check)}" for check in example.failed_checks]
+    if example.log:
+        lines += _log_lines(example.log)
+    explanation = advice.explanation(example, run)
+    if explanation:
+        lines.append(f"  explain:  {explanation}")
+    next_step = advice.next_step_of_group(group, outcomes, run)
+    if next_step:
+        lines.append(f"  next:     {next_step}")
+    return "\n".join(map(safe_line, lines))
+
+
+def cause_line(group: CauseGroup) -> str:
+    """Return one line, such as `72 drifted, one cause: diffusers 0.25.1 -> 0.26.0, scheduler`."""
+    count = f"{len(group.outcomes)} {group.verdict}"
+    if not group.causes:
+        return f"{count}: {_first_line(group.example.message)}"
+    number = f"{len(group.causes)} causes at once" if group.has_several_causes else "one cause"
+    return f"{count}, {number}: {' + '.join(map(cause_words, group.causes))}"
+
+
+def cause_words(cause: Cause) -> str:
+    """Return a cause in words: what changed in the environment, and what moved."""
+    places = ", ".join(dict.fromkeys(map(reasons.place, cause.places)))
+    changes = reasons.environment_changes(cause.changes)
+    shown = ", ".join(changes[:SHOWN_EXPLAINING])
+    if len(changes) > SHOWN_EXPLAINING:
+        shown += f" and {len(changes) - SHOWN_EXPLAINING} more changes"
+    return f"{shown}, {places}" if shown else places
+
+
+def _first_line(text: str) -> str:
+    return next(iter(text.splitlines()), "")
+
+
+def _case_lines(group: CauseGroup) -> list[str]:
+    cases = [outcome.case for outcome in group.outcomes]
+    more = f" and {len(cases) - SHOWN_CASES} more" if len(cases) > SHOWN_CASES else ""
+    return [f"  cases:    {', '.join(cases[:SHOWN_CASES])}{more}"]
+
+
+def _range_lines(outcomes: Sequence[Outcome]) -> list[str]:
+    """Return the case that moved least and the one that moved most, by the L-inf of an output."""
+    moved = [
+        (max(map(_distance, outcome.outputs.values())), outcome.case)
+        for outcome in outcomes
+        if outcome.outputs
+    ]
+    if not moved:
+        return []
+    (least, least_case), (most, most_case) = min(moved), max(moved)
+    return [f"  L-inf:    {least:.2e} of {least_case} to {most:.2e} of {most_case}"]
+
+
+def _cause_lines(causes: Sequence[Cause]) -> list[str]:
+    """Return a line on each of several causes, and what the environment says of each."""
+    lines = []
+    for cause in causes:
+        places = ", ".join(dict.fromkeys(map(reasons.place, cause.places)))
+        changes = reasons.environment_changes(cause.changes)
+        shown = ", ".join(changes[:SHOWN_CHANGES])
+        explained = f"may come of {shown}" if shown else "no change of the environment explains it"
+        lines.append(f"  moved:    {places}; {explained}")
+    return lines
 
 
 # Many outcomes.

@@ -26,6 +26,8 @@ from harness.errors import FileError
 from harness.worker.files import dumps
 
 NOT_IN_JSON = {"json": False}  # the metadata of a field that the file does not hold
+# The class method of a dataclass that older files hold as text; it makes one of that.
+FROM_TEXT = "from_text"
 MOST_BYTES = 1 << 28  # 256 MiB; a recording of 10,000 stages has some 10 MiB
 
 T = TypeVar("T")
@@ -243,8 +245,11 @@ def _dataclass(kind: type[object]) -> Decoder:
     known = _json_fields(kind)
     readers = {each.name: _decoder(hints[each.name]) for each in known}
     required = [each.name for each in known if _is_required(each)]
+    from_text = getattr(kind, FROM_TEXT, None)
 
     def read(value: object, where: str) -> object:
+        if from_text is not None and isinstance(value, str):
+            return from_text(value)
         if not isinstance(value, dict):
             raise MalformedError(f"{where}: expected an object, found {_shown(value)}")
         for key in value:

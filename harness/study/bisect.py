@@ -302,12 +302,13 @@ def _beside(actual: Recording, expected: Recording, package: str) -> tuple[str, 
 
     The version of `package` is left out, which is what is being looked at.
     """
-    lines = list_changes(
+    changes = list_changes(
         _without_version(actual.environment, package),
         _without_version(expected.environment, package),
     )
+    lines = reasons.environment_changes(changes)
     settings = first_difference.configuration(actual, expected)
-    return lines if settings is None else (reasons.difference(settings), *lines)
+    return tuple(lines if settings is None else [reasons.difference(settings), *lines])
 
 
 def _without_version(environment: Environment, package: str) -> Environment:

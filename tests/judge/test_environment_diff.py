@@ -5,7 +5,9 @@ from __future__ import annotations
 import builders
 import pytest
 
-from harness.judge.environment_diff import Change, changes_of, list_changes
+from harness.judge.environment_diff import changes_of, list_changes
+from harness.judge.reasons import environment_changes
+from harness.records import Change, ChangeKind, EnvironmentChange
 
 
 def test_what_changed_in_the_environment_is_listed_by_how_likely_it_matters():
@@ -18,7 +20,7 @@ def test_what_changed_in_the_environment_is_listed_by_how_likely_it_matters():
         flags={"cudnn.benchmark": True},
         variables={},
     )
-    assert list_changes(actual, expected) == (
+    assert environment_changes(list_changes(actual, expected)) == [
         "torch 2.9.1 -> 2.10.0",
         "driver unset -> 570",
         "name unset -> NVIDIA L4",
@@ -28,7 +30,7 @@ def test_what_changed_in_the_environment_is_listed_by_how_likely_it_matters():
         "operators with other bits: bmm",
         "numpy unset -> 2.4",
         "xformers unset -> 1.0",
-    )
+    ]
 
 
 def test_an_environment_has_not_changed_against_itself():
@@ -42,23 +44,31 @@ def test_torch_comes_before_diffusers_before_transformers():
     changes = list_changes(
         builders.environment(versions=versions), builders.environment(versions={})
     )
-    assert changes == (
-        "torch unset -> 4",
-        "diffusers unset -> 4",
-        "transformers unset -> 4",
-        "accelerate unset -> 4",
-    )
+    assert [change.name for change in changes] == [
+        "torch",
+        "diffusers",
+        "transformers",
+        "accelerate",
+    ]
+    kinds = [change.kind for change in changes]
+    assert kinds == [ChangeKind.LIBRARY] * 3 + [ChangeKind.PACKAGE]
 
 
 def test_another_framework_and_what_was_not_observed_come_first():
     """They say what the comparison rests on at all."""
     expected = builders.environment(unobserved=("noise",))
     actual = builders.environment(framework="mindspore", variables={})
-    assert list_changes(actual, expected) == (
+    assert environment_changes(list_changes(actual, expected)) == [
         "framework torch -> mindspore",
         "not observed in one of the two: noise",
         "OMP_NUM_THREADS 1 -> unset",
-    )
+    ]
+
+
+def test_operators_are_data_one_by_one_and_one_line_in_words():
+    """A reader of results.json wants each; a person wants a line."""
+    changes = [EnvironmentChange(name, "0a", "0b", ChangeKind.OPERATOR) for name in ("bmm", "silu")]
+    assert environment_changes(changes) == ["operators with other bits: bmm, silu"]
 
 
 @pytest.mark.parametrize(

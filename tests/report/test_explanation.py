@@ -8,7 +8,17 @@ import pytest
 
 from harness.judge.checks import LocalCheck
 from harness.judge.first_difference import ByValue
-from harness.records import Check, Difference, DifferenceKind, Drift, Metric, Stage, StageDrift
+from harness.records import (
+    ChangeKind,
+    Check,
+    Difference,
+    DifferenceKind,
+    Drift,
+    EnvironmentChange,
+    Metric,
+    Stage,
+    StageDrift,
+)
 from harness.report.explanation import by_value, text
 from harness.study.explain import Explanation
 from harness.study.revert import Setting
@@ -74,7 +84,11 @@ digits[cpu-float32]
 
 def test_an_explanation_is_told_whole():
     """First difference, root causes in order, settings, sizes, what changed, what is unknown."""
-    assert text(FOUND, ("torch 2.12 -> 2.13", "cudnn 9 -> 10")) == WHOLE
+    changes = [
+        EnvironmentChange("torch", "2.12", "2.13", ChangeKind.LIBRARY),
+        EnvironmentChange("cudnn", "9", "10", ChangeKind.GPU),
+    ]
+    assert text(FOUND, changes) == WHOLE
 
 
 def test_where_the_baseline_cannot_be_repeated_shares_are_of_what_differs_here():

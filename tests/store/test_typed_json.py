@@ -18,6 +18,8 @@ from harness.records import (
     AccuracyVerdict,
     Against,
     Appearance,
+    Change,
+    ChangeKind,
     Check,
     Comparison,
     Conditions,
@@ -30,6 +32,7 @@ from harness.records import (
     DifferenceKind,
     Drift,
     Effect,
+    EnvironmentChange,
     Flip,
     JudgedBy,
     Metric,
@@ -405,13 +408,26 @@ OUTCOME = Outcome(
         baseline_step_seconds={"scheduler": 0.4},
     ),
     repeat_l_inf=1e-7,
-    environment_changes=("torch: 2.9.1, then 2.10.0",),
     effects=(Effect("compile: unet", "1 graph, no break", took_effect=True),),
+    environment_changes=(EnvironmentChange("torch", "2.9.1", "2.10.0", ChangeKind.LIBRARY),),
     log="Traceback …",
     path="scenarios/digits.yaml",
     store="baselines",
     fingerprint="c4c2b59b102a68f4",
+    origins=(Difference(DifferenceKind.NOISE, "noise#0", ("x",), 1, "a", "b"),),
+    edits=(Change("seed", "0", "1"),),
 )
+
+
+def test_changes_that_an_older_file_states_as_text_can_be_read():
+    """Their line stays as it was written; a number in its place is still refused."""
+    outcome = json.loads(to_text(OUTCOME))
+    outcome["environment_changes"] = ["torch 2.9.1 -> 2.10.0"]
+    (change,) = decode(Outcome, outcome).environment_changes
+    assert (change.kind, change.name) == (ChangeKind.STATED, "torch 2.9.1 -> 2.10.0")
+    outcome["environment_changes"] = [7]
+    with pytest.raises(MalformedError, match=r"environment_changes\[0\]: expected an object"):
+        decode(Outcome, outcome)
 
 
 def unset(value: object, where: str) -> Iterator[str]:
