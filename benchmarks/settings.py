@@ -21,9 +21,10 @@ from common import SCENARIOS, temporary_session
 
 from harness.judge import reasons
 from harness.records import Device
-from harness.scenario.fields import CheckpointKind, Framework
+from harness.scenario.fields import Framework
 from harness.scenario.model import Case
 from harness.scenario.reading import read_all
+from harness.scenario.weights import CheckpointKind
 from harness.session import Session
 from harness.store.baselines import Baseline
 from harness.store.recording import Recording

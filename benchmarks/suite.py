@@ -11,7 +11,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.scenario.reading import DATA
+from harness.scenario.weights import DATA
 
 CASES = 24
 PROMPTS = ["a handwritten two", "a handwritten seven"]

@@ -31,11 +31,11 @@ from harness.launch.events import Failed, Unverified, parse_event
 from harness.records import Device, Dtype, Outcome, Reason, Target, Verdict
 from harness.report.markdown import markdown
 from harness.report.run_report import print_run
-from harness.scenario.fields import CheckpointKind
-from harness.scenario.model import Case, Checkpoint, Reference, Scenario
+from harness.scenario.model import Case, Reference, Scenario
 from harness.scenario.reading import read
 from harness.scenario.select import compile_expression
 from harness.scenario.tolerance import Tolerances
+from harness.scenario.weights import Checkpoint, CheckpointKind
 from harness.store.baselines import FORMAT as BASELINE_FORMAT
 from harness.store.baselines import Match, Store
 from harness.store.recording import Environment, Observed, Recording

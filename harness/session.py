@@ -366,6 +366,8 @@ def _shared_by(case: Case) -> str:
         case.target.dtype,
         dict(scenario.component_dtypes),
         scenario.enable,
+        {name: [part.request() for part in parts] for name, parts in scenario.components.items()},
+        [adapter.request() for adapter in scenario.adapters],
     )
     return json.dumps(facts, sort_keys=True)
 

@@ -26,16 +26,15 @@ from harness.records import (
     Target,
     Verdict,
 )
-from harness.scenario.fields import CheckpointKind
 from harness.scenario.model import (
     Case,
-    Checkpoint,
     CostBounds,
     PublishedValue,
     Reference,
     Scenario,
 )
 from harness.scenario.tolerance import Tolerances
+from harness.scenario.weights import Checkpoint, CheckpointKind
 from harness.store.baselines import Baseline, Match, Provenance
 from harness.store.recording import Environment, NumericsClass, Recording
 from harness.store.typed_json import encode

@@ -19,7 +19,8 @@ from harness.launch import slot
 from harness.launch.events import Final, Recorded
 from harness.launch.process import Worker, variables
 from harness.scenario.fields import Determinism
-from harness.scenario.reading import DATA, read
+from harness.scenario.reading import read
+from harness.scenario.weights import DATA
 from harness.store.recording import Recording
 from harness.worker.protocol import CaseRequest
 

@@ -17,7 +17,7 @@ from harness.judge.policy import POLICY, read_policy
 from harness.launch.sandbox import interpreter
 from harness.records import Verdict
 from harness.scenario.fields import ENABLES, SHAPE, Expectation, Generator
-from harness.scenario.reading import DATA
+from harness.scenario.weights import DATA
 from harness.store.recording import Recording
 from harness.worker.pipeline import checkpoints
 from harness.worker.pipeline.torch_ import Torch

@@ -31,7 +31,8 @@ from harness.launch.events import Failed, Recorded, Unverified
 from harness.launch.process import variables
 from harness.scenario.fields import Determinism
 from harness.scenario.model import Reference
-from harness.scenario.reading import DATA, read
+from harness.scenario.reading import read
+from harness.scenario.weights import DATA
 from harness.store.baselines import Store
 from harness.store.recording import Recording
 from harness.worker.files import digest_json, dumps

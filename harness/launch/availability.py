@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.records import Device
-from harness.scenario.fields import CheckpointKind, Framework
-from harness.scenario.model import Case, Checkpoint
+from harness.scenario.fields import Framework
+from harness.scenario.model import Case
+from harness.scenario.weights import Checkpoint, CheckpointKind
 
 
 @dataclass(frozen=True)

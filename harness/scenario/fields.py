@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 
 from harness.records import Device, Dtype
-from harness.scenario import executions
+from harness.scenario import executions, weights
 from harness.scenario.inputs import Call
 from harness.scenario.located_yaml import Anything, Either, Number, OneOrMore, Record, Table, Text
 from harness.scenario.tolerance import EXACT
@@ -25,15 +25,6 @@ class Framework(StrEnum):
 
     TORCH = "torch"
     MINDSPORE = "mindspore"
-
-
-class CheckpointKind(StrEnum):
-    """Where weights come from."""
-
-    BUNDLED = "bundled"
-    SYNTHETIC = "synthetic"
-    PATH = "path"
-    HUB = "hub"
 
 
 class Generator(StrEnum):
@@ -152,7 +143,8 @@ SHAPE = Record(
         "description": Text(),
         "pipeline": Text(what="the name of a pipeline class of diffusers"),
         "framework": Text(tuple(Framework)),
-        "checkpoint": Record({kind: Text() for kind in CheckpointKind} | {"revision": Text()}),
+        "checkpoint": weights.CHECKPOINT,
+        **weights.FIELDS,
         "scheduler": Table(Anything()),
         "call": Call(),
         "seed": OneOrMore(Number(least=0, whole=True)),
@@ -193,12 +185,13 @@ SHAPE = Record(
         "timeout": Number(above=0),
         "tags": OneOrMore(Text(), distinct=True),
     },
-    required=("description", "pipeline", "checkpoint", "call"),
+    required=("description", "call"),  # and `pipeline` and `checkpoint`, or else `build`
     help={
         "description": "what the scenario is, in a sentence",
-        "pipeline": "the name of a pipeline class of diffusers",
+        "pipeline": "a pipeline class of diffusers, or of the project: package.module:Class",
         "framework": "torch, or mindspore: the pipeline of the same name in mindone",
         "checkpoint": "where weights come from: one of bundled, synthetic, path, hub",
+        **weights.HELP,
         "scheduler": "replaces the checkpoint's own: class, and settings of that class",
         "call": "arguments of the pipeline's call, passed as they are",
         "seed": "one seed, or a list: one per image",
@@ -224,7 +217,8 @@ SHAPE = Record(
 def json_schema() -> dict[str, object]:
     """Return the JSON Schema of a scenario."""
     dialect = "https://json-schema.org/draft/2020-12/schema"
-    return {"$schema": dialect, "title": "harness scenario", **SHAPE.schema()}
+    either = [{"required": ["pipeline", "checkpoint"]}, {"required": ["build"]}]
+    return {"$schema": dialect, "title": "harness scenario", **SHAPE.schema(), "oneOf": either}
 
 
 if __name__ == "__main__":

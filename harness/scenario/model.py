@@ -7,21 +7,20 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
 
 from harness.records import Device, Dtype, Facts, Target
 from harness.scenario.fields import (
-    CheckpointKind,
     Determinism,
     Expectation,
     Framework,
     Generator,
     Profile,
 )
+from harness.scenario.project import Project
 from harness.scenario.tolerance import Tolerances
+from harness.scenario.weights import Adapter, AdapterKind, Checkpoint, Component
 from harness.worker.protocol import (
     CaseRequest,
-    CheckpointSource,
     DetailRequest,
     ExecutionsRequest,
 )
@@ -34,38 +33,6 @@ COUNTS = (
     "num_waveforms_per_prompt",
 )
 SCHEDULES = ("timesteps", "sigmas")  # lists with one value per step, never one per image
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """Where weights come from.
-
-    A checkpoint of the Hub has a `repository` and a `revision`; every other one has a `name`, as
-    the scenario gives it, and the `folder` in which it lies on this machine.
-    """
-
-    kind: CheckpointKind
-    name: str = ""
-    folder: str = ""
-    repository: str = ""
-    revision: str = ""
-
-    @property
-    def identity(self) -> dict[str, str]:
-        """What names the checkpoint wherever the repository is checked out: all but its folder."""
-        if self.kind is CheckpointKind.HUB:
-            names = {"repository": self.repository, "revision": self.revision}
-        else:
-            names = {"name": self.name}
-        return {"kind": str(self.kind), **names}
-
-    def request(self) -> CheckpointSource:
-        """Return the checkpoint as the worker reads it."""
-        folder = {} if self.kind is CheckpointKind.HUB else {"folder": self.folder}
-        return cast("CheckpointSource", {**self.identity, **folder})
-
-    def __str__(self) -> str:
-        return f"{self.kind}: {self.repository or self.name}"
 
 
 @dataclass(frozen=True)
@@ -124,6 +91,8 @@ class Scenario:
     checkpoint: Checkpoint
     call: Facts
     framework: Framework = Framework.TORCH
+    components: Mapping[str, tuple[Component, ...]] = field(default_factory=dict)
+    adapters: tuple[Adapter, ...] = ()
     scheduler: Facts | None = None
     seeds: tuple[int, ...] = (0,)
     generator: Generator = Generator.CPU
@@ -143,6 +112,7 @@ class Scenario:
     keep_every: int = 1
     timeout: float = 3600.0
     tags: tuple[str, ...] = ()
+    project: Project | None = None
 
     @property
     def decides(self) -> dict[str, object]:
@@ -165,6 +135,14 @@ class Scenario:
             found["attention"] = self.attention
         if self.component_dtypes:
             found["component-dtype"] = dict(self.component_dtypes)
+        if self.components:
+            found["components"] = {
+                name: [part.identity for part in parts] for name, parts in self.components.items()
+            }
+        for kind in AdapterKind:
+            of_kind = [adapter.identity for adapter in self.adapters if adapter.kind is kind]
+            if of_kind:
+                found[kind] = of_kind
         if self.executions:
             found["executions"] = dict(self.executions)
         return found
@@ -269,6 +247,16 @@ class Case:
             request["env"] = list(self.env)
         if scenario.executions:
             request["executions"] = scenario.executions
+        if scenario.components:
+            request["components"] = {
+                name: [part.request() for part in parts]
+                for name, parts in scenario.components.items()
+            }
+        if scenario.adapters:
+            request["adapters"] = [adapter.request() for adapter in scenario.adapters]
+        if scenario.project is not None and scenario.project.trust:
+            root, packages = str(scenario.project.root), list(scenario.project.trust)
+            request["trust"] = {"root": root, "packages": packages}
         return request
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -11,11 +9,10 @@ from typing import Any
 
 from harness.errors import ScenarioError, UsageError
 from harness.records import Device, Dtype, Target
-from harness.scenario import executions
+from harness.scenario import executions, project, weights
 from harness.scenario.fields import (
     DEVICES_OF,
     SHAPE,
-    CheckpointKind,
     Determinism,
     Expectation,
     Framework,
@@ -24,12 +21,9 @@ from harness.scenario.fields import (
     diffusers_names,
 )
 from harness.scenario.located_yaml import Place, Values, load, nearest
-from harness.scenario.model import Checkpoint, CostBounds, PublishedValue, Reference, Scenario
+from harness.scenario.model import CostBounds, PublishedValue, Reference, Scenario
 from harness.scenario.tolerance import LOOSE, BoundKey, Tolerances
 
-DATA = Path(__file__).parents[1] / "data"
-REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")
-REVISION = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*")  # a branch, a tag or a commit; no path upwards
 NAME = re.compile(r"\w[\w.+-]*")  # of a scenario: a folder, a word of -k and part of an id
 CONTRADICTIONS = (
     (Expectation.VARIES, Expectation.REPEATABLE),
@@ -37,7 +31,8 @@ CONTRADICTIONS = (
     (Expectation.IDENTICAL_IMAGES, Expectation.DISTINCT_IMAGES),
 )
 FROM_SEEDS = ("generator", "latents")  # arguments of a call that the harness makes itself
-TORCH_ONLY = (*executions.FIELDS, "component-dtype")
+TORCH_ONLY = (*executions.FIELDS, *weights.FIELDS, "component-dtype")
+BESIDE_BUILD = ("pipeline", "checkpoint", "components")  # what a function that builds decides
 
 Members = Mapping[str, Place]
 
@@ -90,6 +85,7 @@ def read(path: Path) -> Scenario:
         raise ScenarioError(path, 1, "", expected, repr(path.stem), "rename the file")
     values, place = load(path, SHAPE)
     members = {key: value_place for key, (_, value_place) in place.members().items()}
+    _check_source(values, members, place)
     _check_names(values, members)
     executions.check(values, members)
     scenario = _scenario(path, values, members)
@@ -106,8 +102,10 @@ def _scenario(path: Path, values: Values, members: Members) -> Scenario:
         "path": path,
         "name": path.stem,
         "description": values["description"],
-        "pipeline": values["pipeline"],
-        "checkpoint": _checkpoint(values["checkpoint"], members["checkpoint"]),
+        "pipeline": values.get("pipeline", ""),
+        "checkpoint": weights.read_checkpoint(values, members),
+        "adapters": weights.read_adapters(values, members),
+        "project": project.project_of(path),
         "call": values["call"],
         "executions": executions.executions_of(values),
     }
@@ -115,6 +113,8 @@ def _scenario(path: Path, values: Values, members: Members) -> Scenario:
         given["attention"] = values["attention"]
     plain = {"scheduler": "scheduler", "keep-every": "keep_every"}
     given |= {field: values[key] for key, field in plain.items() if key in values}
+    if "components" in values:
+        given["components"] = weights.read_components(values["components"], members["components"])
     for key, make in _MAKERS.items():
         if key in values:
             given[_FIELDS.get(key, key)] = make(values[key])
@@ -173,53 +173,34 @@ _MAKERS: Mapping[str, Any] = {
 }
 
 
-def _checkpoint(value: Mapping[str, str], place: Place) -> Checkpoint:
-    named = [kind for kind in CheckpointKind if kind in value]
-    if len(named) != 1:
-        found = " and ".join(f"`{kind}`" for kind in named) or "none of them"
-        raise place.wrong("exactly one of `bundled`, `synthetic`, `path`, `hub`", found)
-    (kind,) = named
-    member = place.members()[kind][1]
-    if kind is CheckpointKind.HUB:
-        if not REPOSITORY.fullmatch(value["hub"]):
-            raise member.wrong("a repository such as `google/ddpm-cifar10-32`", f"`{value['hub']}`")
-        revision = value.get("revision", "main")
-        if not REVISION.fullmatch(revision):
-            wrong = place.members()["revision"][1]
-            raise wrong.wrong("a branch, a tag or a commit", f"`{revision}`")
-        return Checkpoint(kind, repository=value["hub"], revision=revision)
-    if "revision" in value:
-        wrong = place.members()["revision"][0]
-        raise wrong.wrong("`revision` only beside `hub`", f"`revision` beside `{kind}`")
-    if kind is CheckpointKind.PATH:
-        return Checkpoint(kind, value["path"], _folder(value["path"], member))
-    known = sorted(folder.name for folder in (DATA / kind).iterdir())
-    if value[kind] not in known:
-        expected = "one of " + ", ".join(f"`{name}`" for name in known)
-        raise member.wrong(expected, f"`{value[kind]}`", nearest(value[kind], known))
-    return Checkpoint(kind, value[kind], str(DATA / kind / value[kind]))
-
-
-def _folder(text: str, place: Place) -> str:
-    """Return the folder that a path relative to the scenario's file means; it may not be there."""
-    absent = (FileNotFoundError, NotADirectoryError, PermissionError)
-    try:
-        folder = os.path.realpath(place.path.parent / text)
-        with contextlib.suppress(*absent):
-            Path(folder).stat()
-    except (OSError, ValueError) as error:  # too long, links in a circle, or it holds NUL
-        problem = getattr(error, "strerror", None) or error
-        raise place.wrong("a path of a folder", f"{text[:60]!r} ({problem})") from error
-    return folder
+def _check_source(values: Values, members: Members, place: Place) -> None:
+    """Check that the file names a pipeline with a checkpoint, or else what builds it."""
+    if "build" not in values:
+        for key in ("pipeline", "checkpoint"):
+            if key not in values:
+                raise place.wrong(f"the key `{key}`", "no such key")
+        return
+    for key in BESIDE_BUILD:
+        if key in members:
+            expected = "`build` alone, which returns the whole pipeline"
+            raise members[key].wrong(expected, f"`{key}` beside `build`")
 
 
 def _check_names(values: Values, members: Members) -> None:
-    """Check that the installed diffusers has the pipeline and the scheduler, where it is there."""
-    pairs = [("pipeline", values["pipeline"], members["pipeline"])]
+    """Check the names of the pipeline and of the scheduler.
+
+    Each is one that the installed diffusers has, where it is there, or code of the project.
+    """
+    pairs = []
+    if "pipeline" in values:
+        pairs.append(("pipeline", values["pipeline"], members["pipeline"]))
     if "class" in values.get("scheduler", {}):
         place = members["scheduler"].members()["class"][1]
         pairs.append(("scheduler", values["scheduler"]["class"], place))
     for what, name, place in pairs:
+        if project.is_code(str(name)):
+            project.check_trusted(str(name), place)
+            continue
         known = diffusers_names(what.capitalize())
         if known and str(name) not in known:
             raise place.wrong(

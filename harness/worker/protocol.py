@@ -43,8 +43,9 @@ Json = Union[None, bool, int, float, str, List[Any], Dict[str, Any]]
 class CheckpointSource(TypedDict, total=False):
     """Where weights come from.
 
-    `kind` is `bundled`, `synthetic`, `path` or `hub`. A checkpoint of the Hub has `repository` and
-    `revision`; every other one has a `name` and the `folder` in which it lies on this machine.
+    `kind` is `bundled`, `synthetic`, `path`, `hub` or `build`. A checkpoint of the Hub has
+    `repository` and `revision`; every other one has a `name` and the `folder` in which it lies on
+    this machine. One that is built has only the name of its function.
     """
 
     kind: str
@@ -52,6 +53,31 @@ class CheckpointSource(TypedDict, total=False):
     folder: str
     repository: str
     revision: str
+
+
+class ComponentSource(CheckpointSource, total=False):
+    """Where a component comes from; `class_name` and `subfolder` are empty where none is named."""
+
+    class_name: str
+    subfolder: str
+
+
+class AdapterRequest(TypedDict):
+    """An adapter: its `kind` is `lora`, `ip-adapter` or `textual-inversion`.
+
+    `settings` has the `weight_name`, and `adapter`, `scale` or `token`, where they are named.
+    """
+
+    kind: str
+    source: CheckpointSource
+    settings: Dict[str, Any]
+
+
+class TrustRequest(TypedDict):
+    """The packages whose code may run, and the project's root, in which they are looked for."""
+
+    root: str
+    packages: List[str]
 
 
 class DetailRequest(TypedDict, total=False):
@@ -146,11 +172,16 @@ class CaseRequest(_CaseBasics, total=False):
     """A case as the worker reads it.
 
     It has `env` only where other package versions than the installed ones were asked for, such as
-    `diffusers==0.30.3`, and `executions` only where it asks for one.
+    `diffusers==0.30.3`, and `executions` only where it asks for one. `components` has what replaces
+    each component, in a list; an empty one stands for none. `trust` is there where the project
+    trusts code of its own.
     """
 
     env: List[str]
     executions: ExecutionsRequest
+    components: Dict[str, List[ComponentSource]]
+    adapters: List[AdapterRequest]
+    trust: TrustRequest
 
 
 class RunRequest(TypedDict):
@@ -194,7 +225,7 @@ class NumericsClassRecord(TypedDict):
     operators: Dict[str, str]
 
 
-class EnvironmentRecord(TypedDict):
+class _EnvironmentBasics(TypedDict):
     """Where a case ran: versions, hardware, flags in effect, variables, and the numerics class.
 
     `framework` is `torch` or `mindspore`; `device_kind` is `cpu` or the GPU's model such as
@@ -209,6 +240,15 @@ class EnvironmentRecord(TypedDict):
     flags: Dict[str, Any]
     variables: Dict[str, str]
     unobserved: List[str]
+
+
+class EnvironmentRecord(_EnvironmentBasics, total=False):
+    """The environment of a case, with `own_code` where code of the project took part.
+
+    It has the digest of each source file, by package and path.
+    """
+
+    own_code: Dict[str, Dict[str, str]]
 
 
 class TensorRecord(TypedDict):

@@ -135,6 +135,9 @@ class Recorder:
         if "executions" in case:
             asked = ", ".join(f"`{key}`" for key in case["executions"])
             raise protocol.CaseError(f"this worker cannot apply {asked} yet")
+        for key in ("components", "adapters"):
+            if key in case:
+                raise protocol.CaseError(f"this worker cannot load `{key}` yet")
         framework = _framework(case["framework"], case["device"])
         if case["teacher_tensors"] is not None and not framework.can_feed:
             raise protocol.CannotRunHere(

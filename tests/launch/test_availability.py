@@ -10,8 +10,9 @@ import pytest
 from harness.launch import availability as module
 from harness.launch.availability import Availability, availability
 from harness.records import Device
-from harness.scenario.fields import CheckpointKind, Framework
-from harness.scenario.model import Case, Checkpoint
+from harness.scenario.fields import Framework
+from harness.scenario.model import Case
+from harness.scenario.weights import Checkpoint, CheckpointKind
 
 HUB = Checkpoint(
     CheckpointKind.HUB, repository="stable-diffusion/v1-5", revision="0123456789abcdef"

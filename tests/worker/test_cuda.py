@@ -18,7 +18,8 @@ import pytest
 import torch
 
 from harness.records import Comparison, Conditions, Verdict
-from harness.scenario.reading import DATA, read
+from harness.scenario.reading import read
+from harness.scenario.weights import DATA
 from harness.store.recording import Recording, Repeat
 from harness.store.run_folder import read_results
 from harness.study import challenge, platforms

@@ -19,7 +19,7 @@ import torch
 from harness.launch.events import Failed
 from harness.launch.process import variables
 from harness.scenario.fields import Determinism
-from harness.scenario.reading import DATA
+from harness.scenario.weights import DATA
 from harness.store.recording import Recording
 from harness.worker.observe.digest import digest
 from harness.worker.pipeline import checkpoints, library

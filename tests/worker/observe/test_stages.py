@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from harness.scenario.reading import DATA
+from harness.scenario.weights import DATA
 from harness.store.baselines import Store
 from harness.store.recording import Recording, Repeat
 from harness.worker.conditions import determinism, noise

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from harness.scenario.reading import DATA, read
+from harness.scenario.reading import read
+from harness.scenario.weights import DATA
 from harness.store.baselines import Store
 from harness.store.recording import Recording, Repeat
 from harness.worker.conditions import determinism, numerics

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from harness.scenario.reading import DATA
+from harness.scenario.weights import DATA
 from harness.worker.pipeline import checkpoints
 from harness.worker.pipeline.loading import complete_weights
 from harness.worker.pipeline.torch_ import Torch

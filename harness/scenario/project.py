@@ -1,0 +1,117 @@
+"""The project that a scenario belongs to: its root, and the packages whose code it trusts.
+
+A scenario names no code, unless the project's `pyproject.toml` trusts its package:
+
+    [tool.harness]
+    trust = ["inkworks"]
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from harness.errors import ScenarioError
+from harness.scenario.located_yaml import Place
+
+FILE = "pyproject.toml"
+MOST_BYTES = 1 << 20  # of a pyproject.toml: 1 MiB
+# `package.module:Class`: a dotted module, and a name in it.
+CODE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*", re.ASCII)
+PACKAGE = re.compile(r"[^\W\d]\w*", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Project:
+    """A project: the folder of its `pyproject.toml`, and the packages that it trusts."""
+
+    root: Path
+    trust: tuple[str, ...] = ()
+
+
+def project_of(path: Path) -> Project | None:
+    """Return the project of a scenario's file; None where there is none.
+
+    It is the nearest folder, from the file upwards, whose `pyproject.toml` has `[tool.harness]`.
+
+    Raises:
+        ScenarioError: That table is malformed.
+    """
+    folder = path.parent.resolve()
+    for candidate in (folder, *folder.parents):
+        file = candidate / FILE
+        if file.is_file():
+            status = file.stat()
+            found = _read(file, status.st_mtime_ns, status.st_size)
+            if found is not None:
+                return found
+    return None
+
+
+@lru_cache(maxsize=64)
+def _read(file: Path, _changed: int, size: int) -> Project | None:
+    """Return the project of one `pyproject.toml`; None where it is no project of the harness."""
+    if size > MOST_BYTES:
+        raise ScenarioError(file, 1, "", f"a file of at most {MOST_BYTES} bytes", "more")
+    try:
+        text = file.read_text(encoding="utf-8")
+        content = tomllib.loads(text) if "harness" in text else {}
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, or no TOML
+        raise ScenarioError(file, 1, "", "a readable file of TOML", str(error)[:200]) from error
+    tool = content.get("tool", {})
+    table = tool.get("harness") if isinstance(tool, dict) else None
+    if table is None:
+        return None
+    trust = table.get("trust", []) if isinstance(table, dict) else None
+    if not isinstance(trust, list) or not all(map(_is_package, trust)):
+        expected = 'a list of top-level packages, such as `["inkworks"]`'
+        raise ScenarioError(
+            file, _line_of("trust", text), "tool.harness.trust", expected, str(trust)[:60]
+        )
+    return Project(file.parent, tuple(dict.fromkeys(trust)))
+
+
+def _is_package(value: object) -> bool:
+    return isinstance(value, str) and PACKAGE.fullmatch(value) is not None
+
+
+def _line_of(key: str, text: str) -> int:
+    """Return the first line that sets a key, counted from 1; 1 where it is not found."""
+    for number, line in enumerate(text.splitlines(), start=1):
+        if line.strip().startswith(key):
+            return number
+    return 1
+
+
+def is_code(text: str) -> bool:
+    """Return whether a name means code of a project: `package.module:Class`."""
+    return ":" in text
+
+
+def check_trusted(text: str, place: Place) -> None:
+    """Refuse a name of code whose package the project does not trust.
+
+    Args:
+        text: What the scenario says, such as `inkworks.pipelines:InkPipeline`.
+        place: Where it says so.
+
+    Raises:
+        ScenarioError: It is no such name, or its package is not trusted.
+    """
+    if CODE.fullmatch(text) is None:
+        raise place.wrong("a name such as `package.module:Class`", f"`{text}`")
+    package = text.partition(":")[0].partition(".")[0]
+    project = project_of(place.path)
+    if project is not None and package in project.trust:
+        return
+    where = FILE if project is None else str(project.root / FILE)
+    hint = (
+        f'to trust the code of this package, write `trust = ["{package}"]` under `[tool.harness]` '
+        f"in {where}"
+    )
+    trusted = ", ".join(f"`{name}`" for name in project.trust) if project else ""
+    expected = f"code of a trusted package ({trusted})" if trusted else "code of a trusted package"
+    raise place.wrong(expected, f"`{text}` of `{package}`, which is not trusted", hint)
