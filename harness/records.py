@@ -66,6 +66,9 @@ class Reason(StrEnum):
     NOT_RECORDED = "not-recorded"
     NO_EFFECT = "no-effect"
     DAMAGED_BASELINE = "damaged-baseline"
+    CONTRACT_HOLDS = "contract-holds"
+    CONTRACT_BROKEN = "contract-broken"
+    CONTRACT_UNVERIFIED = "contract-unverified"
 
 
 class Device(StrEnum):
@@ -94,6 +97,14 @@ class Target:
 
     def __str__(self) -> str:
         return f"{self.device}-{self.dtype}"
+
+
+def case_key(target: Target, variant: str) -> str:
+    """Return what tells a case from the others of its scenario, such as `cpu-float32,compiled`.
+
+    It stands in brackets in the case's id, and names its folders.
+    """
+    return f"{target},{variant}" if variant else str(target)
 
 
 class Comparison(StrEnum):
@@ -606,6 +617,66 @@ class JudgedBy:
     detection_rate: DetectionRate | None = None
 
 
+class ContractKind(StrEnum):
+    """What a variant owes the case that it is held against."""
+
+    IDENTICAL = "identical"
+    TOLERANCE = "tolerance"
+    NO_WORSE = "no-worse"
+
+
+class ContractState(StrEnum):
+    """Whether a contract holds; `unverified` where it could not be told."""
+
+    HOLDS = "holds"
+    BROKEN = "broken"
+    UNVERIFIED = "unverified"
+
+
+@dataclass(frozen=True)
+class ContractOutcome:
+    """How a variant compares with the case that its contract names, both of the same run.
+
+    Attributes:
+        kind: What is owed.
+        terms: What is owed, in one line: `identical`, or the bounds.
+        against: The id of the other case: the base, or another variant.
+        state: Whether the contract holds.
+        message: Why, in a sentence.
+        same_bits: Whether every output has the same bits; None where that was not compared.
+        outputs: How far each output lies from the other case's.
+        checks: What was held against the contract's bounds.
+        first_difference: Where the two recordings first differ.
+        free: The drift of the kept tensors of stages in the run that went its own way.
+        local: Their drift in the run that got the other case's tensors for every stage.
+        accuracy: How far both sides of each stage that moved lie from float64; empty where that was
+            not evaluated.
+        cost: This case's cost against the other's: `ratio` is its seconds over the other's, and
+            `baseline_seconds` are the other's. It is `unknown` where the two cannot be compared.
+        peak_bytes_expected: The most memory that the other case held; 0 where it is not known.
+    """
+
+    kind: ContractKind
+    terms: str
+    against: str
+    state: ContractState
+    message: str
+    same_bits: bool | None = None
+    outputs: dict[str, Drift] = field(default_factory=dict)
+    checks: tuple[Check, ...] = ()
+    first_difference: Difference | None = None
+    free: tuple[StageDrift, ...] = ()
+    local: tuple[StageDrift, ...] = ()
+    accuracy: tuple[StageAccuracy, ...] = ()
+    cost: Cost | None = None
+    peak_bytes_expected: int = 0
+
+    @property
+    def failed_checks(self) -> list[Check]:
+        """The checks whose bound was exceeded, in the order in which they were made."""
+        return [check for check in self.checks if not check.passed]
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What the harness says of one case: the verdict, and everything that a report shows.
@@ -619,6 +690,9 @@ class Outcome:
     `origins` are the differences that no other difference explains; where there are several,
     several things moved by themselves. `edits` are the keys of the scenario that were edited since
     a `stale` baseline.
+
+    `variant` is empty for a scenario as it stands, and `contract` says how a variant compares with
+    the case that it is held against.
     """
 
     case: str
@@ -647,6 +721,13 @@ class Outcome:
     fingerprint: str = ""
     origins: tuple[Difference, ...] = ()
     edits: tuple[Change, ...] = ()
+    variant: str = ""
+    contract: ContractOutcome | None = None
+
+    @property
+    def key(self) -> str:
+        """What tells the case from the others of its scenario: the target, then the variant."""
+        return case_key(self.target, self.variant)
 
     @property
     def passes(self) -> bool:

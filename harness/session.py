@@ -6,20 +6,20 @@ This is the only module that uses the launcher, the judge and the store together
 from __future__ import annotations
 
 import contextlib
-import json
 import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
 from harness.errors import BaselineError, FileError, NotRecordedError, UsageError, writing
+from harness.judge import contract, reasons
 from harness.judge.cost import CHANGED, judge_cost
 from harness.judge.verdict import judge, wants_teacher_forcing, without_recording
 from harness.launch.availability import missing_environment
+from harness.launch.case_queue import CaseQueue, settings_of
 from harness.launch.events import Described, Failed, Recorded, Unverified
-from harness.launch.process import Settings, variables
+from harness.launch.process import variables
 from harness.launch.sandbox import PINS, interpreter
 from harness.launch.slot import Slot
 from harness.records import Device, Dtype, Outcome, Reason, Verdict
@@ -72,6 +72,7 @@ class Session:
         self._owner: RunOwner | None = None
         self._claiming = threading.Lock()
         self._slots: list[Slot] = []
+        self._compared = _Compared()
         self._stopping = False
 
     def __enter__(self) -> Self:
@@ -136,7 +137,8 @@ class Session:
         if not waiting:
             return
         self.claim()  # in this thread, because it also releases the folder
-        queue = _CaseQueue(waiting)
+        self._compared.choose(waiting)
+        queue = CaseQueue(waiting)
         failures: list[BaseException] = []
 
         def work(slot: Slot) -> None:
@@ -191,7 +193,7 @@ class Session:
 
     def folder(self, case: Case) -> Path:
         """Return where the recording of a case lies, or will lie, in the run's folder."""
-        name = str(case.target)
+        name = case.key
         if case.image is not None:
             name += f"-image{case.image}"
         if case.teacher_tensors is not None:
@@ -253,12 +255,12 @@ class Session:
             return Recording.read(folder)
 
     def _run_and_judge(self, case: Case, slot: Slot) -> Outcome:
-        """Run a case, and judge it again as long as its baseline is replaced meanwhile."""
-        recording = self.record(case, slot)
+        """Run a case, and judge it by its baseline and by its contract."""
+        recording = self._record_compared(case, slot)
         images = case.scenario.single_images
         singles = [self.record(replace(case, image=image), slot) for image in images]
         self.environment = self.environment or recording.environment
-        for _ in range(MOST_REPLACED):
+        for _ in range(MOST_REPLACED):  # its baseline may be replaced meanwhile
             match = None
             if case.scenario.needs_baseline:
                 match = self.store.match(case, recording.numerics_class)
@@ -268,7 +270,8 @@ class Session:
                 if match is None or not was_replaced(match.baseline):
                     raise
                 continue  # another process replaced the baseline and removed its tensors
-            return self._timed_again(case, outcome, match, slot)
+            outcome = self._timed_again(case, outcome, match, slot)
+            return self._held_to_contract(case, outcome, recording, slot)
         raise NotRecordedError("other processes kept replacing its baseline")
 
     def _judge_recording(
@@ -303,6 +306,56 @@ class Session:
                 return None
             raise
 
+    def _held_to_contract(
+        self, case: Case, outcome: Outcome, recording: Recording, slot: Slot
+    ) -> Outcome:
+        """Return the outcome of a case; of a variant with a contract, by its contract too.
+
+        The case that it is held against runs first where it has not run yet.
+        """
+        other, owed = case.against, case.scenario.contract
+        if other is None or owed is None:
+            return outcome
+        try:
+            expected = self._record_compared(other, slot, is_companion=True)
+        except NotRecordedError as error:
+            held = contract.not_held(case, reasons.no_companion(other.id, error.reason))
+            return contract.with_contract(outcome, held, error.verdict)
+        forced = None
+        if contract.wants_teacher_forcing(owed, recording, expected):
+            tensors = expected.tensors_path.resolve()
+            folder = self.folder(case).with_name(f"{case.key}-contract-teacher-forced")
+            forced = self.record(replace(case, teacher_tensors=tensors), slot, folder)
+        with _reading_recordings():
+            held = contract.hold(case, recording, expected, forced)
+        return contract.with_contract(outcome, held)
+
+    def _record_compared(self, case: Case, slot: Slot, *, is_companion: bool = False) -> Recording:
+        """Return the recording of a case that others may be held against: it runs once in a run.
+
+        Where it ran as a companion first, that recording is its own too. Processes that share the
+        run's folder make their companions apart, because each of them owns only what it runs.
+        """
+        entry = self._compared.entry(case)
+        with entry.lock:
+            may_reuse = is_companion or (entry.is_companion and not self._part)
+            if entry.error is not None and may_reuse:
+                raise entry.error
+            if entry.folder is not None and may_reuse:
+                entry.is_companion = is_companion and entry.is_companion
+                with _reading_recordings():
+                    return Recording.read(entry.folder)
+            folder = None
+            if is_companion and self._part:
+                folder = self.folder(case).with_name(f"{case.key}-of-{self._part}")
+            entry.is_companion = is_companion
+            entry.folder, entry.error = folder or self.folder(case), None
+            try:
+                return self.record(entry.case if is_companion else case, slot, folder)
+            except NotRecordedError as error:
+                entry.error = error
+                raise
+
     def _timed_again(
         self, case: Case, outcome: Outcome, match: Match | None, slot: Slot
     ) -> Outcome:
@@ -312,7 +365,7 @@ class Session:
         """
         if match is None or outcome.cost is None or outcome.cost.verdict not in CHANGED:
             return outcome
-        folder = self.folder(case).with_name(f"{case.target}-timed")
+        folder = self.folder(case).with_name(f"{case.key}-timed")
         with contextlib.suppress(NotRecordedError):
             again = self.record(well_timed(case), slot, folder)
             cost = judge_cost(again, match.baseline, case.scenario.cost)
@@ -325,51 +378,38 @@ class Session:
             slot.end()
 
 
-class _CaseQueue:
-    """Cases in groups, each for one worker's settings and checkpoint; several threads take them."""
+@dataclass
+class _Entry:
+    """What is known of one case of the run that others may be held against.
 
-    def __init__(self, cases: Iterable[Case]) -> None:
-        groups: dict[str, deque[Case]] = {}
-        for case in cases:
-            groups.setdefault(_shared_by(case), deque()).append(case)
-        self._groups = [groups[key] for key in sorted(groups)]
-        self._untouched = list(self._groups)
+    `case` is how the run makes it, `folder` where its recording lies, `error` why there is none,
+    and `is_companion` whether it ran for another case alone so far.
+    """
+
+    case: Case
+    folder: Path | None = None
+    error: NotRecordedError | None = None
+    is_companion: bool = False
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+class _Compared:
+    """The cases of a run by their ids, so that one that others are held against runs once."""
+
+    def __init__(self) -> None:
+        self._entries: dict[str, _Entry] = {}
         self._lock = threading.Lock()
 
-    def take_until(self, stopping: Callable[[], bool]) -> Iterator[Case]:
-        """Yield cases for one thread until none is left or the run is stopping."""
-        own: deque[Case] = deque()
-        while not stopping():
-            with self._lock:
-                own = own or self._next_group()
-                if not own:
-                    return
-                case = own.popleft()
-            yield case
+    def choose(self, cases: Iterable[Case]) -> None:
+        """Note the cases that were chosen, as the run makes them."""
+        with self._lock:
+            for case in cases:
+                self._entries.setdefault(case.id, _Entry(case))
 
-    def _next_group(self) -> deque[Case]:
-        """Return a group that no thread has taken, or else the one with the most cases left."""
-        if self._untouched:
-            return self._untouched.pop(0)
-        return max(self._groups, key=len, default=deque())
-
-
-def _shared_by(case: Case) -> str:
-    """Return what cases must share for one worker to run them without a restart or a reload."""
-    scenario = case.scenario
-    facts: Sequence[object] = (
-        settings_of(case),
-        scenario.framework,
-        case.env,
-        scenario.checkpoint.request(),
-        scenario.pipeline,
-        case.target.dtype,
-        dict(scenario.component_dtypes),
-        scenario.enable,
-        {name: [part.request() for part in parts] for name, parts in scenario.components.items()},
-        [adapter.request() for adapter in scenario.adapters],
-    )
-    return json.dumps(facts, sort_keys=True)
+    def entry(self, case: Case) -> _Entry:
+        """Return what is known of a case."""
+        with self._lock:
+            return self._entries.setdefault(case.id, _Entry(case))
 
 
 def timed(case: Case, rounds: int) -> Case:
@@ -384,14 +424,6 @@ def well_timed(case: Case) -> Case:
     if cost.slower is None:
         return case
     return timed(case, max(MORE_ROUNDS, cost.rounds or 1))
-
-
-def settings_of(case: Case) -> Settings:
-    """Return the environment variables that a case's worker gets on top of the caller's own."""
-    scenario = case.scenario
-    return variables(
-        scenario.determinism, dict(case.settings), scenario.profile, scenario.framework
-    )
 
 
 def _shown(path: Path) -> str:

@@ -19,6 +19,7 @@ from harness.records import Verdict
 from harness.scenario.fields import ENABLES, SHAPE, Expectation, Generator
 from harness.scenario.weights import DATA
 from harness.store.recording import Recording
+from harness.store.run_folder import read_results
 from harness.worker.pipeline import checkpoints
 from harness.worker.pipeline.torch_ import Torch
 
@@ -212,6 +213,17 @@ def test_the_whole_scenario_of_the_docs_can_be_recorded_and_run(shop) -> None:
     assert shop.harness("record", "example.yaml", "--device", "cpu").code == 0
     done = shop.harness("run", "example.yaml", "--device", "cpu")
     assert (done.code, "1 case: 1 identical" in done.out) == (0, True), done.out
+
+
+def test_the_variants_of_the_docs_hold_what_they_promise(shop) -> None:
+    """Each by its contract, without a baseline; the one without a contract lacks one."""
+    path = shop.scenario("digits")
+    path.write_text(block("variants", "docs/scenarios.md"), encoding="utf-8")
+    assert shop.harness("run", str(path), "--out", "run").code == 1
+    verdicts = {each.variant: each.verdict for each in read_results(Path("run")).outcomes}
+    held = ("vae-slicing", "channels-last", "repeated", "turned-round", "second-alone")
+    assert [verdicts[name].passes for name in held] == [True] * 5
+    assert (verdicts[""], verdicts["ten-steps"]) == ("missing", "missing")
 
 
 def test_a_mistake_is_refused_as_the_docs_show(

@@ -715,3 +715,101 @@ def test_a_framework_without_its_environment_is_unverified_and_says_how_to_make_
     assert said(ran(tmp_path)) == {
         "a": ("unverified", f"no environment with mindspore here; {remedy}")
     }
+
+
+VARIANTS = """\
+variants:
+  nhwc: {enable: channels_last, contract: {rel_l2: 1.0e-3, local_rel_l2: 1.0e-3}}
+  again: {contract: identical}
+  twin: {enable: channels_last, contract: {identical-to: nhwc}}
+  other: {seed: 1, contract: identical}
+  lost: {call: {num_inference_steps: 5000}, contract: identical}
+  of-lost: {contract: {identical-to: lost}}
+"""
+
+
+@pytest.fixture
+def recorded(pooled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A scenario with variants, and the name of each recording that a session then makes."""
+    scenario(tmp_path, "digits", ONE_STEP, f"cost: {{rounds: 1}}\n{VARIANTS}")
+    own, made = Session.record, []
+
+    def noted(self, case, slot=None, folder=None):
+        made.append((folder or self.folder(case)).name)
+        return own(self, case, slot, folder)
+
+    monkeypatch.setattr(Session, "record", noted)
+    return made
+
+
+def test_variants_are_judged_by_their_contracts(recorded: list[str], tmp_path: Path):
+    """The base runs once, before them; who owes local drift runs once more, teacher-forced."""
+    session = ran(tmp_path)
+    found = {outcome.variant: outcome for outcome in session.outcomes}
+    assert {name: outcome.verdict for name, outcome in found.items()} == {
+        "": "missing",
+        "nhwc": "within" if found["nhwc"].contract.outputs["image"].differing else "identical",
+        "again": "identical",
+        "twin": "identical",
+        "other": "drifted",
+        "lost": "error",
+        "of-lost": "error",
+    }
+    assert recorded[0] == "cpu-float32"
+    forced = [name for name in recorded if name.endswith("teacher-forced")]
+    assert sorted(set(recorded) - set(forced)) == sorted(
+        f"cpu-float32{variant}"
+        for variant in ("", ",again", ",lost", ",nhwc", ",of-lost", ",other", ",twin")
+    )
+    assert len(recorded) == len(set(recorded))
+    assert found["other"].reason is Reason.CONTRACT_BROKEN
+    assert found["of-lost"].contract.against == "digits[cpu-float32,lost]"
+    assert "left no recording" in found["of-lost"].message
+    assert read_results(session.out).outcomes[0].variant == ""
+
+
+def test_a_variant_without_its_base_runs_the_base_as_its_companion(
+    recorded: list[str], tmp_path: Path
+):
+    """Once for all variants of the run, and without an outcome: nobody asked for it."""
+    chosen = [case for case in cases(tmp_path) if case.scenario.variant in ("again", "other")]
+    with Session(Store(tmp_path / "baselines"), tmp_path / "run") as session:
+        session.run_all(chosen, 1, lambda _outcome: None)
+    assert [outcome.variant for outcome in session.outcomes] == ["again", "other"]
+    assert sorted(recorded) == ["cpu-float32", "cpu-float32,again", "cpu-float32,other"]
+
+
+def test_a_base_that_ran_as_a_companion_does_not_run_again(recorded: list[str], tmp_path: Path):
+    """Where pytest runs it after its variant."""
+    by_variant = {case.scenario.variant: case for case in cases(tmp_path)}
+    with Session(Store(tmp_path / "baselines"), tmp_path / "run") as session:
+        session.run(by_variant["again"])
+        assert session.run(by_variant[""]).verdict is Verdict.MISSING
+        assert recorded == ["cpu-float32,again", "cpu-float32"]
+        session.run(by_variant[""])  # as plugins do that run a failed test again
+    assert recorded == ["cpu-float32,again", "cpu-float32", "cpu-float32"]
+
+
+def test_processes_that_share_a_run_make_their_companions_apart(
+    recorded: list[str], tmp_path: Path
+):
+    """Two of them must not write into one folder."""
+    by_variant = {case.scenario.variant: case for case in cases(tmp_path)}
+    with Session(Store(tmp_path / "baselines"), tmp_path / "run", part="gw0") as session:
+        assert session.run(by_variant["again"]).verdict is Verdict.IDENTICAL
+        session.run(by_variant[""])
+    assert recorded == ["cpu-float32,again", "cpu-float32-of-gw0", "cpu-float32"]
+
+
+def test_a_variant_has_a_baseline_of_its_own(recorded: list[str], tmp_path: Path):
+    """It is found by the variant's name, and judges beside the contract."""
+    by_variant = {case.scenario.variant: case for case in cases(tmp_path)}
+    first = ran(tmp_path, out="first")
+    again = by_variant["again"]
+    path = first.store.write(again, Recording.read(first.folder(again)), "first")
+    assert path.parent == tmp_path / "baselines" / "digits" / "cpu-float32,again"
+    assert first.store.read(path).variant == "again"
+    session = ran(tmp_path, out="second")
+    outcome = next(outcome for outcome in session.outcomes if outcome.variant == "again")
+    assert (outcome.verdict, outcome.reason) == (Verdict.IDENTICAL, Reason.SAME_BITS)
+    assert outcome.contract.same_bits

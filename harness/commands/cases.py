@@ -73,7 +73,7 @@ def _baselines_of(case: Case, store: Path) -> str:
     """
     if not case.scenario.needs_baseline:
         return "needs none"
-    files = (store / case.scenario.name / str(case.target)).glob("*.json")
+    files = (store / case.scenario.name / case.key).glob("*.json")
     return ", ".join(sorted(file.stem for file in files)) or "none"
 
 

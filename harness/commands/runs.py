@@ -17,7 +17,7 @@ from harness.commands.parser import (
     store_of,
 )
 from harness.errors import UsageError
-from harness.records import Outcome
+from harness.records import Outcome, Reason
 from harness.scenario.model import Case
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 # The keys of a request that do not influence the output.
 NOT_DECIDING = ("rounds", "reuse", "inputs_folder")
+CONTRACT_DECIDES = (Reason.CONTRACT_BROKEN, Reason.CONTRACT_UNVERIFIED)
 GATE_WORDS = {  # by the exit code
     0: "the gate is open",
     1: "the gate is closed: something required fails",
@@ -92,6 +93,8 @@ def _accepted(
 def _may_be_accepted(case: Case, outcome: Outcome) -> bool:
     from harness.report.advice import ACCEPTABLE_VERDICTS
 
+    if outcome.reason in CONTRACT_DECIDES:  # no baseline changes what a variant owes its base
+        return False
     return outcome.verdict in ACCEPTABLE_VERDICTS and case.scenario.needs_baseline
 
 
@@ -133,7 +136,7 @@ def _what_decides(request: Mapping[str, object]) -> dict[str, object]:
 def _outdated(store: Store, case: Case) -> list[Path]:
     """Return the baselines of a case that belong to another version of its scenario."""
     current = store.known(case)
-    files = store.files(case.scenario.name, case.target)
+    files = store.files(case.scenario.name, case.key)
     return [path for path in files if path.stem not in current]
 
 

@@ -101,7 +101,7 @@ def _write_calibration(store: Store, case: Case, found: Calibration) -> None:
     path, evidence = case.scenario.path, found.evidence()
     write_tolerance(path, found.bounds_for(case.scenario.tolerances), evidence)
     say(f"wrote {path}")
-    for baseline in store.files(case.scenario.name, case.target):
+    for baseline in store.files(case.scenario.name, case.key):
         store.annotate(baseline, evidence=evidence)
         say(f"wrote {baseline}: evidence")
 
@@ -158,7 +158,7 @@ def challenge(arguments: argparse.Namespace) -> int:
     _write_json(out / CHALLENGE_FILE, found.as_json())
     rate = found.detection_rate()
     if arguments.write:
-        for baseline in store.files(case.scenario.name, case.target):
+        for baseline in store.files(case.scenario.name, case.key):
             store.annotate(baseline, detection_rate=rate)
             say(f"wrote {baseline}: detection rate")
     return 1 if rate.missed else 0
@@ -470,7 +470,7 @@ def _one_case(arguments: argparse.Namespace) -> Case:
     if others:
         raise UsageError(
             f"{arguments.scenario} has {len(others) + 1} cases; choose one with -k, such as "
-            f"-k {case.target}"
+            f"-k '{case.id}'"
         )
     return case
 

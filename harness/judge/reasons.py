@@ -15,6 +15,7 @@ from harness.records import (
     ChangeKind,
     Check,
     Comparison,
+    ContractOutcome,
     Cost,
     CostReason,
     Difference,
@@ -198,6 +199,26 @@ def no_effect(effects: list[Effect]) -> str:
 
 def not_finite(outputs: list[str]) -> str:
     return f"{', '.join(outputs)} holds NaN or infinity"
+
+
+def contract(held: ContractOutcome, problem: str = "") -> str:
+    """Return whether a contract holds, and what breaks it.
+
+    Args:
+        held: A contract, with its state.
+        problem: Why the outputs of the two cases cannot be compared; empty where they can.
+    """
+    over = held.failed_checks
+    if not over:
+        words = "same bits as" if held.same_bits else "inside the contract's bounds against"
+        return f"{words} {held.against}"
+    why = problem or exceeded(over[0])
+    broken = f"the contract `{held.terms}` with {held.against} is broken: {why}"
+    return broken + and_first(held.first_difference)
+
+
+def no_companion(against: str, reason: str) -> str:
+    return f"the contract could not be held, because {against} left no recording: {reason}"
 
 
 def cost_is_unknown(cost: Cost) -> str:

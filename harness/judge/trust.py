@@ -8,14 +8,21 @@ if its verdict follows from the checks and drifts that it states.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from harness.errors import FileError
 from harness.judge import reasons
 from harness.judge.environment_diff import FRAMEWORKS
-from harness.records import Comparison, Outcome, Reason, Verdict
+from harness.records import (
+    Comparison,
+    ContractKind,
+    ContractState,
+    Outcome,
+    Reason,
+    Verdict,
+)
 from harness.scenario.model import Case
 from harness.store.baselines import Store
 from harness.store.recording import Environment
@@ -23,10 +30,19 @@ from harness.store.run_folder import Results
 
 # Which reasons a passing verdict can have; every other reason belongs to a failure.
 PASSING_REASONS = {
-    Verdict.IDENTICAL: (Reason.SAME_BITS,),
-    Verdict.WITHIN: (Reason.INSIDE_TOLERANCE, Reason.PUBLISHED_VALUE_HOLDS),
+    Verdict.IDENTICAL: (Reason.SAME_BITS, Reason.CONTRACT_HOLDS),
+    Verdict.WITHIN: (
+        Reason.INSIDE_TOLERANCE,
+        Reason.PUBLISHED_VALUE_HOLDS,
+        Reason.CONTRACT_HOLDS,
+    ),
     Verdict.VARIES: (Reason.VARIES_AS_EXPECTED,),
 }
+NEED_NO_BASELINE = (
+    Reason.VARIES_AS_EXPECTED,
+    Reason.PUBLISHED_VALUE_HOLDS,
+    Reason.CONTRACT_HOLDS,
+)
 SECONDS_A_DAY = 86400
 
 
@@ -56,8 +72,12 @@ def distrust(outcome: Outcome, cases: Mapping[str, Case], store: Store) -> Distr
     case = cases.get(outcome.case)
     if case is None:
         return Distrust("the scenarios of the release have no such case")
-    if outcome.fingerprint != case.scenario.fingerprint:
+    scenario = case.scenario
+    if outcome.fingerprint != scenario.fingerprint:
         return Distrust("the scenario was edited after the run")
+    terms = "" if scenario.contract is None else scenario.contract.terms
+    if outcome.passes and _terms(outcome) != terms:
+        return Distrust("the contract of the variant was edited after the run")
     if outcome.baseline is not None and not _holds_baseline(outcome.baseline.digest, case, store):
         return Distrust(
             f"it was judged by a baseline of {outcome.baseline.numerics_class} that "
@@ -97,7 +117,7 @@ def _no_effect(outcome: Outcome) -> str:
 
 
 def _no_baseline(outcome: Outcome) -> str:
-    needs_none = outcome.reason in (Reason.VARIES_AS_EXPECTED, Reason.PUBLISHED_VALUE_HOLDS)
+    needs_none = outcome.reason in NEED_NO_BASELINE
     return "" if needs_none or outcome.baseline is not None else "and names no baseline"
 
 
@@ -111,8 +131,27 @@ def _an_output_that_moved(outcome: Outcome) -> str:
 
 
 def _no_check(outcome: Outcome) -> str:
-    unchecked = outcome.verdict is Verdict.WITHIN and not outcome.checks
+    checks = outcome.checks
+    if outcome.reason is Reason.CONTRACT_HOLDS and outcome.contract is not None:
+        checks = outcome.contract.checks
+    unchecked = outcome.verdict is Verdict.WITHIN and not checks
     return "and states no check" if unchecked else ""
+
+
+def _a_contract_that_does_not_hold(outcome: Outcome) -> str:
+    held = outcome.contract
+    if held is None:
+        by_contract = outcome.reason is Reason.CONTRACT_HOLDS
+        return "by a contract that it does not state" if by_contract else ""
+    if held.state is not ContractState.HOLDS or held.failed_checks:
+        return f"beside a contract that is {held.state}"
+    must_be_same = held.kind is ContractKind.IDENTICAL or (
+        outcome.reason is Reason.CONTRACT_HOLDS and outcome.verdict is Verdict.IDENTICAL
+    )
+    moved = any(drift.differing or drift.l_inf for drift in held.outputs.values())
+    if must_be_same and (moved or not held.same_bits):
+        return "beside a contract that admits no difference, and outputs that differ"
+    return ""
 
 
 def _bits_that_are_owed(outcome: Outcome) -> str:
@@ -131,6 +170,7 @@ CONTRADICTIONS: tuple[Callable[[Outcome], str], ...] = (
     _no_output,
     _an_output_that_moved,
     _no_check,
+    _a_contract_that_does_not_hold,
     _bits_that_are_owed,
 )
 
@@ -169,13 +209,20 @@ def too_old(runs: Mapping[str, Results], days: float, now: datetime | None = Non
     return found
 
 
+def _terms(outcome: Outcome) -> str:
+    """Return what the contract of an outcome asked for; empty without one."""
+    return "" if outcome.contract is None else outcome.contract.terms
+
+
 def _holds_baseline(digest: str, case: Case, store: Store) -> bool:
     """Whether the store holds the baseline with this seal, for the case or its reference."""
     scenario = case.scenario
-    paths = store.files(scenario.name, case.target)
+    paths = store.files(scenario.name, case.key)
     if scenario.reference is not None:
-        name = scenario.reference.scenario or scenario.name
-        paths += store.files(name, scenario.reference.target)
+        reference = scenario.reference
+        if not reference.scenario:
+            reference = replace(reference, scenario=scenario.name, variant=scenario.variant)
+        paths += store.files(reference.scenario, reference.key)
     return any(_seal(store, path) == digest for path in paths)
 
 

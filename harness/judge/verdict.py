@@ -35,7 +35,6 @@ from harness.records import (
     Against,
     Check,
     Difference,
-    Drift,
     Metric,
     Outcome,
     Reason,
@@ -44,7 +43,7 @@ from harness.records import (
 from harness.scenario.model import Case, Scenario
 from harness.scenario.tolerance import LOCAL_METRICS, NO_DIFFERENCE
 from harness.store.baselines import Match
-from harness.store.recording import Recording, TensorFacts
+from harness.store.recording import Recording
 
 
 def without_recording(
@@ -55,6 +54,7 @@ def without_recording(
         case=case.id,
         scenario=case.scenario.name,
         target=case.target,
+        variant=case.scenario.variant,
         verdict=verdict,
         reason=reason,
         message=message,
@@ -118,6 +118,7 @@ class _Judgement:
             case=case.id,
             scenario=case.scenario.name,
             target=case.target,
+            variant=case.scenario.variant,
             verdict=Verdict.ERROR,
             reason=Reason.NOT_RECORDED,
             message="",
@@ -223,7 +224,7 @@ class _Judgement:
         checks = (*self._draft.checks, *published)
         self._draft = replace(self._draft, first_difference=first, checks=checks)
         if same:
-            outputs = {name: _no_drift(output) for name, output in expected.outputs.items()}
+            outputs = {name: drift.none_of(output) for name, output in expected.outputs.items()}
             self._draft = replace(self._draft, outputs=outputs)
         else:
             self._measure(match)
@@ -299,8 +300,3 @@ def _check_published(case: Case, recording: Recording) -> list[Check]:
             )
         )
     return checks
-
-
-def _no_drift(output: TensorFacts) -> Drift:
-    abs_sum = output.abs_sum or 0.0
-    return Drift(0.0, 0.0, abs_sum, abs_sum, 0, output.size, (), 0.0, 0.0)

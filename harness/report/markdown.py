@@ -59,7 +59,7 @@ def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> st
 
 
 def _case_of(outcome: Outcome) -> str:
-    return outcome.case
+    return outcome.case.removesuffix("]")  # a variant comes after its base
 
 
 def _where(environment: Environment | None) -> str:

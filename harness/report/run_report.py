@@ -49,4 +49,4 @@ def _print_list(out: Console, heading: str, lines: Sequence[str]) -> None:
 
 
 def _case_of(outcome: Outcome) -> str:
-    return outcome.case
+    return outcome.case.removesuffix("]")  # a variant comes after its base

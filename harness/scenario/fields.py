@@ -17,6 +17,7 @@ from harness.records import Device, Dtype
 from harness.scenario import executions, weights
 from harness.scenario.inputs import Call
 from harness.scenario.located_yaml import Anything, Either, Number, OneOrMore, Record, Table, Text
+from harness.scenario.overlay import AxisValue, Overlay
 from harness.scenario.tolerance import EXACT
 
 
@@ -100,6 +101,7 @@ _DEVICE = Text(tuple(Device))
 _DTYPE = Text(tuple(Dtype))
 _AT_LEAST_ZERO = Number(least=0)
 _POSITIVE_WHOLE = Number(least=1, whole=True)
+_WHOLE = Number(least=0, whole=True)
 
 _FREE = {"l_inf": _AT_LEAST_ZERO, "rel_l2": _AT_LEAST_ZERO}
 _LOCAL = Either(_AT_LEAST_ZERO, Table(_AT_LEAST_ZERO))  # one bound, or one for each kind of stage
@@ -138,7 +140,7 @@ _PUBLISHED = Record(
     required=("abs_sum", "within", "source"),
 )
 
-SHAPE = Record(
+_WITHOUT_VARIANTS = Record(
     {
         "description": Text(),
         "pipeline": Text(what="the name of a pipeline class of diffusers"),
@@ -153,6 +155,7 @@ SHAPE = Record(
             {
                 "device": OneOrMore(_DEVICE, distinct=True),
                 "dtype": OneOrMore(_DTYPE, distinct=True),
+                "call": Table(OneOrMore(AxisValue(), distinct=True)),
             }
         ),
         "enable": OneOrMore(Text(ENABLES), distinct=True),
@@ -196,7 +199,7 @@ SHAPE = Record(
         "call": "arguments of the pipeline's call, passed as they are",
         "seed": "one seed, or a list: one per image",
         "generator": "where noise comes from; made anew for every run",
-        "cases": "devices and dtypes on which the scenario runs",
+        "cases": "devices, dtypes and arguments of the call with which the scenario runs",
         "enable": "memory savers, memory format, compilation, TF32; each changes the arithmetic",
         **executions.HELP,
         "component-dtype": "dtypes of single components, where they differ from the case's",
@@ -210,8 +213,23 @@ SHAPE = Record(
         "keep-every": "N: a baseline keeps the tensor of every N-th scheduler step; 1 keeps all",
         "timeout": "seconds until the case is ended as an error",
         "tags": "words that -k finds",
+        "variants": "other executions of the scenario: the keys that each changes, its contract",
     },
 )
+_CONTRACT = Either(
+    Text((EXACT,)),
+    Record(
+        {
+            **_BOUNDS.fields,
+            "identical-to": Text(what="the name of another variant, or `base`"),
+            "images": OneOrMore(_WHOLE),
+        },
+        filled=True,
+    ),
+)
+_VARIANT = Overlay(_WITHOUT_VARIANTS.fields, {"contract": _CONTRACT})
+
+SHAPE = replace(_WITHOUT_VARIANTS, fields={**_WITHOUT_VARIANTS.fields, "variants": Table(_VARIANT)})
 
 
 def json_schema() -> dict[str, object]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from harness.records import Device, Dtype, Facts, Target
+from harness.records import ContractKind, Device, Dtype, Facts, Target, case_key
 from harness.scenario.fields import (
     Determinism,
     Expectation,
@@ -17,7 +17,7 @@ from harness.scenario.fields import (
     Profile,
 )
 from harness.scenario.project import Project
-from harness.scenario.tolerance import Tolerances
+from harness.scenario.tolerance import EXACT, NO_DIFFERENCE, NO_WORSE, Tolerance, Tolerances
 from harness.scenario.weights import Adapter, AdapterKind, Checkpoint, Component
 from harness.worker.protocol import (
     CaseRequest,
@@ -33,20 +33,29 @@ COUNTS = (
     "num_waveforms_per_prompt",
 )
 SCHEDULES = ("timesteps", "sigmas")  # lists with one value per step, never one per image
+# How often a case runs whose seconds are held against those of a variant: a first run, which warms
+# up, and three that are timed.
+COMPARED_ROUNDS = 4
 
 
 @dataclass(frozen=True)
 class Reference:
     """The case whose reference baseline judges cases that have none of their own.
 
-    `scenario` is empty where it is the same scenario.
+    `scenario` is empty where it is the same scenario, `variant` where it is no variant.
     """
 
     target: Target
     scenario: str = ""
+    variant: str = ""
+
+    @property
+    def key(self) -> str:
+        """What tells the case from the others of its scenario."""
+        return case_key(self.target, self.variant)
 
     def __str__(self) -> str:
-        return f"{self.scenario}[{self.target}]" if self.scenario else str(self.target)
+        return f"{self.scenario}[{self.key}]" if self.scenario else self.key
 
 
 @dataclass(frozen=True)
@@ -79,10 +88,47 @@ class CostBounds:
         """How often the case runs: at least twice where its cost is bounded."""
         return max(self.rounds or 1, 1 if self.slower is None else 2)
 
+    def compared(self) -> CostBounds:
+        """Return the bounds of a case whose seconds are compared with those of another case.
+
+        Where the scenario does not say how often it is timed, it is `COMPARED_ROUNDS`.
+        """
+        return self if self.rounds is not None else replace(self, rounds=COMPARED_ROUNDS)
+
+
+@dataclass(frozen=True)
+class Contract:
+    """What a variant owes another execution of the same scenario, in the same run.
+
+    Attributes:
+        kind: The same bits, a bounded drift, or an accuracy that is no worse.
+        against: The execution that it is held against: the base, or another variant.
+        tolerance: The bounds, where the kind is `TOLERANCE`.
+        images: For each image of the variant's batch, which image of the other batch it must be;
+            empty where both batches are compared as a whole.
+    """
+
+    kind: ContractKind
+    against: Scenario
+    tolerance: Tolerance = NO_DIFFERENCE
+    images: tuple[int, ...] = ()
+
+    @property
+    def terms(self) -> str:
+        """What is owed, in one line: an outcome states it, and a gate compares it."""
+        words = {ContractKind.IDENTICAL: EXACT, ContractKind.NO_WORSE: NO_WORSE}
+        owed = words.get(self.kind) or json.dumps(self.tolerance.as_yaml(), sort_keys=True)
+        return f"{owed} for images {list(self.images)}" if self.images else owed
+
 
 @dataclass(frozen=True)
 class Scenario:
-    """One YAML file, read and checked; `name` is the stem of its file."""
+    """One YAML file, read and checked; `name` is the stem of its file.
+
+    Where the file has variants, or arguments of the call that vary, the scenario itself stands for
+    the file, and `expanded` is what runs: the scenario without any change first, then each
+    variant. `variant` names one of them, and `contract` is what it owes another one.
+    """
 
     path: Path
     name: str
@@ -113,6 +159,9 @@ class Scenario:
     timeout: float = 3600.0
     tags: tuple[str, ...] = ()
     project: Project | None = None
+    variant: str = ""
+    contract: Contract | None = None
+    expanded: tuple[Scenario, ...] = ()
 
     @property
     def decides(self) -> dict[str, object]:
@@ -168,9 +217,19 @@ class Scenario:
         return range(len(self.seeds) if wanted else 0)
 
     def cases(self) -> list[Case]:
-        """Return the scenario on each of its devices with each of its dtypes."""
+        """Return each execution of the scenario on each of its devices with each of its dtypes."""
+        if self.expanded:
+            return [case for each in self.expanded for case in each.cases()]
         targets = [Target(device, dtype) for device in self.devices for dtype in self.dtypes]
         return [Case(self, target) for target in targets]
+
+    def with_profile(self, profile: Profile) -> Scenario:
+        """Return the scenario, and all that it expands to, with other CPU instructions."""
+        contract = self.contract
+        if contract is not None:
+            contract = replace(contract, against=contract.against.with_profile(profile))
+        expanded = tuple(each.with_profile(profile) for each in self.expanded)
+        return replace(self, profile=profile, contract=contract, expanded=expanded)
 
 
 @dataclass(frozen=True)
@@ -204,8 +263,19 @@ class Case:
 
     @property
     def id(self) -> str:
-        """`ddim-digits[cpu-float32]`, as pytest writes it."""
-        return f"{self.scenario.name}[{self.target}]"
+        """`ddim-digits[cpu-float32]` or `sd[cpu-float32,compiled]`, as pytest writes it."""
+        return f"{self.scenario.name}[{self.key}]"
+
+    @property
+    def key(self) -> str:
+        """What tells it from the other cases of its scenario: the target, then the variant."""
+        return case_key(self.target, self.scenario.variant)
+
+    @property
+    def against(self) -> Case | None:
+        """The case that its contract holds it against; None without a contract."""
+        contract = self.scenario.contract
+        return None if contract is None else replace(self, scenario=contract.against)
 
     @property
     def is_variation(self) -> bool:

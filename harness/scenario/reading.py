@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from harness.errors import ScenarioError, UsageError
-from harness.records import Device, Dtype, Target
+from harness.records import ContractKind, Device, Dtype, Target
 from harness.scenario import executions, project, weights
 from harness.scenario.fields import (
     DEVICES_OF,
@@ -21,8 +22,15 @@ from harness.scenario.fields import (
     diffusers_names,
 )
 from harness.scenario.located_yaml import Place, Values, load, nearest
-from harness.scenario.model import CostBounds, PublishedValue, Reference, Scenario
-from harness.scenario.tolerance import LOOSE, BoundKey, Tolerances
+from harness.scenario.model import (
+    Contract,
+    CostBounds,
+    PublishedValue,
+    Reference,
+    Scenario,
+)
+from harness.scenario.overlay import BASE, Draft
+from harness.scenario.tolerance import LOCAL_METRICS, LOOSE, BoundKey, Tolerance, Tolerances
 
 NAME = re.compile(r"\w[\w.+-]*")  # of a scenario: a folder, a word of -k and part of an id
 CONTRADICTIONS = (
@@ -33,6 +41,7 @@ CONTRADICTIONS = (
 FROM_SEEDS = ("generator", "latents")  # arguments of a call that the harness makes itself
 TORCH_ONLY = (*executions.FIELDS, *weights.FIELDS, "component-dtype")
 BESIDE_BUILD = ("pipeline", "checkpoint", "components")  # what a function that builds decides
+IDENTICAL_TO, IMAGES = "identical-to", "images"  # keys of a contract beside its bounds
 
 Members = Mapping[str, Place]
 
@@ -84,16 +93,92 @@ def read(path: Path) -> Scenario:
         expected = "a file name of letters, digits, `-`, `_`, `+` and `.`"
         raise ScenarioError(path, 1, "", expected, repr(path.stem), "rename the file")
     values, place = load(path, SHAPE)
-    members = {key: value_place for key, (_, value_place) in place.members().items()}
+    draft = Draft.of_file(values, place)
+    scenario = _scenario_of(draft, path)
+    if not draft.expands:
+        return scenario
+    found: list[Scenario] = []
+    for point in draft.points():
+        found += _expanded(point, path)
+    return replace(scenario, expanded=tuple(found))
+
+
+def _expanded(point: Draft, path: Path) -> list[Scenario]:
+    """Return a scenario without its variants, then each variant with its contract."""
+    drafts = list(point.variants())
+    base = _scenario_of(point, path)
+    known = {BASE: base}
+    for draft in drafts:
+        known[draft.variant] = _scenario_of(draft, path)
+        _check_targets(known[draft.variant], base, draft)
+    if any(draft.contract for draft in drafts):
+        known = {name: replace(each, cost=each.cost.compared()) for name, each in known.items()}
+    held = [replace(known[draft.variant], contract=_contract(draft, known)) for draft in drafts]
+    return [known[BASE], *held]
+
+
+def _scenario_of(draft: Draft, path: Path) -> Scenario:
+    """Return one execution of a scenario, checked; its contract comes later."""
+    values, members, place = draft.values, draft.members, draft.place
     _check_source(values, members, place)
     _check_names(values, members)
     executions.check(values, members)
-    scenario = _scenario(path, values, members)
+    scenario = replace(_scenario(path, values, members), variant=draft.name)
     _check_framework(scenario, members, place)
     _check_call(members)
     _check_expectations(scenario, members, place)
     _check_evidence(scenario.tolerances, members)
     return scenario
+
+
+def _contract(draft: Draft, known: Mapping[str, Scenario]) -> Contract | None:
+    """Return what a variant owes one of the scenarios that are `known` by the variant's name."""
+    if draft.contract is None:
+        return None
+    value, place = draft.contract
+    made = known[draft.variant]
+    if isinstance(value, str):
+        contract = Contract(ContractKind(value), known[BASE])
+    else:
+        contract = _contract_of(value, place, draft, known)
+    for each in (made, contract.against):
+        if not each.needs_baseline:
+            raise place.wrong("a contract only where runs repeat", f"`generator: {each.generator}`")
+    return contract
+
+
+def _contract_of(
+    value: Values, place: Place, draft: Draft, known: Mapping[str, Scenario]
+) -> Contract:
+    """Return the contract that a mapping means."""
+    images = tuple(value.get(IMAGES, ()))
+    bounds = {key: bound for key, bound in value.items() if key not in (IDENTICAL_TO, IMAGES)}
+    local = [key for key in bounds if key in LOCAL_METRICS]
+    if images and local:
+        expected = f"no local bound beside `{IMAGES}`, which names single images of the outputs"
+        raise place.members()[local[0]][0].wrong(expected, f"`{local[0]}`")
+    if IDENTICAL_TO not in value:
+        if not bounds:
+            raise place.wrong(f"`{IDENTICAL_TO}` or a bound beside `{IMAGES}`", f"`{IMAGES}` alone")
+        tolerance = Tolerance.from_yaml(bounds)
+        return Contract(ContractKind.TOLERANCE, known[BASE], tolerance, images)
+    member = place.members()[IDENTICAL_TO][1]
+    if bounds:
+        raise place.wrong(f"either `{IDENTICAL_TO}` or bounds", "both")
+    others = [name for name in known if name != draft.variant]
+    if value[IDENTICAL_TO] not in others:
+        hint = nearest(value[IDENTICAL_TO], others)
+        raise member.wrong(f"one of {_listed(others)}", f"`{value[IDENTICAL_TO]}`", hint)
+    return Contract(ContractKind.IDENTICAL, known[value[IDENTICAL_TO]], images=images)
+
+
+def _check_targets(variant: Scenario, base: Scenario, draft: Draft) -> None:
+    """Refuse a variant on a device or dtype on which the scenario itself does not run."""
+    pairs = (("device", variant.devices, base.devices), ("dtype", variant.dtypes, base.dtypes))
+    for key, own, offered in pairs:
+        if not set(own) <= set(offered):
+            wrong = draft.members["cases"].members()[key][1]
+            raise wrong.wrong(f"some of the scenario's own: {_listed(offered)}", _listed(own))
 
 
 def _scenario(path: Path, values: Values, members: Members) -> Scenario:

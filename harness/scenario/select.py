@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 
 from harness.errors import UsageError
 from harness.records import Device
@@ -39,7 +38,7 @@ def select(
     cases = [
         case
         for scenario in scenarios
-        for case in replace(scenario, profile=profile or scenario.profile).cases()
+        for case in (scenario.with_profile(profile) if profile else scenario).cases()
     ]
     chosen = [
         case

@@ -14,6 +14,7 @@ from harness.records import Device, Metric, Stage
 
 ANY_STAGE = ""  # the pattern of a local bound that covers every stage which no other one covers
 EXACT = "identical"  # the word in YAML for a tolerance that admits no difference
+NO_WORSE = "no-worse"  # the word in YAML for a contract on accuracy
 LOOSE = 4  # a bound may be this many times the one that calibration derived, without a reason
 FREE_METRICS = (Metric.REL_L2, Metric.L_INF)
 LOCAL_METRICS = (Metric.LOCAL_REL_L2, Metric.LOCAL_L_INF)

@@ -1,6 +1,6 @@
 """Owns the store of baselines: finds the one to compare a case with, checks it, writes new ones.
 
-A baseline is two files: `SCENARIO/TARGET/CLASS.json`, which holds a digest over its own content,
+A baseline is two files: `SCENARIO/KEY/CLASS.json`, which holds a digest over its own content,
 the seal, and beside it the tensors that it names, in `CLASS.DIGEST.safetensors`. The JSON file is
 replaced last, and tensors are removed only when no JSON file names them, so that a reader finds
 either the old baseline or the new one, and never a mixture.
@@ -22,7 +22,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from harness.errors import BaselineError, FileError, writing
-from harness.records import Comparison, DetectionRate, Device, JudgedBy, Target
+from harness.records import Comparison, DetectionRate, Device, JudgedBy, Target, case_key
 from harness.scenario.model import Case, Reference
 from harness.scenario.tolerance import Evidence
 from harness.store.recording import (
@@ -68,6 +68,7 @@ class Baseline(Observed):
         decides: The keys of the scenario that influence the output, with their values.
         evidence: What the scenario's bounds were derived from, as in its YAML.
         detection_rate: The share of known faults that the bounds catch, where it was measured.
+        variant: The variant of the scenario; empty for the scenario as it stands.
         path: The JSON file.
     """
 
@@ -79,7 +80,13 @@ class Baseline(Observed):
     decides: dict[str, object]
     evidence: dict[str, object] | None = None
     detection_rate: DetectionRate | None = None
+    variant: str = ""
     path: Path = field(default=Path(), metadata=NOT_IN_JSON)
+
+    @property
+    def key(self) -> str:
+        """What tells its case from the others of the scenario."""
+        return case_key(self.target, self.variant)
 
 
 @dataclass(frozen=True)
@@ -121,13 +128,13 @@ class Store:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def folder(self, scenario: str, target: Target) -> Path:
-        """Return where the baselines of a scenario on one target lie."""
-        return self.root / scenario / str(target)
+    def folder(self, scenario: str, key: str) -> Path:
+        """Return where the baselines of one case lie; `key` is that of the case."""
+        return self.root / scenario / key
 
-    def files(self, scenario: str, target: Target) -> list[Path]:
-        """Return the JSON files of a scenario on one target, one per numerics class."""
-        return sorted(self.folder(scenario, target).glob("*.json"))
+    def files(self, scenario: str, key: str) -> list[Path]:
+        """Return the JSON files of one case, one per numerics class."""
+        return sorted(self.folder(scenario, key).glob("*.json"))
 
     def match(self, case: Case, numerics_class: NumericsClass) -> Match | None:
         """Return the baseline to compare `case` with on a machine of `numerics_class`.
@@ -138,14 +145,14 @@ class Store:
         Raises:
             BaselineError: A baseline is damaged, misplaced or of another format.
         """
-        own = self.folder(case.scenario.name, case.target) / f"{numerics_class.name}.json"
+        own = self.folder(case.scenario.name, case.key) / f"{numerics_class.name}.json"
         if own.exists():
             baseline = self.read(own)
             if baseline.numerics_class.hash == numerics_class.hash:
                 return Match(baseline)
         for reference in _references(case):
             scenario = reference.scenario or case.scenario.name
-            for path in self.files(scenario, reference.target):
+            for path in self.files(scenario, reference.key):
                 baseline = self.read(path)
                 if baseline.reference:
                     return Match(baseline, reference)
@@ -159,7 +166,7 @@ class Store:
         on them.
         """
         found: dict[str, dict[str, str]] = {}
-        for path in self.files(case.scenario.name, case.target):
+        for path in self.files(case.scenario.name, case.key):
             try:
                 baseline = _parsed(path)
             except FileError:
@@ -172,8 +179,8 @@ class Store:
         self, case: Case, numerics_class: NumericsClass, devices: Sequence[Device]
     ) -> list[Baseline]:
         """Return the baselines of `case`, as it is now, of other numerics classes on `devices`."""
-        targets = [Target(device, case.target.dtype) for device in devices]
-        paths = [path for target in targets for path in self.files(case.scenario.name, target)]
+        others = [replace(case, target=Target(device, case.target.dtype)).key for device in devices]
+        paths = [path for other in others for path in self.files(case.scenario.name, other)]
         return [
             baseline
             for baseline in map(self.read, paths)
@@ -208,12 +215,12 @@ class Store:
         """
         recording.verify_tensors()
         packed = recording.tensors_path.read_bytes()
-        folder = self.folder(case.scenario.name, case.target)
+        folder = self.folder(case.scenario.name, case.key)
         self._check_inside(folder)
         path = folder / f"{_file_stem(recording)}.json"
         digest = recording.tensors_file.digest
         tensors = path.with_name(f"{path.stem}.{digest[:8]}.safetensors")
-        with self._locked(case.scenario.name, case.target), writing(folder):
+        with self._locked(case.scenario.name, case.key), writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
             remove_leftovers(folder)
             baseline = self._baseline(case, recording, reason, path)
@@ -236,7 +243,7 @@ class Store:
             FileError: The baseline is damaged, or the store cannot be written to.
         """
         found = self.read(path)
-        with self._locked(found.scenario, found.target), writing(path):
+        with self._locked(found.scenario, found.key), writing(path):
             remove_leftovers(path.parent)
             baseline = self.read(path)  # again: another writer may have come first
             if evidence is not None:
@@ -248,7 +255,7 @@ class Store:
     def _baseline(self, case: Case, recording: Recording, reason: str, path: Path) -> Baseline:
         """Return the baseline that `recording` becomes."""
         replaced = self._replaced(path)
-        others = [other for other in self.files(case.scenario.name, case.target) if other != path]
+        others = [other for other in self.files(case.scenario.name, case.key) if other != path]
         if replaced is not None:
             is_reference = replaced.reference
         else:
@@ -259,6 +266,7 @@ class Store:
             **{**kept, "format": FORMAT},
             scenario=case.scenario.name,
             target=case.target,
+            variant=case.scenario.variant,
             fingerprint=case.scenario.fingerprint,
             reference=is_reference,
             provenance=_provenance(reason, replaced),
@@ -280,7 +288,7 @@ class Store:
             baseline = _parsed(path)
         except FileError as error:
             raise BaselineError(error.path, error.problem, error.remedy or REMEDY) from error
-        stated = (baseline.scenario, str(baseline.target), f"{baseline.numerics_class.name}.json")
+        stated = (baseline.scenario, baseline.key, f"{baseline.numerics_class.name}.json")
         if path.parts[-3:] != stated:
             belongs = "/".join(stated)
             raise BaselineError(path, f"is misplaced: its content belongs at {belongs}", REMEDY)
@@ -293,7 +301,7 @@ class Store:
             raise BaselineError(path, "leads out of the store by a symbolic link", REMEDY)
 
     @contextmanager
-    def _locked(self, scenario: str, target: Target) -> Iterator[None]:
+    def _locked(self, scenario: str, key: str) -> Iterator[None]:
         """Hold the lock of the writers of one case."""
         locks = self.root / LOCKS
         with writing(locks):
@@ -302,7 +310,7 @@ class Store:
             ignore = locks / ".gitignore"
             if not ignore.exists():
                 write_file(ignore, b"*\n")
-            lock = FileLock(locks / f"{scenario}-{target}.lock")
+            lock = FileLock(locks / f"{scenario}-{key}.lock")
             lock.acquire()
         try:
             yield
@@ -312,8 +320,10 @@ class Store:
 
 def _references(case: Case) -> list[Reference]:
     """Return the cases whose reference baselines `case` may be compared with, in this order."""
-    own = Reference(case.target)
+    own = Reference(case.target, variant=case.scenario.variant)
     named = case.scenario.reference
+    if named is not None and not named.scenario:  # the same variant on the other target
+        named = replace(named, variant=case.scenario.variant)
     return [own] if named is None or named == own else [own, named]
 
 

@@ -143,4 +143,4 @@ class RunOwner:
 
 
 def _case_of(outcome: Outcome) -> str:
-    return outcome.case
+    return outcome.case.removesuffix("]")  # a variant comes after its base

@@ -150,7 +150,7 @@ class Trials:
 
     def _folder(self, release: str) -> Path:
         name = self.case.scenario.name
-        return self._session.out / "releases" / release / name / str(self.case.target)
+        return self._session.out / "releases" / release / name / self.case.key
 
     def _skip(self, release: str, reason: str) -> None:
         self.skipped[release] = reason

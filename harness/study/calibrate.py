@@ -264,7 +264,7 @@ class _Runs:
         self.seen: set[str] = set()
         self._session = session
         self._on_step = on_step
-        self._folder = session.out / "recordings" / case.scenario.name / str(case.target)
+        self._folder = session.out / "recordings" / case.scenario.name / case.key
 
     def record(self, case: Case, name: str) -> Recording:
         """Run a case and return its recording, in a folder called `name`."""

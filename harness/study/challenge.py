@@ -181,7 +181,7 @@ class _Runs:
     def __init__(self, session: Session, case: Case) -> None:
         self._session = session
         self._case = case
-        self._folder = session.out / "recordings" / case.scenario.name / str(case.target)
+        self._folder = session.out / "recordings" / case.scenario.name / case.key
         self.base = session.record(case, folder=self._folder / "base")
 
     def inject(self, fault: Fault) -> _Carrier | _NoEffect:

@@ -96,7 +96,7 @@ class _Inquiry:
         self._baseline = expected
         self._on_step = on_step
         self._candidates = candidates(case, actual, expected, packages=packages)
-        self._folder = session.out / "explain" / case.scenario.name / str(case.target)
+        self._folder = session.out / "explain" / case.scenario.name / case.key
         self._notes: list[str] = []
 
     def explanation(self, first: Difference, limit: int) -> Explanation:

@@ -202,7 +202,7 @@ class _Turn:
 
     def _run(self, side: int, mode: Mode) -> Recording:
         case = timed(mode.applied_to(self.case), self.rounds + 1)
-        folder = self.session.out / "recordings" / case.scenario.name / str(case.target)
+        folder = self.session.out / "recordings" / case.scenario.name / case.key
         return self.session.record(case, self.slots[side], folder / str(side))
 
 

@@ -14,6 +14,9 @@ from harness.judge.structure import structure
 from harness.records import (
     Against,
     Check,
+    ContractKind,
+    ContractOutcome,
+    ContractState,
     Cost,
     CostReason,
     CostVerdict,
@@ -35,6 +38,9 @@ OFF = Check(
 UNET = Difference(DifferenceKind.STAGE_OUTPUT, "unet#0")
 ELSEWHERE = Reference(Target(builders.CPU.device, builders.CPU.dtype), "other")
 
+HELD = ContractOutcome(
+    ContractKind.IDENTICAL, "identical", "a[cpu-float32]", ContractState.HOLDS, "", same_bits=True
+)
 SENTENCES = {
     Reason.SAME_BITS: (
         reasons.same_bits(OWN),
@@ -105,6 +111,21 @@ SENTENCES = {
     Reason.NO_EFFECT: (
         reasons.no_effect([Effect("compile: unet", "no graph", took_effect=False)]),
         "`compile: unet` had no effect: no graph",
+    ),
+    Reason.CONTRACT_HOLDS: (
+        reasons.contract(HELD),
+        "same bits as a[cpu-float32]",
+    ),
+    Reason.CONTRACT_BROKEN: (
+        reasons.contract(replace(HELD, checks=(OVER,), first_difference=UNET)),
+        (
+            "the contract `identical` with a[cpu-float32] is broken: image rel_l2 = 0.002 "
+            "(bound 0.001); first difference: unet#0"
+        ),
+    ),
+    Reason.CONTRACT_UNVERIFIED: (
+        reasons.no_companion("a[cpu-float32]", "timed out"),
+        ("the contract could not be held, because a[cpu-float32] left no recording: timed out"),
     ),
     Reason.NOT_FINITE: (
         reasons.not_finite(["image", "mask"]),

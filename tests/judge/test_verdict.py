@@ -364,7 +364,8 @@ def test_a_recording_against_a_baseline_gives_the_verdict_the_reason_and_the_mes
 def test_the_table_above_has_every_reason_that_the_judge_can_give():
     """A new reason needs a case there; the two that are left out belong to cases not judged."""
     judged = {reason for *_, reason, _ in JUDGED.values()}
-    assert judged == set(Reason) - {Reason.NOT_RECORDED, Reason.DAMAGED_BASELINE}
+    of_contracts = {each for each in Reason if each.name.startswith("CONTRACT")}  # test_contract.py
+    assert judged == set(Reason) - of_contracts - {Reason.NOT_RECORDED, Reason.DAMAGED_BASELINE}
 
 
 def test_other_bits_in_the_same_class_drifted_also_where_the_numbers_are_equal(made):

@@ -246,6 +246,7 @@ cost: {slower: 1.5, at_least_seconds: 0.25, rounds: 4}
 keep-every: 3
 timeout: 60
 tags: [guide, slow]
+variants: {}
 """
 
 

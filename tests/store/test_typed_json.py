@@ -23,6 +23,9 @@ from harness.records import (
     Check,
     Comparison,
     Conditions,
+    ContractKind,
+    ContractOutcome,
+    ContractState,
     Cost,
     CostFigures,
     CostReason,
@@ -416,6 +419,26 @@ OUTCOME = Outcome(
     fingerprint="c4c2b59b102a68f4",
     origins=(Difference(DifferenceKind.NOISE, "noise#0", ("x",), 1, "a", "b"),),
     edits=(Change("seed", "0", "1"),),
+    variant="compiled",
+)
+OUTCOME = replace(
+    OUTCOME,
+    contract=ContractOutcome(
+        kind=ContractKind.TOLERANCE,
+        terms='{"l_inf": 0.125}',
+        against="digits[cuda-bfloat16]",
+        state=ContractState.BROKEN,
+        message="The contract is broken.",
+        same_bits=False,
+        outputs=OUTCOME.outputs,
+        checks=OUTCOME.checks,
+        first_difference=OUTCOME.first_difference,
+        free=OUTCOME.free,
+        local=OUTCOME.local,
+        accuracy=OUTCOME.accuracy,
+        cost=OUTCOME.cost,
+        peak_bytes_expected=3 << 20,
+    ),
 )
 
 
