@@ -18,6 +18,7 @@ from harness.records import (
     DifferenceKind,
     EnvironmentChange,
     Outcome,
+    Reason,
     Verdict,
 )
 from harness.scenario.tolerance import LOCAL_METRICS
@@ -120,6 +121,8 @@ def _key(outcome: Outcome) -> object:
     Those that have no place in common may still fail for the same stated reason.
     """
     causes = causes_of(outcome)
+    if outcome.reason is Reason.CONTRACT_BROKEN:  # another case of the run moved, not the release
+        return outcome.verdict, outcome.reason, outcome.message
     if outcome.edits or not causes:
         return outcome.verdict, outcome.reason, outcome.edits or outcome.message
     return outcome.verdict, frozenset(map(_identity, causes))

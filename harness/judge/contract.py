@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from harness.judge import drift, first_difference, reasons
 from harness.judge.checks import check_local, check_output, failed
-from harness.judge.cost import THE_BASELINE, judge_cost
+from harness.judge.cost import THE_BASELINE, THIS_RUN, judge_cost
 from harness.judge.structure import same_bits, structure
 from harness.records import (
     Check,
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from harness.scenario.model import Case
     from harness.store.recording import Observed, Recording
 
-THE_OTHER_CASE = "the other case"
+SIDES = {THIS_RUN: "the variant", THE_BASELINE: "the other case"}
 # The judge of cost tells a ratio that other work on the machine explains only where a change
 # counts. Without bounds of the scenario, any change counts.
 ANY_CHANGE = CostBounds(slower=1.0)
@@ -208,5 +208,4 @@ def _cost(case: Case, actual: Recording, expected: Recording) -> Cost:
     """
     bounds = case.scenario.cost
     cost = judge_cost(actual, expected, ANY_CHANGE if bounds.slower is None else bounds)
-    side = THE_OTHER_CASE if cost.side == THE_BASELINE else cost.side
-    return replace(cost, side=side)
+    return replace(cost, side=SIDES.get(cost.side, ""))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.records import Outcome, Verdict
-from harness.report import wording
+from harness.report import variants, wording
 from harness.report.safe_text import markdown_block, markdown_code, markdown_text
 from harness.report.study_report import OVERHEAD_HEADINGS, overhead_row
 from harness.store.recording import Environment
@@ -38,6 +38,7 @@ def markdown(
         f"# {wording.summary(outcomes)}",
         _where(environment),
         _table_of(outcomes),
+        _variants(outcomes),
         _failures(outcomes, run),
         _list("Cost", wording.costs(outcomes)),
         _list("Not checked", wording.not_checked(outcomes)),
@@ -80,6 +81,20 @@ def _table_of(outcomes: Sequence[Outcome]) -> str:
     if not shown:
         return ""
     return markdown_table(wording.HEADINGS, [wording.row(outcome) for outcome in shown])
+
+
+def _variants(outcomes: Sequence[Outcome]) -> str:
+    """Return what each variant is held to, what it buys and what it costs."""
+    rows = variants.rows(outcomes)
+    if not rows:
+        return ""
+    parts = [
+        "## Variants",
+        "Each is held against another case of this run.",
+        markdown_table(variants.HEADINGS, rows),
+    ]
+    notes = "\n".join(f"- {markdown_text(f'seconds: {line}')}" for line in variants.notes(outcomes))
+    return "\n\n".join(part for part in (*parts, notes) if part)
 
 
 def _failures(outcomes: Sequence[Outcome], run: Path) -> str:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from harness.records import Outcome, Verdict
-from harness.report import wording
+from harness.report import variants, wording
 from harness.report.safe_text import safe_line
 from harness.report.terminal import print_text, table
 
@@ -21,6 +21,7 @@ def print_run(out: Console, outcomes: Sequence[Outcome], run: Path) -> None:
     shown = [outcome for outcome in outcomes if outcome.verdict is not Verdict.UNVERIFIED]
     if shown:
         out.print(_table_of(shown, get_terminal_size().columns if out.is_terminal else 0))
+    _print_variants(out, outcomes)
     for text in wording.failures(outcomes, run):
         out.print()
         print_text(out, text)
@@ -39,6 +40,18 @@ def _table_of(outcomes: Sequence[Outcome], width: int) -> Table:
         width=width,
         spare=wording.SPARE,
     )
+
+
+def _print_variants(out: Console, outcomes: Sequence[Outcome]) -> None:
+    """Print what each variant is held to, what it buys and what it costs."""
+    rows = variants.rows(outcomes)
+    if not rows:
+        return
+    out.print()
+    print_text(out, "variants, against other cases of this run:")
+    width = get_terminal_size().columns if out.is_terminal else 0
+    out.print(table(variants.HEADINGS, rows, width=width, spare=variants.SPARE))
+    _print_list(out, "seconds not compared:", variants.notes(outcomes))
 
 
 def _print_list(out: Console, heading: str, lines: Sequence[str]) -> None:

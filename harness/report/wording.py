@@ -20,6 +20,7 @@ from harness.records import (
     Against,
     Check,
     Comparison,
+    ContractOutcome,
     Cost,
     CostReason,
     CostVerdict,
@@ -80,20 +81,30 @@ def row(outcome: Outcome) -> tuple[str, ...]:
         outcome.case,
         str(outcome.verdict),
         against(outcome),
-        *_drift_cells(list(outcome.outputs.values())),
-        margin(outcome.checks),
+        *_drift_cells(list(_compared(outcome).outputs.values())),
+        margin(_compared(outcome).checks),
         *_cost_cells(outcome.cost),
     )
+
+
+def _compared(outcome: Outcome) -> Outcome | ContractOutcome:
+    """Return what says how far the outputs moved: the contract where there is no baseline."""
+    if outcome.baseline is None and outcome.contract is not None:
+        return outcome.contract
+    return outcome
 
 
 def against(outcome: Outcome) -> str:
     """Return what the run was compared with; empty where there was nothing.
 
-    That is a baseline of the `same class` or of an `other class`, or a `published` value.
+    That is a baseline of the `same class` or of an `other class`, a `published` value, or for a
+    variant that its contract alone verifies, another case of `this run`.
     """
     if outcome.baseline is not None:
         is_same = outcome.baseline.comparison is Comparison.SAME_CLASS
         return "same class" if is_same else "other class"
+    if outcome.contract is not None:
+        return "this run"
     return "published" if outcome.reason is Reason.PUBLISHED_VALUE_HOLDS else ""
 
 
@@ -148,6 +159,8 @@ def paragraph(outcome: Outcome, run: Path) -> str:
     lines += [f"  over:     {_exceeded(check)}" for check in outcome.failed_checks]
     if outcome.first_difference is not None:
         lines.append(f"  first:    {reasons.difference(outcome.first_difference)}")
+    if outcome.reason is Reason.CONTRACT_BROKEN and outcome.contract is not None:
+        lines += _contract_lines(outcome.contract)
     if outcome.baseline is not None:
         lines += _baseline_lines(outcome.baseline, outcome.environment_changes)
     found = causes_of(outcome)
@@ -209,6 +222,17 @@ def _exceeded(check: Check) -> str:
     verb = ": off by" if check.against is Against.PUBLISHED else " ="
     bound = f"bound {check.bound:.3e}, required tolerance {required(check)}"
     return f"{reasons.measured(check)}{verb} {check.value:.3e}, {bound}"
+
+
+def _contract_lines(held: ContractOutcome) -> list[str]:
+    """Return the lines on a contract that is broken: how far, over which bound, where first."""
+    lines = [f"  contract: {held.terms}, against {held.against}"]
+    for name, drift in held.outputs.items():
+        lines += _output_lines(name, drift)
+    lines += [f"  over:     {_exceeded(check)}" for check in held.failed_checks]
+    if held.first_difference is not None:
+        lines.append(f"  first:    {reasons.difference(held.first_difference)}")
+    return lines
 
 
 def _baseline_lines(baseline: JudgedBy, changes: Sequence[EnvironmentChange]) -> list[str]:
