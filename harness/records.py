@@ -77,6 +77,7 @@ class Device(StrEnum):
     CPU = "cpu"
     CUDA = "cuda"
     ASCEND = "ascend"
+    ENDPOINT = "endpoint"  # a served engine, on hardware of its own
 
 
 class Dtype(StrEnum):

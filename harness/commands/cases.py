@@ -299,7 +299,7 @@ def _flat(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str,
 
 
 def _env_options(parser: argparse.ArgumentParser) -> None:
-    made_apart = [framework for framework in Framework if framework is not Framework.TORCH]
+    made_apart = [Framework.MINDSPORE]
     words = (
         ("--framework", Framework, Framework.TORCH),
         ("--device", Device, Device.CPU),

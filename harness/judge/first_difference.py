@@ -17,10 +17,16 @@ from harness.store.recording import Observed, ObservedStage
 
 SHOWN = 3  # names in a difference; the rest is counted
 NOISE_IS_UNOBSERVED = "noise"
+INSIDE_IS_UNOBSERVED = "inside"  # of a served engine, nothing but outputs is seen
 
 
 def other_weights(actual: Observed, expected: Observed) -> list[str]:
-    """Return the components of the checkpoint whose digests differ, in alphabetical order."""
+    """Return the components of the checkpoint whose digests differ, in alphabetical order.
+
+    The list is empty where one side alone tells of its weights.
+    """
+    if hides_inside(actual) != hides_inside(expected):
+        return []
     return _differing(actual.weights, expected.weights)
 
 
@@ -35,6 +41,10 @@ def other_tensors(actual: Observed, expected: Observed, component: str) -> list[
 
 def first(actual: Observed, expected: Observed) -> Difference | None:
     """Return the first difference; None if nothing differs."""
+    if hides_inside(actual) or hides_inside(expected):
+        for found in weights(actual, expected):
+            return found
+        return _outputs(actual, expected)
     for found in (*weights(actual, expected), *arguments(actual, expected)):
         return found
     return configuration(actual, expected) or besides_settings(actual, expected)
@@ -135,6 +145,11 @@ def _jump(free: Sequence[StageDrift]) -> tuple[Stage | None, float]:
         return None, 0.0
     growth, stage = max(growths)
     return stage, growth
+
+
+def hides_inside(side: Observed) -> bool:
+    """Whether a recording is of a served engine, which shows nothing but its outputs."""
+    return INSIDE_IS_UNOBSERVED in side.environment.unobserved
 
 
 def weights(actual: Observed, expected: Observed) -> list[Difference]:

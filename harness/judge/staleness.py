@@ -27,8 +27,13 @@ class Staleness:
 
 def staleness_of(scenario: Scenario, baseline: Baseline, actual: Observed) -> Staleness | None:
     """Return why the baseline does not fit this run; None where it fits."""
+    is_pair = first_difference.hides_inside(actual) != first_difference.hides_inside(baseline)
     if baseline.fingerprint != scenario.fingerprint:
         edits = _edits(scenario.decides, baseline.decides)
+        if is_pair:
+            edits = _edits(*_shared(scenario.decides, baseline.decides))
+            if not edits:
+                return None
         message = reasons.scenario_edited(baseline.provenance.date, list(map(str, edits)))
         return Staleness(Reason.SCENARIO_EDITED, message, tuple(edits))
     other = first_difference.other_weights(actual, baseline)
@@ -45,6 +50,18 @@ def _edits(actual: Mapping[str, object], expected: Mapping[str, object]) -> list
     if not expected:
         return []
     return environment_diff.changes_of(_flat(actual), _flat(expected))
+
+
+def _shared(
+    actual: Mapping[str, object], expected: Mapping[str, object]
+) -> tuple[dict[str, object], dict[str, object]]:
+    """Return the seeds and the arguments of the call that both of a live pair name.
+
+    A served engine and the pipeline that it is held against are called by different interfaces.
+    """
+    mine, others = _flat(actual), _flat(expected)
+    names = {name for name in {*mine} & {*others} if name == "seed" or name.startswith("call.")}
+    return {name: mine[name] for name in names}, {name: others[name] for name in names}
 
 
 def _flat(settings: Mapping[str, object], prefix: str = "") -> dict[str, object]:

@@ -72,6 +72,8 @@ def wants_teacher_forcing(scenario: Scenario, actual: Recording, match: Match) -
     tells which stages moved by themselves.
     """
     expected = match.baseline
+    if not actual.stages or not expected.stages:  # a served engine shows none
+        return False
     if staleness_of(scenario, expected, actual) is not None:
         return False
     return not structure(actual, expected) and not same_bits(actual, expected)

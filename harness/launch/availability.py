@@ -43,11 +43,11 @@ def availability(case: Case) -> Availability:
 
 
 def missing_environment(framework: Framework) -> str:
-    """Return why a framework beside torch cannot run: nobody has made its environment here.
+    """Return why a framework with an environment of its own cannot run: nobody has made it here.
 
     The reason is empty where it is there. It is large, and so is never made unasked.
     """
-    if framework is Framework.TORCH:
+    if framework is not Framework.MINDSPORE:
         return ""
     from harness.launch import sandbox  # it is heavy, and few scenarios need it
 
@@ -57,6 +57,8 @@ def missing_environment(framework: Framework) -> str:
 
 
 def _of_checkpoint(checkpoint: Checkpoint) -> Availability:
+    if checkpoint.kind is CheckpointKind.ENDPOINT and not os.environ.get(checkpoint.name):
+        return _no(f"the environment variable {checkpoint.name} names no server")
     if checkpoint.kind is CheckpointKind.PATH and not Path(checkpoint.folder).is_dir():
         return _no(f"no folder {checkpoint.folder}")
     if checkpoint.kind is CheckpointKind.HUB and not _is_cached(checkpoint.repository):

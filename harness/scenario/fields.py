@@ -22,10 +22,11 @@ from harness.scenario.tolerance import EXACT
 
 
 class Framework(StrEnum):
-    """Whose pipelines run: diffusers on torch, or mindone on MindSpore."""
+    """Whose pipelines run: diffusers on torch, mindone on MindSpore, or a served engine by HTTP."""
 
     TORCH = "torch"
     MINDSPORE = "mindspore"
+    HTTP = "http"
 
 
 class Generator(StrEnum):
@@ -73,6 +74,7 @@ class Profile(StrEnum):
 DEVICES_OF = {
     Framework.TORCH: (Device.CPU, Device.CUDA),
     Framework.MINDSPORE: (Device.CPU, Device.ASCEND),
+    Framework.HTTP: (Device.ENDPOINT,),
 }
 SAVERS = (  # the pipelines' own memory savers
     "attention_slicing",
@@ -192,8 +194,8 @@ _WITHOUT_VARIANTS = Record(
     help={
         "description": "what the scenario is, in a sentence",
         "pipeline": "a pipeline class of diffusers, or of the project: package.module:Class",
-        "framework": "torch, or mindspore: the pipeline of the same name in mindone",
-        "checkpoint": "where weights come from: one of bundled, synthetic, path, hub",
+        "framework": "torch; mindspore: the same pipeline in mindone; http: a served engine",
+        "checkpoint": "where weights come from: one of bundled, synthetic, path, hub, endpoint",
         **weights.HELP,
         "scheduler": "replaces the checkpoint's own: class, and settings of that class",
         "call": "arguments of the pipeline's call, passed as they are",

@@ -42,6 +42,8 @@ FROM_SEEDS = ("generator", "latents")  # arguments of a call that the harness ma
 TORCH_ONLY = (*executions.FIELDS, *weights.FIELDS, "component-dtype")
 BESIDE_BUILD = ("pipeline", "checkpoint", "components")  # what a function that builds decides
 IDENTICAL_TO, IMAGES = "identical-to", "images"  # keys of a contract beside its bounds
+ENDPOINT_CALL = "images/generations"  # the pipeline of a served engine
+INSIDE_PIPELINES = ("scheduler", "enable", "determinism", "profile", "keep-every")
 
 Members = Mapping[str, Place]
 
@@ -277,7 +279,7 @@ def _check_names(values: Values, members: Members) -> None:
     Each is one that the installed diffusers has, where it is there, or code of the project.
     """
     pairs = []
-    if "pipeline" in values:
+    if "pipeline" in values and values.get("framework") != Framework.HTTP:
         pairs.append(("pipeline", values["pipeline"], members["pipeline"]))
     if "class" in values.get("scheduler", {}):
         place = members["scheduler"].members()["class"][1]
@@ -305,10 +307,30 @@ def _check_framework(scenario: Scenario, members: Members, place: Place) -> None
         if framework is not Framework.TORCH and key in members:
             expected = f"`{key}` with `framework: torch` alone"
             raise members[key].wrong(expected, f"`{key}` beside `framework: {framework}`")
+    _check_endpoint(scenario, members, place)
     offered = DEVICES_OF[framework]
     if not set(scenario.devices) <= set(offered):
         wrong = members["cases"].members()["device"][1]
         raise wrong.wrong(f"devices of {framework}: {_listed(offered)}", _listed(scenario.devices))
+
+
+def _check_endpoint(scenario: Scenario, members: Members, place: Place) -> None:
+    """Refuse a served engine without an address, and keys that nothing outside it could honour."""
+    is_served = scenario.framework is Framework.HTTP
+    if is_served != (scenario.checkpoint.kind is weights.CheckpointKind.ENDPOINT):
+        expected = "`framework: http` and `checkpoint: {endpoint: VARIABLE}` together"
+        raise members.get("checkpoint", place).wrong(expected, "only one of them")
+    if not is_served:
+        return
+    if scenario.pipeline != ENDPOINT_CALL:
+        raise members["pipeline"].wrong(f"`{ENDPOINT_CALL}`", f"`{scenario.pipeline}`")
+    if scenario.generator not in (Generator.CPU, Generator.NONE):
+        expected = "`generator: cpu`, whose seed is sent, or `generator: none`"
+        raise members["generator"].wrong(expected, f"`{scenario.generator}`")
+    for key in INSIDE_PIPELINES:
+        if key in members:
+            expected = "no such key with `framework: http`, which cannot set it in the server"
+            raise members[key].wrong(expected, f"`{key}`")
 
 
 def _listed(words: Iterable[str]) -> str:

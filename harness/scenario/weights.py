@@ -34,6 +34,7 @@ from harness.worker.protocol import AdapterRequest, CheckpointSource, ComponentS
 
 DATA = Path(__file__).parents[1] / "data"
 REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")  # of the environment
 REVISION = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*")  # a branch, a tag or a commit; no path upwards
 SUBFOLDER = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*")
 WEIGHTS_FILE = re.compile(r"\w[\w .+-]*(/\w[\w .+-]*)*\.safetensors")
@@ -42,12 +43,17 @@ WITHOUT = "none"  # a component that the pipeline goes without
 
 
 class CheckpointKind(StrEnum):
-    """Where weights come from; `build` is a function of the project that returns a pipeline."""
+    """Where weights come from.
+
+    `endpoint` is a server that holds them; `build` is a function of the project that returns a
+    pipeline.
+    """
 
     BUNDLED = "bundled"
     SYNTHETIC = "synthetic"
     PATH = "path"
     HUB = "hub"
+    ENDPOINT = "endpoint"
     BUILD = "build"
 
 
@@ -57,6 +63,7 @@ IN_FOLDERS = (  # what a scenario may name as a source of files
     CheckpointKind.PATH,
     CheckpointKind.HUB,
 )
+OF_CHECKPOINTS = (*IN_FOLDERS, CheckpointKind.ENDPOINT)
 OF_ADAPTERS = (CheckpointKind.PATH, CheckpointKind.HUB)
 
 
@@ -74,7 +81,8 @@ class Checkpoint:
 
     A checkpoint of the Hub has a `repository` and a `revision`; every other one has a `name`, as
     the scenario gives it, and the `folder` in which it lies on this machine. That of an adapter may
-    be a file. One that is built has the name of its function, and no folder.
+    be a file. One that is built has the name of its function, and no folder. One that is served has
+    the name of an environment variable with the server's address, and perhaps a `model`.
     """
 
     kind: CheckpointKind
@@ -82,6 +90,7 @@ class Checkpoint:
     folder: str = ""
     repository: str = ""
     revision: str = ""
+    model: str = ""
 
     @property
     def identity(self) -> dict[str, str]:
@@ -90,12 +99,13 @@ class Checkpoint:
             names = {"repository": self.repository, "revision": self.revision}
         else:
             names = {"name": self.name}
+        if self.model:
+            names["model"] = self.model
         return {"kind": str(self.kind), **names}
 
     def request(self) -> CheckpointSource:
         """Return the checkpoint as the worker reads it."""
-        has_folder = self.kind not in (CheckpointKind.HUB, CheckpointKind.BUILD)
-        folder = {"folder": self.folder} if has_folder else {}
+        folder = {"folder": self.folder} if self.folder else {}
         return cast("CheckpointSource", {**self.identity, **folder})
 
     def __str__(self) -> str:
@@ -155,7 +165,7 @@ class Adapter:
 _FOLDERS = {str(kind): Text() for kind in IN_FOLDERS} | {"revision": Text()}
 _FILES = {str(kind): Text() for kind in OF_ADAPTERS} | {"revision": Text(), "weight_name": Text()}
 _SCALE = Number()
-CHECKPOINT = Record(_FOLDERS)
+CHECKPOINT = Record({**_FOLDERS, str(CheckpointKind.ENDPOINT): Text(), "model": Text()})
 _COMPONENT = Record({**_FOLDERS, "class": Text(), "subfolder": Text()})
 
 FIELDS: Mapping[str, Shape] = {
@@ -184,7 +194,7 @@ def read_checkpoint(values: Values, members: Mapping[str, Place]) -> Checkpoint:
         ScenarioError: The error names the line.
     """
     if "build" not in values:
-        return read_source(values["checkpoint"], members["checkpoint"])
+        return read_source(values["checkpoint"], members["checkpoint"], OF_CHECKPOINTS)
     name, place = values["build"], members["build"]
     project.check_trusted(name, place)
     return Checkpoint(CheckpointKind.BUILD, name)
@@ -272,6 +282,11 @@ def read_source(
         raise place.wrong(f"exactly one of {expected}", found)
     (kind,) = named
     member = place.members()[kind][1]
+    if kind is CheckpointKind.ENDPOINT:
+        return _of_endpoint(value, member)
+    if "model" in value:
+        wrong = place.members()["model"][0]
+        raise wrong.wrong("`model` only beside `endpoint`", f"`model` beside `{kind}`")
     if kind is CheckpointKind.HUB:
         return _of_hub(value, place, member)
     if "revision" in value:
@@ -294,6 +309,14 @@ def _of_hub(value: Values, place: Place, member: Place) -> Checkpoint:
         wrong = place.members()["revision"][1]
         raise wrong.wrong("a branch, a tag or a commit", f"`{revision}`")
     return Checkpoint(CheckpointKind.HUB, repository=value["hub"], revision=revision)
+
+
+def _of_endpoint(value: Values, member: Place) -> Checkpoint:
+    """Return a served checkpoint: what the scenario names is never an address itself."""
+    if not VARIABLE.fullmatch(value["endpoint"]):
+        expected = "the name of an environment variable that holds the server's address"
+        raise member.wrong(expected, f"`{value['endpoint']}`")
+    return Checkpoint(CheckpointKind.ENDPOINT, value["endpoint"], model=value.get("model", ""))
 
 
 def _folder(text: str, place: Place) -> str:

@@ -43,9 +43,10 @@ Json = Union[None, bool, int, float, str, List[Any], Dict[str, Any]]
 class CheckpointSource(TypedDict, total=False):
     """Where weights come from.
 
-    `kind` is `bundled`, `synthetic`, `path`, `hub` or `build`. A checkpoint of the Hub has
-    `repository` and `revision`; every other one has a `name` and the `folder` in which it lies on
-    this machine. One that is built has only the name of its function.
+    `kind` is `bundled`, `synthetic`, `path`, `hub`, `endpoint` or `build`. A checkpoint of the Hub
+    has `repository` and `revision`. A served one has as its `name` the environment variable that
+    holds the server's address, and perhaps a `model`. One that is built has only the name of its
+    function. Every other one has a `name` and the `folder` in which it lies on this machine.
     """
 
     kind: str
@@ -53,6 +54,7 @@ class CheckpointSource(TypedDict, total=False):
     folder: str
     repository: str
     revision: str
+    model: str
 
 
 class ComponentSource(CheckpointSource, total=False):

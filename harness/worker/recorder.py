@@ -27,10 +27,12 @@ from .observe.tensors import Tensors
 from .pipeline import checkpoints
 from .pipeline.call import Pipeline
 from .pipeline.enable import TF32
+from .pipeline.endpoint import Http, Server
 from .pipeline.framework import Framework
 from .pipeline.torch_ import Torch
 from .protocol import (
     CaseRequest,
+    CheckpointSource,
     CostRecord,
     EnvironmentRecord,
     InputRecord,
@@ -110,7 +112,7 @@ class Recorder:
         Raises:
             CannotRunHere: There is no such device.
         """
-        here = _framework(framework, device)
+        here = _framework(framework, device, {})
         with determinism.settings(mode):
             return self._environment(here, device, [dtype], mode)
 
@@ -138,7 +140,7 @@ class Recorder:
         for key in ("components", "adapters"):
             if key in case:
                 raise protocol.CaseError(f"this worker cannot load `{key}` yet")
-        framework = _framework(case["framework"], case["device"])
+        framework = _framework(case["framework"], case["device"], case["checkpoint"])
         if case["teacher_tensors"] is not None and not framework.can_feed:
             raise protocol.CannotRunHere(
                 "teacher-forced runs: "
@@ -277,14 +279,16 @@ class Recorder:
         self._send(protocol.PROGRESS, case=case["id"], doing=doing)
 
 
-def _framework(name: str, device: str) -> Framework:
-    """Return the framework `torch` or `mindspore` on a device.
+def _framework(name: str, device: str, source: CheckpointSource) -> Framework:
+    """Return the framework `torch`, `mindspore` or `http` on a device.
 
     Raises:
-        CannotRunHere: There is no such device.
+        CannotRunHere: There is no such device, or no such server.
     """
     if name == "torch":
         return Torch(device)
+    if name == "http":
+        return Http(Server(source.get("name", "")))
     from .pipeline.mindspore_ import MindSpore  # only an environment of its own has MindSpore
 
     return MindSpore(device)

@@ -106,5 +106,19 @@ def test_the_first_thing_that_is_missing_is_named(devices: Path):
 
 def test_every_device_beside_the_cpu_is_looked_for(devices: Path):
     """A new device must be given a file to look for."""
-    elsewhere = [device for device in Device if device is not Device.CPU]
+    without_file = (Device.CPU, Device.ENDPOINT)
+    elsewhere = [device for device in Device if device not in without_file]
     assert not any(availability(on(device)).can_run for device in elsewhere)
+
+
+def test_a_server_must_be_named_by_the_environment(monkeypatch: pytest.MonkeyPatch):
+    """Whether it answers, only a run can tell."""
+    served = Checkpoint(CheckpointKind.ENDPOINT, "ENGINE_URL")
+    monkeypatch.delenv("ENGINE_URL", raising=False)
+    found = availability(on("endpoint", checkpoint=served))
+    assert (found.can_run, found.reason) == (
+        False,
+        "the environment variable ENGINE_URL names no server",
+    )
+    monkeypatch.setenv("ENGINE_URL", "http://127.0.0.1:1/v1")
+    assert availability(on("endpoint", checkpoint=served)).can_run

@@ -15,10 +15,12 @@ import json
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
-from ..observe.digest import combine
+import numpy as np
+
+from ..observe.digest import combine, digest_bytes
 from ..observe.tensors import digest_digests, digest_state
 from ..protocol import CannotRunHere, CaseError, CheckpointSource
-from . import hub
+from . import endpoint, hub
 from .components import call_of
 from .enable import enable
 from .framework import Framework
@@ -87,6 +89,8 @@ def load(
         CannotRunHere: The weights are not on this machine and cannot be fetched.
         CaseError: There is no such pipeline, component or repository, or it has no safetensors.
     """
+    if source["kind"] == "endpoint":
+        return _served(source)
     found_class = None  # an unknown name is refused before anything is fetched
     if not is_automatic(pipeline_name):
         found_class = pipeline_class(pipeline_name, framework.library)
@@ -116,6 +120,14 @@ def load(
     enable(pipeline, enabled)
     commit = folder.name if source["kind"] == "hub" else None
     return Checkpoint(pipeline, weights, tensors, commit)
+
+
+def _served(source: CheckpointSource) -> Checkpoint:
+    """Return an endpoint as a pipeline; what it says of its models stands for its weights."""
+    server = endpoint.Server(source["name"])
+    told = np.frombuffer(json.dumps(server.models()).encode(), dtype=np.uint8)
+    pipeline = endpoint.EndpointPipeline(server, source.get("model", ""))
+    return Checkpoint(pipeline, {"model": digest_bytes(told)}, {}, None)
 
 
 def digest_states(pipeline: Any) -> Dict[str, Dict[str, str]]:
