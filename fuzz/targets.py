@@ -17,6 +17,7 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from unittest.mock import patch
+from xml.etree import ElementTree as ET
 
 import numpy as np
 from rich.console import Console
@@ -29,8 +30,11 @@ from harness.judge.verdict import judge, wants_teacher_forcing
 from harness.launch import package_index
 from harness.launch.events import Failed, Unverified, parse_event
 from harness.records import Device, Dtype, Outcome, Reason, Target, Verdict
+from harness.report.annotations import annotation_lines
+from harness.report.junit import junit
 from harness.report.markdown import markdown
-from harness.report.run_report import print_run
+from harness.report.run_report import print_runs
+from harness.report.runs import Run
 from harness.scenario.model import Case, Reference, Scenario
 from harness.scenario.reading import read
 from harness.scenario.select import compile_expression
@@ -163,7 +167,7 @@ def overheads(data: bytes, folder: Path) -> None:
     """The `cost.json` of a run, and the report that shows it."""
     _written(folder / OVERHEADS_FILE, data)
     with suppress(FileError):
-        _check_text(markdown([], None, folder, read_overheads(folder)))
+        _check_text(markdown([Run(folder, (), None, tuple(read_overheads(folder)))]))
 
 
 def expression(data: bytes, folder: Path) -> None:
@@ -303,11 +307,15 @@ def _written(path: Path, data: bytes) -> Path:
 
 
 def _report(outcomes: Sequence[Outcome], environment: Environment | None, folder: Path) -> None:
-    """Show a run in both forms, and check that what is shown is text."""
-    _check_text(markdown(outcomes, environment, folder))
+    """Show a run in every form, and check that what is shown is text."""
+    runs = [Run(folder, tuple(outcomes), environment)]
+    _check_text(markdown(runs))
     printed = io.StringIO()
-    print_run(Console(file=printed, width=80), outcomes, folder)
+    print_runs(Console(file=printed, width=80), runs)
     _check_text(printed.getvalue())
+    ET.fromstring(junit(runs))  # noqa: S314 (written by the line itself)
+    for line in annotation_lines(runs):
+        _check_text(line.removeprefix("::error"))
 
 
 def _check_text(text: str) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from harness.commands.output import complain, say, write_text
 from harness.commands.parser import (
+    STRICT,
     Command,
     add_choice,
     add_companions,
@@ -25,6 +26,7 @@ from harness.commands.parser import (
     out_of,
     store_of,
 )
+from harness.commands.publish import add_report_options, publish
 from harness.errors import UsageError
 from harness.records import Comparison, Device, Dtype, Outcome, Verdict
 from harness.scenario.fields import Determinism, Expectation, Framework
@@ -90,16 +92,16 @@ def run(arguments: argparse.Namespace) -> int:
     """Run cases, judge them, print and keep the result."""
     from harness.judge.exit_codes import exit_code, git_code
     from harness.report.markdown import markdown
-    from harness.report.run_report import print_run
-    from harness.report.terminal import console
+    from harness.report.runs import Run
 
     env = _packages(arguments)
     cases = [replace(case, env=env) for case in _cases(arguments)]
     session = _run_cases(arguments, cases)
-    text = markdown(session.outcomes, session.environment, session.out)
-    write_text(session.out / "summary.md", text)
-    print_run(console(), session.outcomes, session.out)
-    say(f"results and recordings: {session.out}")
+    runs = [Run(session.out, tuple(session.outcomes), session.environment)]
+    write_text(session.out / "summary.md", markdown(runs))
+    publish(arguments, runs)
+    if not arguments.json:
+        say(f"results and recordings: {session.out}")
     if arguments.git_bisect:
         return git_code(session.outcomes)
     return exit_code(session.outcomes, strict=arguments.strict)
@@ -122,15 +124,14 @@ def _packages(arguments: argparse.Namespace) -> tuple[str, ...]:
 
 def _run_options(parser: argparse.ArgumentParser) -> None:
     _running_options(parser)
-    parser.add_argument(
-        "--strict", action="store_true", help="exit 3 if anything asked for could not be verified"
-    )
+    parser.add_argument("--strict", action="store_true", help=STRICT)
     parser.add_argument(
         "--env",
         metavar="NAME==VERSION",
         help="run in an environment with this release, such as 'diffusers==0.30.3'",
     )
     add_companions(parser)
+    add_report_options(parser)
     parser.add_argument(
         "--git-bisect",
         action="store_true",
@@ -145,7 +146,8 @@ def _run_options(parser: argparse.ArgumentParser) -> None:
 def record(arguments: argparse.Namespace) -> int:
     """Run cases that have no baseline of this machine's class, and write theirs."""
     from harness.commands.baseline_writing import NewBaseline, write_baselines
-    from harness.report.run_report import print_run
+    from harness.report.run_report import print_runs
+    from harness.report.runs import Run
     from harness.report.terminal import console
     from harness.session import well_timed
     from harness.store.recording import Recording
@@ -167,7 +169,7 @@ def record(arguments: argparse.Namespace) -> int:
     _advise_more_bits(new)
     failed = [each for each in session.outcomes if each.fails and not _lacks_baseline(each)]
     if failed:
-        print_run(console(), failed, session.out)
+        print_runs(console(), [Run(session.out, tuple(failed))])
     unverified = sum(each.verdict is Verdict.UNVERIFIED for each in session.outcomes)
     had_one = len(cases) - len(new) - len(failed) - unverified
     say(

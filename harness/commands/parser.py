@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from harness.store.baselines import Store
 
 PATHS = "scenario files or folders (default: scenarios)"
+STRICT = "exit 3 if anything asked for could not be verified"
 RECORDINGS = "where recordings go (default: runs/ and the time)"
 
 

@@ -10,18 +10,21 @@ from typing import TYPE_CHECKING
 from harness.commands.output import say
 from harness.commands.parser import (
     PATHS,
+    STRICT,
     Command,
     add_choice,
     add_profile,
     chosen_cases,
     store_of,
 )
+from harness.commands.publish import add_report_options, publish
 from harness.errors import UsageError
 from harness.records import Outcome, Reason
 from harness.scenario.model import Case
 
 if TYPE_CHECKING:
     from harness.commands.baseline_writing import NewBaseline
+    from harness.report.runs import Run
     from harness.store.baselines import Store
     from harness.store.recording import Recording
 
@@ -159,33 +162,37 @@ def _accept_options(parser: argparse.ArgumentParser) -> None:
 def report(arguments: argparse.Namespace) -> int:
     """Print the report of one or more runs.
 
-    What `harness cost --out RUN` measured is printed too. The exit code is that of the run; of
-    several runs it is 0.
+    Several runs, such as those of several machine types, make one report with one exit code. A case
+    that could not run on one machine counts as verified where it passes on another. What
+    `harness cost --out RUN` measured is printed too.
     """
     from harness.judge.exit_codes import exit_code
-    from harness.report.markdown import markdown
-    from harness.report.run_report import print_run
-    from harness.report.study_report import print_overheads
-    from harness.report.terminal import console
+    from harness.report.runs import all_outcomes
+
+    runs = [_read_run(Path(path)) for path in arguments.runs]
+    publish(arguments, runs)
+    return exit_code(all_outcomes(runs), strict=arguments.strict)
+
+
+def _read_run(folder: Path) -> Run:
+    """Return what a run left, as reports show it.
+
+    Raises:
+        FileError: There is no such run, or its results are damaged.
+    """
+    from harness.report.runs import Run
     from harness.store.run_folder import read_results
     from harness.study.overhead import read_overheads
 
-    runs = [Path(path) for path in arguments.runs]
-    outcomes: tuple[Outcome, ...] = ()
-    for run in runs:
-        results = read_results(run)
-        outcomes, overheads = results.outcomes, read_overheads(run)
-        if arguments.markdown:
-            say(markdown(outcomes, results.environment, run, overheads))
-        else:
-            print_run(console(), outcomes, run)
-            print_overheads(console(), overheads, {})
-    return exit_code(outcomes, strict=False) if len(runs) == 1 else 0
+    results = read_results(folder)
+    overheads = tuple(read_overheads(folder))
+    return Run(folder, results.outcomes, results.environment, overheads)
 
 
 def _report_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder")
-    parser.add_argument("--markdown", action="store_true", help="print Markdown")
+    parser.add_argument("--strict", action="store_true", help=STRICT)
+    add_report_options(parser)
 
 
 # harness gate

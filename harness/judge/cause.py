@@ -208,7 +208,7 @@ def _effort(outcome: Outcome) -> tuple[bool, float, str]:
 
 
 def _case_of(outcome: Outcome) -> str:
-    return outcome.case
+    return outcome.case.removesuffix("]")  # a variant comes after its base
 
 
 def _size(group: CauseGroup) -> int:

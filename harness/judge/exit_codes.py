@@ -15,14 +15,16 @@ def exit_code(outcomes: Iterable[Outcome], *, strict: bool) -> int:
     """Return 0 if something was verified and nothing fails, 1 if something fails, else 3.
 
     Args:
-        outcomes: Of a run.
-        strict: Whether a single `unverified` outcome is too little to return 0.
+        outcomes: Of one run or of several. A case that could not run on one machine is verified
+            where it passes on another.
+        strict: Whether a single case that was not verified is too little to return 0.
     """
     outcomes = list(outcomes)
     if any(outcome.fails for outcome in outcomes):
         return 1
-    passing = [outcome for outcome in outcomes if outcome.passes]
-    too_little = not passing or (strict and len(passing) < len(outcomes))
+    asked = {outcome.case for outcome in outcomes}
+    verified = {outcome.case for outcome in outcomes if outcome.passes}
+    too_little = not verified or (strict and verified < asked)
     return 3 if too_little else 0
 
 

@@ -134,15 +134,21 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """Print how many cases got which verdict, and where the results are."""
+    """Print causes that several cases share, how many cases got which verdict, and where it is."""
     harness_session = config.stash.get(_SESSION, None)
     if harness_session is None or _is_xdist_worker(config) or not harness_session.outcomes:
         return
-    from harness.report import wording
+    from harness.report import annotations, causes, wording
+    from harness.report.runs import Run
 
+    runs = [Run(harness_session.out, tuple(harness_session.outcomes))]
     terminalreporter.section("harness")
-    terminalreporter.line(wording.summary(harness_session.outcomes))
+    for line in (*causes.headlines(runs), wording.summary(harness_session.outcomes)):
+        terminalreporter.line(line)
     terminalreporter.line(_safe(f"results and recordings: {harness_session.out}"))
+    if annotations.wanted(annotations.Annotations.AUTO, os.environ):
+        for line in annotations.annotation_lines(runs):
+            terminalreporter.line(line)
 
 
 # Items.
@@ -221,14 +227,10 @@ def _shared_by(item: CaseItem) -> tuple[str, ...]:
 
 
 def _properties(outcome: Outcome) -> list[tuple[str, object]]:
-    """Return the properties of a case in a JUnit file: its verdict, drift and cost."""
-    found: list[tuple[str, object]] = [("verdict", str(outcome.verdict))]
-    for name, drift in outcome.outputs.items():
-        found += [(f"{name}.l_inf", drift.l_inf), (f"{name}.rel_l2", drift.rel_l2)]
-    if outcome.cost is not None:
-        figures = outcome.cost.figures
-        found += [("seconds", figures.seconds), ("peak_bytes", figures.peak_bytes)]
-    return found
+    """Return the properties of a case in pytest's JUnit file: those of the harness's own."""
+    from harness.report.junit import properties
+
+    return list(properties(outcome))
 
 
 def _safe(text: str) -> str:

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from shlex import join
 
-from harness.judge.cause import CauseGroup
 from harness.records import Outcome, Reason, Verdict
 from harness.scenario.select import compile_expression
 
@@ -57,17 +56,17 @@ def explanation(outcome: Outcome, run: Path) -> str:
     return join(["harness", "explain", str(run), outcome.case, *_store(outcome)])
 
 
-def next_step_of_group(group: CauseGroup, outcomes: Sequence[Outcome], run: Path) -> str:
+def next_step_of_group(group: Sequence[Outcome], outcomes: Sequence[Outcome], run: Path) -> str:
     """Return what to do about all cases of one cause, as one command; empty where none helps.
 
     Args:
-        group: The cases.
+        group: The cases, all of one run.
         outcomes: Everything that the run holds, from which the command must choose these cases.
         run: The folder of the run.
     """
-    chosen = ["-k", expression_for(group.outcomes, outcomes), *_store(group.example)]
-    paths = sorted({outcome.path for outcome in group.outcomes if outcome.path})
-    reasons = {outcome.reason for outcome in group.outcomes}
+    chosen = ["-k", expression_for(group, outcomes), *_store(group[0])]
+    paths = sorted({outcome.path for outcome in group if outcome.path})
+    reasons = {outcome.reason for outcome in group}
     if reasons == {Reason.NO_BASELINE}:
         return join(["harness", "record", *paths, *chosen])
     if not reasons <= set(ACCEPTABLE):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from shutil import get_terminal_size
 
 from rich.console import Console
@@ -11,18 +10,20 @@ from rich.table import Table
 
 from harness.records import Outcome, Verdict
 from harness.report import variants, wording
+from harness.report.causes import failures
+from harness.report.runs import Run, Shown, all_outcomes, in_order
 from harness.report.safe_text import safe_line
 from harness.report.terminal import print_text, table
 
 
-def print_run(out: Console, outcomes: Sequence[Outcome], run: Path) -> None:
-    """Print a run: its table, a paragraph for each cause of failures, costs, a summary."""
-    outcomes = sorted(outcomes, key=_case_of)
-    shown = [outcome for outcome in outcomes if outcome.verdict is not Verdict.UNVERIFIED]
+def print_runs(out: Console, runs: Sequence[Run]) -> None:
+    """Print runs as one: table, a paragraph for each cause of failures, costs, a summary."""
+    outcomes = all_outcomes(runs)
+    shown = [each for each in in_order(runs) if each.outcome.verdict is not Verdict.UNVERIFIED]
     if shown:
-        out.print(_table_of(shown, get_terminal_size().columns if out.is_terminal else 0))
+        out.print(_table_of(shown, width_of(out), several=len(runs) > 1))
     _print_variants(out, outcomes)
-    for text in wording.failures(outcomes, run):
+    for text in failures(runs):
         out.print()
         print_text(out, text)
     _print_list(out, "cost:", wording.costs(outcomes))
@@ -32,11 +33,25 @@ def print_run(out: Console, outcomes: Sequence[Outcome], run: Path) -> None:
     print_text(out, wording.summary(outcomes), "red" if has_failed else "green")
 
 
-def _table_of(outcomes: Sequence[Outcome], width: int) -> Table:
+def width_of(out: Console) -> int:
+    """Return how many characters fit on a line of a terminal; 0 for a pipe or a file.
+
+    A console that is told to colour its output takes a pipe for a terminal; a log has no width.
+    """
+    return get_terminal_size().columns if out.file.isatty() else 0
+
+
+def _table_of(shown: Sequence[Shown], width: int, *, several: bool) -> Table:
+    headings: Sequence[str] = ("run", *wording.HEADINGS)
+    rows: list[Sequence[str]] = [
+        (str(each.run.folder), *wording.row(each.outcome)) for each in shown
+    ]
+    if not several:
+        headings, rows = headings[1:], [row[1:] for row in rows]
     return table(
-        wording.HEADINGS,
-        [wording.row(outcome) for outcome in outcomes],
-        verdict_column=wording.VERDICT_COLUMN,
+        headings,
+        rows,
+        verdict_column=headings.index("verdict"),
         width=width,
         spare=wording.SPARE,
     )
@@ -49,8 +64,7 @@ def _print_variants(out: Console, outcomes: Sequence[Outcome]) -> None:
         return
     out.print()
     print_text(out, "variants, against other cases of this run:")
-    width = get_terminal_size().columns if out.is_terminal else 0
-    out.print(table(variants.HEADINGS, rows, width=width, spare=variants.SPARE))
+    out.print(table(variants.HEADINGS, rows, width=width_of(out), spare=variants.SPARE))
     _print_list(out, "seconds not compared:", variants.notes(outcomes))
 
 
@@ -59,7 +73,3 @@ def _print_list(out: Console, heading: str, lines: Sequence[str]) -> None:
         return
     out.print()
     print_text(out, "\n".join([heading, *(f"  {safe_line(line)}" for line in lines)]))
-
-
-def _case_of(outcome: Outcome) -> str:
-    return outcome.case.removesuffix("]")  # a variant comes after its base

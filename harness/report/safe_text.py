@@ -11,9 +11,11 @@ from __future__ import annotations
 import re
 
 # Control characters but tab and newline, marks that reorder text, separators of lines and
-# paragraphs, and halves of surrogate pairs, which no file in UTF-8 can hold.
+# paragraphs, halves of surrogate pairs, which no file in UTF-8 can hold, and the two characters
+# that no XML can hold.
 _CONTROL = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
+    "\ufffe\uffff]"
 )
 # What CI systems take for a command wherever a line of a log begins with it, as a table's wrapped
 # line may: `::set-output name=x::value` of GitHub, `##[group]`, `##vso[...]` of Azure.
@@ -22,6 +24,8 @@ _COMMAND = re.compile(
     r"|(?:add|remove)-(?:mask|path|matcher)|(?:end)?group|internal-[a-z-]+)\b)|##(?=\[|vso\[)",
     re.IGNORECASE,
 )
+# As GitHub's own toolkit escapes them; a message needs the first three alone.
+_GITHUB_CODES = (("%", "%25"), ("\r", "%0D"), ("\n", "%0A"), (":", "%3A"), (",", "%2C"))
 _BREAKS = re.compile("[\t\r\n]+")
 _MARKUP = re.compile(r"[\\`*_\[\]<>|~&#]")
 _STARTS_BLOCK = re.compile("[-+=]")
@@ -31,6 +35,7 @@ _FENCE = re.compile("`{3,}|~{3,}")
 def safe_lines(text: str) -> str:
     """Return a text that may have several lines, with every control character written out.
 
+    Its characters may all stand in XML; a writer of XML escapes markup by itself.
     The same holds for the first character of what a CI system would take for a command.
     """
     shown = _CONTROL.sub(_written_out, text.replace("\r\n", "\n"))
@@ -62,6 +67,20 @@ def markdown_block(text: str) -> str:
     longest = max((len(found) for found in _FENCE.findall(inside)), default=2)
     fence = "`" * (longest + 1)
     return f"{fence}text\n{inside}\n{fence}"
+
+
+def github_message(text: str) -> str:
+    """Return a text as the message of a workflow command of GitHub, which has no second line."""
+    for character, code in _GITHUB_CODES[:3]:
+        text = text.replace(character, code)
+    return _CONTROL.sub(_written_out, text)
+
+
+def github_property(text: str) -> str:
+    """Return a text as the value of a property of a workflow command, such as a file's name."""
+    for character, code in _GITHUB_CODES:
+        text = text.replace(character, code)
+    return _CONTROL.sub(_written_out, text)
 
 
 def _written_out(match: re.Match[str]) -> str:

@@ -14,7 +14,7 @@ from decimal import ROUND_CEILING, Decimal
 from pathlib import Path
 
 from harness.judge import reasons
-from harness.judge.cause import Cause, CauseGroup, by_cause, causes_of
+from harness.judge.cause import Cause, causes_of
 from harness.judge.cost import CHANGED, slowed_by
 from harness.records import (
     Against,
@@ -49,8 +49,9 @@ HEADINGS = (
     "peak",
 )
 VERDICT_COLUMN = HEADINGS.index("verdict")
-# The columns that a narrow terminal leaves out, in the order in which it drops them.
-SPARE = ("peak", "margin", "abs-sum", "against", "rel L2", "seconds", "cost")
+# The columns that a narrow terminal leaves out, in the order in which it drops them. The others are
+# never left out: where they do not fit, the terminal breaks the line.
+SPARE = ("peak", "abs-sum", "seconds", "rel L2")
 
 MEANING = {
     Verdict.IDENTICAL: "same bits",
@@ -67,7 +68,6 @@ MEANING = {
 
 SHOWN_CHANGES = 8  # changes of the environment in a paragraph; results.json has all of them
 SHOWN_LOG_LINES = 6
-SHOWN_CASES = 12  # cases of one cause in its paragraph; the table has all of them
 SHOWN_EXPLAINING = 3  # changes in the line that names a cause; its paragraph has more
 KIB, MIB = 1 << 10, 1 << 20
 
@@ -116,13 +116,14 @@ def margin(checks: Iterable[Check]) -> str:
 
 def _drift_cells(drifts: Sequence[Drift]) -> tuple[str, str, str]:
     """Return L-inf, relative L2 and abs-sum of the output that moved farthest."""
-    worst = max(drifts, key=_distance, default=None)
+    worst = max(drifts, key=distance, default=None)
     if worst is None:
         return "", "", ""
     return f"{worst.l_inf:.2e}", f"{worst.rel_l2:.2e}", _abs_sum(worst)
 
 
-def _distance(drift: Drift) -> float:
+def distance(drift: Drift) -> float:
+    """Return a key that sorts drifts by their L-inf, one without a value last."""
     return worst_first(drift.l_inf)
 
 
@@ -155,8 +156,8 @@ def paragraph(outcome: Outcome, run: Path) -> str:
     lines = [f"{outcome.verdict}: {outcome.case}", f"  why:      {why}"]
     lines += [f"            {line.strip()}" for line in more]
     for name, drift in outcome.outputs.items():
-        lines += _output_lines(name, drift)
-    lines += [f"  over:     {_exceeded(check)}" for check in outcome.failed_checks]
+        lines += output_lines(name, drift)
+    lines += over_lines(outcome)
     if outcome.first_difference is not None:
         lines.append(f"  first:    {reasons.difference(outcome.first_difference)}")
     if outcome.reason is Reason.CONTRACT_BROKEN and outcome.contract is not None:
@@ -166,9 +167,9 @@ def paragraph(outcome: Outcome, run: Path) -> str:
     found = causes_of(outcome)
     if len(found) > 1:
         lines.append(f"  causes:   {len(found)} at once, which moved by themselves:")
-        lines += _cause_lines(found)
+        lines += cause_lines(found)
     if outcome.log:
-        lines += _log_lines(outcome.log)
+        lines += log_lines(outcome.log)
     explanation = advice.explanation(outcome, run)
     if explanation:
         lines.append(f"  explain:  {explanation}")
@@ -176,6 +177,11 @@ def paragraph(outcome: Outcome, run: Path) -> str:
     if next_step:
         lines.append(f"  next:     {next_step}")
     return "\n".join(map(safe_line, lines))
+
+
+def first_line(text: str) -> str:
+    """Return the first line of a text; empty where it has none."""
+    return next(iter(text.splitlines()), "")
 
 
 def required(check: Check) -> str:
@@ -198,12 +204,12 @@ def changed_lines(changes: Sequence[EnvironmentChange]) -> list[str]:
     return lines
 
 
-def _log_lines(log: str) -> list[str]:
+def log_lines(log: str) -> list[str]:
     """Return the end of a log."""
     return ["  log:", *(f"    {line}" for line in log.strip().splitlines()[-SHOWN_LOG_LINES:])]
 
 
-def _output_lines(name: str, drift: Drift) -> list[str]:
+def output_lines(name: str, drift: Drift) -> list[str]:
     """Return the lines on an output that moved; none where it did not."""
     if drift.l_inf == 0:
         return []
@@ -217,8 +223,12 @@ def _output_lines(name: str, drift: Drift) -> list[str]:
     ]
 
 
+def over_lines(outcome: Outcome | ContractOutcome) -> list[str]:
+    """Return a line on each bound that an outcome exceeded, with one that it would have passed."""
+    return [f"  over:     {_exceeded(check)}" for check in outcome.failed_checks]
+
+
 def _exceeded(check: Check) -> str:
-    """Return a failed check, its bound, and the bound that it would have passed."""
     verb = ": off by" if check.against is Against.PUBLISHED else " ="
     bound = f"bound {check.bound:.3e}, required tolerance {required(check)}"
     return f"{reasons.measured(check)}{verb} {check.value:.3e}, {bound}"
@@ -228,8 +238,8 @@ def _contract_lines(held: ContractOutcome) -> list[str]:
     """Return the lines on a contract that is broken: how far, over which bound, where first."""
     lines = [f"  contract: {held.terms}, against {held.against}"]
     for name, drift in held.outputs.items():
-        lines += _output_lines(name, drift)
-    lines += [f"  over:     {_exceeded(check)}" for check in held.failed_checks]
+        lines += output_lines(name, drift)
+    lines += over_lines(held)
     if held.first_difference is not None:
         lines.append(f"  first:    {reasons.difference(held.first_difference)}")
     return lines
@@ -239,97 +249,31 @@ def _baseline_lines(baseline: JudgedBy, changes: Sequence[EnvironmentChange]) ->
     return [f"  baseline: {reasons.source_of(baseline)}", *changed_lines(changes)]
 
 
-# Many failures of one cause.
-
-
-def failures(outcomes: Sequence[Outcome], run: Path) -> list[str]:
-    """Return a paragraph for each cause of failures, the one with the most cases first."""
-    return [group_paragraph(group, outcomes, run) for group in by_cause(outcomes)]
-
-
-def group_paragraph(group: CauseGroup, outcomes: Sequence[Outcome], run: Path) -> str:
-    """Return what a person needs to act on all cases of one cause.
-
-    A single case has its own paragraph.
-
-    Args:
-        group: The cases.
-        outcomes: Everything that the run holds.
-        run: Its folder.
-    """
-    example = group.example
-    if len(group.outcomes) == 1:
-        return paragraph(example, run)
-    lines = [cause_line(group), *_case_lines(group)]
-    lines += _range_lines(group.outcomes)
-    lines += _cause_lines(group.causes)
-    lines.append(f"  example:  {example.case}: {_first_line(example.message)}")
-    for name, drift in example.outputs.items():
-        lines += _output_lines(name, drift)
-    lines += [f"  over:     {_exceeded(check)}" for check in example.failed_checks]
-    if example.log:
-        lines += _log_lines(example.log)
-    explanation = advice.explanation(example, run)
-    if explanation:
-        lines.append(f"  explain:  {explanation}")
-    next_step = advice.next_step_of_group(group, outcomes, run)
-    if next_step:
-        lines.append(f"  next:     {next_step}")
-    return "\n".join(map(safe_line, lines))
-
-
-def cause_line(group: CauseGroup) -> str:
-    """Return one line, such as `72 drifted, one cause: diffusers 0.25.1 -> 0.26.0, scheduler`."""
-    count = f"{len(group.outcomes)} {group.verdict}"
-    if not group.causes:
-        return f"{count}: {_first_line(group.example.message)}"
-    number = f"{len(group.causes)} causes at once" if group.has_several_causes else "one cause"
-    return f"{count}, {number}: {' + '.join(map(cause_words, group.causes))}"
+# Causes.
 
 
 def cause_words(cause: Cause) -> str:
     """Return a cause in words: what changed in the environment, and what moved."""
-    places = ", ".join(dict.fromkeys(map(reasons.place, cause.places)))
     changes = reasons.environment_changes(cause.changes)
     shown = ", ".join(changes[:SHOWN_EXPLAINING])
     if len(changes) > SHOWN_EXPLAINING:
         shown += f" and {len(changes) - SHOWN_EXPLAINING} more changes"
-    return f"{shown}, {places}" if shown else places
+    return f"{shown}, {_places(cause)}" if shown else _places(cause)
 
 
-def _first_line(text: str) -> str:
-    return next(iter(text.splitlines()), "")
-
-
-def _case_lines(group: CauseGroup) -> list[str]:
-    cases = [outcome.case for outcome in group.outcomes]
-    more = f" and {len(cases) - SHOWN_CASES} more" if len(cases) > SHOWN_CASES else ""
-    return [f"  cases:    {', '.join(cases[:SHOWN_CASES])}{more}"]
-
-
-def _range_lines(outcomes: Sequence[Outcome]) -> list[str]:
-    """Return the case that moved least and the one that moved most, by the L-inf of an output."""
-    moved = [
-        (max(map(_distance, outcome.outputs.values())), outcome.case)
-        for outcome in outcomes
-        if outcome.outputs
-    ]
-    if not moved:
-        return []
-    (least, least_case), (most, most_case) = min(moved), max(moved)
-    return [f"  L-inf:    {least:.2e} of {least_case} to {most:.2e} of {most_case}"]
-
-
-def _cause_lines(causes: Sequence[Cause]) -> list[str]:
-    """Return a line on each of several causes, and what the environment says of each."""
+def cause_lines(causes: Sequence[Cause]) -> list[str]:
+    """Return a line on each cause: what moved, and what in the environment may explain it."""
     lines = []
     for cause in causes:
-        places = ", ".join(dict.fromkeys(map(reasons.place, cause.places)))
         changes = reasons.environment_changes(cause.changes)
         shown = ", ".join(changes[:SHOWN_CHANGES])
         explained = f"may come of {shown}" if shown else "no change of the environment explains it"
-        lines.append(f"  moved:    {places}; {explained}")
+        lines.append(f"  moved:    {_places(cause)}; {explained}")
     return lines
+
+
+def _places(cause: Cause) -> str:
+    return ", ".join(dict.fromkeys(map(reasons.place, cause.places)))
 
 
 # Many outcomes.

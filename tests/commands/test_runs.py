@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
@@ -167,12 +168,62 @@ def test_a_report_of_a_run_is_what_the_run_printed(recorded):
     assert done.out == report.out + "results and recordings: again\n"
 
 
-def test_reports_of_several_runs_are_printed_one_after_the_other(finished: Finish, shop):
-    """Their verdicts are those of many machines, so that the exit code says nothing of them."""
+def moved_to(path: Path, name: str) -> str:
+    """Rename a run's folder, so that another one can be made."""
+    return str(path.rename(path.with_name(name)).name)
+
+
+def test_several_runs_are_one_report_with_one_exit_code(finished: Finish, shop):
+    """One fails, and so does the report; each is named in the table."""
+    good = moved_to(finished("digits", verdict="identical"), "good")
+    bad = moved_to(finished("digits", verdict="drifted"), "bad")
+    done = shop.harness("report", good, bad)
+    assert done.code == 1
+    assert done.out.count("2 cases: 1 identical, 1 drifted") == 1
+    assert [line.split()[0] for line in done.out.splitlines()[1:3]] == ["good", "bad"]
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "options", "code"),
+    [
+        (("identical", "identical"), [], 0),
+        (("unverified", "unverified"), [], 3),
+        (("identical", "unverified"), [], 0),
+        (("identical", "unverified"), ["--strict"], 0),
+        (("unverified", "unverified"), ["--strict"], 3),
+        (("missing", "identical"), [], 1),
+    ],
+)
+def test_the_exit_code_of_several_runs_is_that_of_all_their_cases(
+    verdicts: tuple[str, ...], options: list[str], code: int, finished: Finish, shop
+):
+    """A case is verified where one machine verified it."""
+    runs = [
+        moved_to(finished("digits", verdict=each), f"run-{i}") for i, each in enumerate(verdicts)
+    ]
+    assert shop.harness("report", *runs, *options).code == code
+
+
+def test_a_report_as_json_holds_the_outcomes_and_their_causes(finished: Finish, shop):
+    """Nothing else is printed with it, also where a job of GitHub wants annotations."""
+    finished("digits", "other", verdict="drifted")
+    done = shop.harness("report", "run", "--json", "--annotations", "github")
+    content = json.loads(done.out)
+    assert [run["run"] for run in content["runs"]] == ["run"]
+    assert [each["verdict"] for each in content["runs"][0]["outcomes"]] == ["drifted"] * 2
+    (cause,) = content["causes"]
+    assert cause["cases"] == ["digits[cpu-float32]", "other[cpu-float32]"]
+    assert done.err.startswith("::error ")
+    assert len(done.err.splitlines()) == 1
+
+
+def test_a_report_writes_junit_xml(finished: Finish, shop):
+    """Beside what it prints."""
     finished("digits", verdict="drifted")
-    done = shop.harness("report", "run", "run")
-    assert done.code == 0
-    assert done.out.count("1 case: 1 drifted") == 2
+    done = shop.harness("report", "run", "--junit", "junit.xml")
+    assert "1 case: 1 drifted" in done.out
+    (case,) = ET.parse(shop.root / "junit.xml").iter("testcase")  # noqa: S314 (written above)
+    assert case.get("name") == "digits[cpu-float32]"
 
 
 def test_a_report_as_markdown_can_be_appended_to_a_summary(finished: Finish, shop):

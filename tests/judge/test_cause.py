@@ -23,7 +23,7 @@ from harness.records import (
     Outcome,
     Reason,
 )
-from harness.report import wording
+from harness.report import causes, wording
 from harness.scenario.model import Case
 from harness.scenario.reading import read
 from harness.session import Session
@@ -84,7 +84,7 @@ def test_a_hundred_cases_of_three_causes_are_three_groups():
     groups = by_cause(shuffled)
     assert [len(group.outcomes) for group in groups] == [72, 18, 10, 1]
     assert [group.has_several_causes for group in groups] == [False, False, False, True]
-    assert [wording.cause_line(group) for group in groups] == [
+    assert [causes.headline(group) for group in groups] == [
         "72 drifted, one cause: diffusers 0.25.1 -> 0.26.0, scheduler tables",
         "18 drifted, one cause: weights of vae",
         "10 drifted, one cause: torch 2.12.0 -> 2.13.0, arithmetic of unet, arithmetic of vae",
@@ -186,7 +186,7 @@ def test_an_older_file_of_results_is_grouped_by_its_first_difference():
     outcomes = [replace(drifted(i, UNET, changes=stated), origins=()) for i in range(3)]
     (group,) = by_cause(outcomes)
     line = "3 drifted, one cause: torch 2.12 -> 2.13, arithmetic of unet"
-    assert wording.cause_line(group) == line
+    assert causes.headline(group) == line
 
 
 # What moved by itself, in recordings made by hand.

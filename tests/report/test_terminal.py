@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import builders
-from examples import RUN
+from examples import DRIFT, REL_L2, RUN, SLOWER
 from rich.console import Console
 
-from harness.report.run_report import print_run
+from harness.report.run_report import print_runs, width_of
+from harness.report.runs import Run
 from harness.report.terminal import console, print_text, table
+from harness.report.wording import HEADINGS, SPARE
 
 
 def shown_columns(width: int) -> list[str]:
@@ -46,7 +49,7 @@ def test_hostile_text_cannot_control_the_terminal():
         builders.outcome("error", message=hostile, log=hostile, case=hostile),
         builders.outcome("unverified", message=hostile, case=hostile),
     ]
-    print_run(terminal, outcomes, RUN)
+    print_runs(terminal, [Run(RUN, tuple(outcomes))])
     print_text(terminal, hostile)
     terminal.print(table(("a", "b"), [(hostile, "[red]b[/red]")]))
     text = out.getvalue()
@@ -55,3 +58,42 @@ def test_hostile_text_cannot_control_the_terminal():
     assert "\\x1b[2J" in text
     assert "[red]b[/red]" in text
     assert not any(line.startswith("identical: z") for line in text.splitlines()[:-4])
+
+
+def test_a_colouring_console_in_a_pipe_has_no_width(monkeypatch):
+    """CI systems ask for colours; the log is no terminal, and the table keeps every column."""
+    monkeypatch.setenv("COLUMNS", "40")
+    out = io.StringIO()
+    pipe = Console(file=out, force_terminal=True, width=1000)
+    assert width_of(pipe) == 0
+    name = "a-scenario-of-a-long-name-" + "x" * 200
+    outcome = builders.outcome(
+        "drifted", name=name, outputs={"image": DRIFT}, checks=(REL_L2,), cost=SLOWER
+    )
+    print_runs(pipe, [Run(RUN, (outcome,))])
+    heading, row = out.getvalue().splitlines()[:2]
+    assert f"{name}[cpu-float32]" in row
+    for column in HEADINGS:
+        assert column in heading or column == "against"
+
+
+def test_a_narrow_terminal_keeps_the_columns_that_matter():
+    """What moved, how far, with what margin, at what cost; the line breaks where it must."""
+    rows = [("c" * 60, "drifted", "same class", "1", "2", "3", "x0.1", "4", "slower x1.5", "5")]
+    made = table(HEADINGS, rows, width=20, spare=SPARE)
+    kept = [str(column.header) for column in made.columns]
+    assert kept == ["case", "verdict", "against", "L-inf", "margin", "cost"]
+
+
+def test_runs_of_several_machine_types_are_one_table():
+    """Each row names its run, and one line counts all cases."""
+    out = io.StringIO()
+    runs = [
+        Run(Path("runs/cpu"), (builders.outcome("identical"),)),
+        Run(Path("runs/gpu"), (builders.outcome("drifted", on="cuda-float32"),)),
+    ]
+    print_runs(Console(file=out, width=1000), runs)
+    heading, cpu, gpu, *_, summary = out.getvalue().splitlines()
+    assert heading.split()[:2] == ["run", "case"]
+    assert (cpu.split()[0], gpu.split()[0]) == ("runs/cpu", "runs/gpu")
+    assert summary == "2 cases: 1 identical, 1 drifted"

@@ -25,7 +25,8 @@ from harness.records import (
 )
 from harness.report import variants
 from harness.report.markdown import markdown
-from harness.report.run_report import print_run
+from harness.report.run_report import print_runs
+from harness.report.runs import Run
 from harness.report.terminal import console
 
 RUN = Path("runs/nightly")
@@ -87,7 +88,7 @@ def test_a_row_shows_drift_accuracy_seconds_and_memory_against_the_other_case():
 def test_nothing_is_shown_without_contracts():
     """No heading, no empty table."""
     assert variants.rows([builders.outcome(), variant(None)]) == []
-    assert "Variants" not in markdown([variant(None)], None, RUN)
+    assert "Variants" not in markdown([Run(RUN, (variant(None),))])
 
 
 @pytest.mark.parametrize(
@@ -131,8 +132,9 @@ def test_both_reports_show_the_table_and_what_breaks_a_contract(capsys):
     cost = builders.cost(1.0, str(CostVerdict.UNKNOWN), CostReason.ONE_RUN_ONLY)
     broken = variant(replace(MOVED, cost=cost), "moved", reason=Reason.CONTRACT_BROKEN)
     outcomes = [builders.outcome(), variant(HELD), broken]
-    print_run(console(), outcomes, RUN)
-    printed, page = capsys.readouterr().out, markdown(outcomes, None, RUN)
+    runs = [Run(RUN, tuple(outcomes))]
+    print_runs(console(), runs)
+    printed, page = capsys.readouterr().out, markdown(runs)
     for text in (printed, page):
         assert "this run" in text
         assert 'contract: {"l_inf": 0.0001}, against digits[cpu-float32]' in text
