@@ -18,7 +18,7 @@ from harness.commands.parser import (
     store_of,
 )
 from harness.commands.publish import add_report_options, publish
-from harness.errors import UsageError
+from harness.errors import BaselineError, UsageError
 from harness.records import Outcome, Reason
 from harness.scenario.model import Case
 
@@ -59,7 +59,10 @@ def accept(arguments: argparse.Namespace) -> int:
         raise UsageError(
             f"{run} holds nothing to accept: no chosen case drifted, is stale or lacks a baseline"
         )
+    remarks = [_say_what_is_replaced(store, each) for each in accepted]
     write_baselines(store, accepted, arguments.reason)
+    for remark in filter(None, remarks):
+        say(remark)
     for each in accepted:
         for path in _outdated(store, each.case):
             say(
@@ -91,6 +94,25 @@ def _accepted(
         recording = Recording.read(folder)
         _check(case, recording, run)
         yield NewBaseline(case, recording, f"{outcome.verdict}: {outcome.message}")
+
+
+def _say_what_is_replaced(store: Store, new: NewBaseline) -> str:
+    """Print by how much a recording differs from the baseline that it replaces.
+
+    Returns:
+        What to say of the scenario's bounds; empty where they belong to what is accepted.
+    """
+    from harness.report.acceptance import bounds_text, replaced_text
+
+    try:
+        match = store.match(new.case, new.recording.numerics_class)
+    except BaselineError as error:
+        say(f"{new.case.id}: the baseline that is there cannot be compared: {error}")
+        match = None
+    if match is None:
+        return bounds_text(new.case, None)
+    say(replaced_text(new.case, new.recording, match))
+    return bounds_text(new.case, match.baseline if match.same_class else None)
 
 
 def _may_be_accepted(case: Case, outcome: Outcome) -> bool:

@@ -98,7 +98,8 @@ def _write_calibration(store: Store, case: Case, found: Calibration) -> None:
     from harness.study.calibrate import check_writable
 
     check_writable(case, found)
-    path, evidence = case.scenario.path, found.evidence()
+    path = case.scenario.path
+    evidence = replace(found.evidence(), fingerprint=case.scenario.fingerprint)
     write_tolerance(path, found.bounds_for(case.scenario.tolerances), evidence)
     say(f"wrote {path}")
     for baseline in store.files(case.scenario.name, case.key):

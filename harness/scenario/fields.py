@@ -129,6 +129,7 @@ _EVIDENCE = Record(
         "device": _DEVICE,
         "on": Text(),
         "date": Text(),
+        "fingerprint": Text(),
     },
     required=("bounds",),
 )

@@ -145,6 +145,8 @@ class Evidence:
         device: The device of `on`.
         on: The numerics class from which every drift was measured.
         date: The day of the calibration in UTC, such as `2026-11-21`.
+        fingerprint: The version of the scenario that was measured; empty where an older harness
+            measured.
     """
 
     bounds: Tolerance
@@ -156,6 +158,7 @@ class Evidence:
     device: Device | None = None
     on: str = ""
     date: str = ""
+    fingerprint: str = ""
 
     @classmethod
     def from_yaml(cls, value: Mapping[str, object]) -> Evidence:
@@ -179,7 +182,13 @@ class Evidence:
                 found[key] = tolerance.as_yaml()
         found["platforms"] = self.platforms
         device = None if self.device is None else str(self.device)
-        facts = {"seeds": self.seeds, "device": device, "on": self.on, "date": self.date}
+        facts = {
+            "seeds": self.seeds,
+            "device": device,
+            "on": self.on,
+            "date": self.date,
+            "fingerprint": self.fingerprint,
+        }
         return found | {key: fact for key, fact in facts.items() if fact}
 
     def measured(self, kind: Kind) -> Tolerance | None:

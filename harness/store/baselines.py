@@ -23,7 +23,7 @@ from filelock import FileLock
 
 from harness.errors import BaselineError, FileError, writing
 from harness.records import Comparison, DetectionRate, Device, JudgedBy, Target, case_key
-from harness.scenario.model import Case, Reference
+from harness.scenario.model import Case, Reference, Scenario
 from harness.scenario.tolerance import Evidence
 from harness.store.recording import (
     NumericsClass,
@@ -261,6 +261,8 @@ class Store:
         else:
             is_reference = not any(_is_reference(other) for other in others)
         evidence = case.scenario.tolerances.evidence
+        if is_of_another_version(evidence, case.scenario, replaced):
+            evidence = None
         kept = {each.name: getattr(recording, each.name) for each in fields(Observed)}
         return Baseline(
             **{**kept, "format": FORMAT},
@@ -316,6 +318,28 @@ class Store:
             yield
         finally:
             lock.release()
+
+
+def is_of_another_version(
+    evidence: Evidence | None, scenario: Scenario, replaced: Baseline | None
+) -> bool:
+    """Whether the evidence in a scenario was measured with another scheduler, call or checkpoint.
+
+    Evidence of an older harness does not say what it was measured with. It is of another version
+    where the baseline to be replaced is, and holds the same evidence.
+
+    Args:
+        evidence: What the scenario's bounds were derived from.
+        scenario: As it is now.
+        replaced: The baseline that another one replaces.
+    """
+    if evidence is None or scenario.variant:  # a variant has the evidence of its base
+        return False
+    if evidence.fingerprint:
+        return evidence.fingerprint != scenario.fingerprint
+    if replaced is None or replaced.fingerprint == scenario.fingerprint:
+        return False
+    return replaced.evidence == evidence.as_yaml()
 
 
 def _references(case: Case) -> list[Reference]:

@@ -51,12 +51,49 @@ def test_accepting_makes_a_stale_case_identical(recorded):
     done = recorded.harness("accept", "changed", "--reason", "seed 1 shows a nicer digit")
     assert done.code == 0
     path = re.escape(str(recorded.baseline().relative_to(recorded.root)))
-    assert re.match(rf"wrote {path} and [0-9]+ KiB of tensors \(stale: ", done.out)
+    assert re.search(rf"^wrote {path} and [0-9]+ KiB of tensors \(stale: ", done.out, re.MULTILINE)
     assert recorded.harness("run").code == 0
     provenance = json.loads(recorded.baseline().read_text(encoding="utf-8"))["provenance"]
     assert provenance["reason"] == "seed 1 shows a nicer digit"
     assert provenance["replaced"] == old["digest"]
     assert len(list(recorded.baseline().parent.iterdir())) == 2
+
+
+def test_a_stale_case_shows_its_drift_and_accepting_says_by_how_much_it_replaces(recorded):
+    """Whoever accepts has looked; what was edited is named."""
+    recorded.scenario(seed="1")
+    done = recorded.harness("run", "--out", "changed")
+    why = "  why:      the baseline belongs to another version of the scenario"
+    assert why in done.out
+    assert ": seed [0] -> [1]\n" in done.out
+    drift = next(line for line in done.out.splitlines() if line.startswith("  image: L-inf"))
+    (outcome,) = json.loads((recorded.root / "changed" / "results.json").read_text())["outcomes"]
+    assert outcome["outputs"]["image"]["l_inf"] > 0.01
+    assert outcome["edits"] == [{"actual": "[1]", "expected": "[0]", "name": "seed"}]
+    assert outcome["checks"] == []
+    said, *lines = recorded.harness("accept", "changed", "--reason", "R").out.splitlines()
+    assert re.match(r"digits\[cpu-float32\]: replaces the baseline cpu-\S+ of 20", said)
+    assert lines[0] == drift
+    assert lines[3].startswith("  stages:   noise#0 is the first that moved; ")
+    assert lines[4].startswith("wrote ")
+    assert len(lines) == 5
+
+
+def test_bounds_of_another_scheduler_are_not_kept_silently(recorded):
+    """The new baseline holds no evidence, and the command that measures it is named."""
+    evidence = "{bounds: {rel_l2: 1.0e-6}, platforms: 2, seeds: 1, date: '2026-01-02'}"
+    bounds = f"{{cross-class: {{rel_l2: 1.0e-6}}, evidence: {evidence}}}"
+    recorded.scenario(tolerance=bounds, seed="2")
+    recorded.harness("run", "--out", "first")
+    assert recorded.harness("accept", "first", "--reason", "R").code == 0
+    assert json.loads(recorded.baseline().read_text())["evidence"]["date"] == "2026-01-02"
+    recorded.scenario(tolerance=bounds, seed="2", scheduler="{timestep_spacing: trailing}")
+    recorded.harness("run", "--out", "second")
+    done = recorded.harness("accept", "second", "--reason", "R")
+    assert "were measured with another version of the scenario" in done.out
+    command = "harness calibrate scenarios/digits.yaml -k 'digits[cpu-float32]' --write"
+    assert done.out.endswith(f"{command}\n")
+    assert json.loads(recorded.baseline().read_text())["evidence"] is None
 
 
 @pytest.mark.parametrize("reason", [[], ["--reason", ""], ["--reason", " "]])

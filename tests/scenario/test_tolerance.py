@@ -147,6 +147,7 @@ EVIDENCE_YAML = {
     "device": "cpu",
     "on": "cpu-avx512-mkl-t1-8290d448",
     "date": "2026-11-21",
+    "fingerprint": "c4c2b59b102a68f4",
 }
 EVIDENCE = Evidence(
     bounds=Tolerance(
@@ -161,6 +162,7 @@ EVIDENCE = Evidence(
     device=Device.CPU,
     on="cpu-avx512-mkl-t1-8290d448",
     date="2026-11-21",
+    fingerprint="c4c2b59b102a68f4",
 )
 
 
