@@ -608,7 +608,8 @@ class JudgedBy:
     """The baseline that judged a case.
 
     `reference` names the case whose reference it is, empty for a baseline of the same class.
-    `digest` is the baseline's seal.
+    `digest` is the baseline's seal. `run` names the other run where `harness diff` judged by a
+    run's recording in the place of a baseline.
     """
 
     numerics_class: str
@@ -616,6 +617,7 @@ class JudgedBy:
     reference: str = ""
     digest: str = ""
     detection_rate: DetectionRate | None = None
+    run: str = ""
 
 
 class ContractKind(StrEnum):

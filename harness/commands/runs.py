@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -217,6 +218,70 @@ def _report_options(parser: argparse.ArgumentParser) -> None:
     add_report_options(parser)
 
 
+# harness diff
+
+
+def diff(arguments: argparse.Namespace) -> int:
+    """Compare two runs with each other; no baseline is needed, and nothing runs.
+
+    The recordings of the second run are judged by those of the first, which stand where baselines
+    would: machines of one class owe each other the same bits, and the scenario's `cross-class`
+    bounds on free drift hold between others. The exit code is that of `harness run`.
+    """
+    from harness.judge.exit_codes import exit_code
+    from harness.report.runs import Run
+    from harness.store.run_folder import read_results
+
+    before, after = Path(arguments.before), Path(arguments.after)
+    read_results(before)  # refuses what is no run
+    environment = read_results(after).environment
+    cases = chosen_cases(arguments, arguments.scenarios)
+    outcomes = list(_compared(store_of(arguments), cases, before, after))
+    if not outcomes:
+        raise UsageError(f"neither {before} nor {after} holds a recording of a chosen case")
+    publish(arguments, [Run(after, tuple(outcomes), environment)])
+    return exit_code(outcomes, strict=arguments.strict)
+
+
+def _compared(store: Store, cases: Sequence[Case], before: Path, after: Path) -> Iterator[Outcome]:
+    """Yield an outcome for each case of which one of two runs holds a recording.
+
+    Raises:
+        FileError: A recording is damaged.
+    """
+    from harness.judge.run_diff import compare, only_in_one
+    from harness.session import Session
+    from harness.store.recording import Recording
+    from harness.worker.protocol import RECORDING_FILE
+
+    sides = [(run, Session(store, run)) for run in (before, after)]
+    for case in cases:
+        folders = [session.folder(case) for _, session in sides]
+        lacking = [
+            str(run)
+            for (run, _), folder in zip(sides, folders, strict=True)
+            if not (folder / RECORDING_FILE).is_file()
+        ]
+        if len(lacking) == len(sides):
+            continue
+        if lacking:
+            outcome = only_in_one(case, lacking[0])
+        else:
+            expected, actual = map(Recording.read, folders)
+            outcome = compare(case, actual, expected, str(before))
+        yield replace(outcome, path=str(case.scenario.path))
+
+
+def _diff_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("before", metavar="RUN", help="the folder of the run to compare with")
+    parser.add_argument("after", metavar="RUN", help="the folder of the run that is compared")
+    parser.add_argument("--scenarios", nargs="+", default=["scenarios"], metavar="PATH", help=PATHS)
+    add_choice(parser)
+    add_profile(parser)
+    parser.add_argument("--strict", action="store_true", help=STRICT)
+    add_report_options(parser)
+
+
 # harness gate
 
 
@@ -277,6 +342,13 @@ COMMANDS = (
         "runs/nightly --markdown >> $GITHUB_STEP_SUMMARY",
         report,
         _report_options,
+    ),
+    Command(
+        "diff",
+        "compare two runs with each other, without baselines",
+        "runs/before runs/after",
+        diff,
+        _diff_options,
     ),
     Command(
         "gate",

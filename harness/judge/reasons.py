@@ -12,6 +12,7 @@ from harness.judge.origins import component_of
 from harness.records import (
     AccuracyReason,
     Against,
+    Change,
     ChangeKind,
     Check,
     Comparison,
@@ -30,10 +31,21 @@ from harness.scenario.model import Reference
 
 
 def source_of(baseline: JudgedBy) -> str:
-    """Return which baseline judged, and why that one."""
+    """Return which baseline judged, and why that one; or which run judged in its place."""
+    if baseline.run:
+        is_same = baseline.comparison is Comparison.SAME_CLASS
+        return f"the run {baseline.run}, of {'the same' if is_same else 'another'} class " + (
+            baseline.numerics_class
+        )
     if baseline.comparison is Comparison.SAME_CLASS:
         return f"the same class {baseline.numerics_class}"
     return f"class {baseline.numerics_class}, the reference of {baseline.reference}"
+
+
+def expected_side(baseline: JudgedBy) -> str:
+    """Return what a run was compared with: a baseline and which, or another run."""
+    source = source_of(baseline)
+    return source if baseline.run else f"the baseline of {source}"
 
 
 def measured(check: Check) -> str:
@@ -131,7 +143,7 @@ def and_first(found: Difference | None) -> str:
 
 
 def same_bits(baseline: JudgedBy) -> str:
-    return f"same bits as the baseline of {source_of(baseline)}"
+    return f"same bits as {expected_side(baseline)}"
 
 
 def inside_tolerance(baseline: JudgedBy, found: Difference | None) -> str:
@@ -140,18 +152,18 @@ def inside_tolerance(baseline: JudgedBy, found: Difference | None) -> str:
 
 
 def other_bits(baseline: JudgedBy, found: Difference | None) -> str:
-    words = f"bits differ from the baseline of {source_of(baseline)}"
+    words = f"bits differ from {expected_side(baseline)}"
     return words + and_first(found)
 
 
 def no_tolerance(baseline: JudgedBy, found: Difference | None) -> str:
-    words = f"bits differ from the baseline of {source_of(baseline)}"
+    words = f"bits differ from {expected_side(baseline)}"
     missing = "and the scenario sets no `tolerance.cross-class`"
     return f"{words}, {missing}{and_first(found)}"
 
 
 def over_bound(check: Check, baseline: JudgedBy, found: Difference | None) -> str:
-    words = f"{exceeded(check)} against the baseline of {source_of(baseline)}"
+    words = f"{exceeded(check)} against {expected_side(baseline)}"
     return words + and_first(found)
 
 
@@ -185,6 +197,23 @@ def no_baseline(reference: Reference | None) -> str:
 def scenario_edited(date: str, edits: list[str]) -> str:
     words = f"the baseline belongs to another version of the scenario (of {date})"
     return f"{words}: {', '.join(edits)}" if edits else words
+
+
+def other_settings(edits: Sequence[Change]) -> str:
+    return f"the two runs had other settings: {', '.join(map(str, edits))}"
+
+
+def runs_of_other_weights(components: list[str]) -> str:
+    return f"the two runs had other weights: {', '.join(components)}"
+
+
+def local_bounds_not_held(run: str) -> str:
+    words = f"inside the bounds on free drift against {run}; the bounds on local drift need a run"
+    return f"{words} that is teacher-forced by the other, which a comparison of two runs lacks"
+
+
+def not_in_run(run: str) -> str:
+    return f"{run} holds no recording of it"
 
 
 def other_weights(components: list[str]) -> str:

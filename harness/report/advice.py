@@ -40,6 +40,8 @@ def next_step(outcome: Outcome, run: Path) -> str:
         outcome: What happened to a case.
         run: The folder of the run.
     """
+    if _is_of_two_runs(outcome):
+        return ""
     if outcome.reason is Reason.NO_BASELINE:
         return _record(outcome)
     if outcome.reason is Reason.OFF_PUBLISHED_VALUE and outcome.path:
@@ -52,6 +54,8 @@ def next_step(outcome: Outcome, run: Path) -> str:
 def explanation(outcome: Outcome, run: Path) -> str:
     """Return the command that explains a drift; empty where there is no drift from a baseline."""
     if outcome.verdict is not Verdict.DRIFTED or outcome.baseline is None:
+        return ""
+    if _is_of_two_runs(outcome):
         return ""
     return join(["harness", "explain", str(run), outcome.case, *_store(outcome)])
 
@@ -69,7 +73,7 @@ def next_step_of_group(group: Sequence[Outcome], outcomes: Sequence[Outcome], ru
     reasons = {outcome.reason for outcome in group}
     if reasons == {Reason.NO_BASELINE}:
         return join(["harness", "record", *paths, *chosen])
-    if not reasons <= set(ACCEPTABLE):
+    if not reasons <= set(ACCEPTABLE) or any(map(_is_of_two_runs, group)):
         return ""
     scenarios = ["--scenarios", *paths] if _are_elsewhere(paths) else []
     command = join(["harness", "accept", str(run), *chosen, *scenarios, "--reason", "TEXT"])
@@ -103,6 +107,11 @@ def _chosen_by(expression: str, outcomes: Iterable[Outcome]) -> set[str]:
 def _are_elsewhere(paths: Sequence[str]) -> bool:
     """Whether a scenario lies outside the folder in which commands look unasked."""
     return any(DEFAULT_SCENARIOS not in map(str, Path(path).parents) for path in paths)
+
+
+def _is_of_two_runs(outcome: Outcome) -> bool:
+    """Whether another run judged the outcome; then there is no baseline to explain or replace."""
+    return outcome.baseline is not None and bool(outcome.baseline.run)
 
 
 def _record(outcome: Outcome) -> str:

@@ -246,7 +246,8 @@ def _contract_lines(held: ContractOutcome) -> list[str]:
 
 
 def _baseline_lines(baseline: JudgedBy, changes: Sequence[EnvironmentChange]) -> list[str]:
-    return [f"  baseline: {reasons.source_of(baseline)}", *changed_lines(changes)]
+    label = "against: " if baseline.run else "baseline:"
+    return [f"  {label} {reasons.source_of(baseline)}", *changed_lines(changes)]
 
 
 # Causes.

@@ -96,10 +96,12 @@ class Match:
     Attributes:
         baseline: The baseline.
         reference: The case whose reference baseline this is; None for one of the same class.
+        run: The run whose recording stands in the place of a baseline; empty for a baseline.
     """
 
     baseline: Baseline
     reference: Reference | None = None
+    run: str = ""
 
     @property
     def comparison(self) -> Comparison:
@@ -119,6 +121,7 @@ class Match:
             reference="" if self.reference is None else str(self.reference),
             digest=self.baseline.digest,
             detection_rate=self.baseline.detection_rate,
+            run=self.run,
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -279,3 +280,33 @@ def test_a_gate_over_a_run_opens_when_everything_required_passes(recorded):
             f"require:\n- {{scenarios: digits, on: {on}}}\n", encoding="utf-8"
         )
         assert recorded.harness("gate", "nightly", "--policy", "policy.yaml").code == code
+
+
+def test_two_runs_are_compared_with_each_other_without_baselines(recorded):
+    """In every form that a report has, with the exit codes of a run."""
+    recorded.harness("run", "--out", "one")
+    recorded.harness("run", "--out", "two")
+    shutil.rmtree(recorded.root / "baselines")
+    same = recorded.harness("diff", "one", "two")
+    assert same.code == 0
+    assert "1 case: 1 identical" in same.out
+    recorded.scenario(seed="1")
+    recorded.harness("run", "--out", "three")
+    done = recorded.harness("diff", "one", "three", "--markdown", "--junit", "junit.xml")
+    assert done.code == 1
+    assert "the two runs had other settings: seeds [0] -> [1]" in done.out
+    assert (recorded.root / "junit.xml").is_file()
+    found = json.loads(recorded.harness("diff", "one", "three", "--json").out)
+    (outcome,) = found["runs"][0]["outcomes"]
+    assert (outcome["verdict"], outcome["baseline"]["run"]) == ("stale", "one")
+
+
+def test_runs_without_a_common_case_are_not_verified(finished: Finish, shop):
+    """And where neither has a chosen case, that is a mistake in the command."""
+    one = moved_to(finished("digits"), "one")
+    two = moved_to(finished("other"), "two")
+    done = shop.harness("diff", one, two)
+    assert done.code == 3
+    assert "one holds no recording of it: other[cpu-float32]" in done.out
+    assert shop.harness("diff", one, two, "-k", "nothing").code == 2
+    assert shop.harness("diff", one, "not-there").code == 2

@@ -357,6 +357,7 @@ OUTCOME = Outcome(
         reference="cpu-float32",
         digest="d" * 32,
         detection_rate=DetectionRate(5, 4, 3, 2, ("scale",), "avx2"),
+        run="runs/old",
     ),
     outputs={"image": DRIFT, "audio": replace(DRIFT, finite=False, l_inf=1 / 3)},
     appearance=(
