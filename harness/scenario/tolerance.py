@@ -141,6 +141,8 @@ class Evidence:
             not a pipeline's noise. Of local drift, the largest median of each kind of stage.
         worst: The largest drift of any platform and seed, of local drift by kind of stage.
         platforms: How many platforms were measured.
+        skipped: The names of platforms that were not measured: they do not apply to the pipeline,
+            or could not run on that machine.
         seeds: How many seeds each platform ran.
         device: The device of `on`.
         on: The numerics class from which every drift was measured.
@@ -154,6 +156,7 @@ class Evidence:
     noise: Tolerance | None = None
     worst: Tolerance | None = None
     platforms: int = 0
+    skipped: tuple[str, ...] = ()
     seeds: int = 0
     device: Device | None = None
     on: str = ""
@@ -167,6 +170,8 @@ class Evidence:
         for key in ("bounds", "batch", "noise", "worst"):
             if key in given:
                 given[key] = Tolerance.from_yaml(given[key])  # type: ignore[arg-type]
+        if "skipped" in given:
+            given["skipped"] = tuple(given["skipped"])  # type: ignore[arg-type]
         if "device" in given:
             given["device"] = Device(str(given["device"]))
         return cls(**given)  # type: ignore[arg-type]
@@ -181,6 +186,8 @@ class Evidence:
             if tolerance is not None:
                 found[key] = tolerance.as_yaml()
         found["platforms"] = self.platforms
+        if self.skipped:
+            found["skipped"] = list(self.skipped)
         device = None if self.device is None else str(self.device)
         facts = {
             "seeds": self.seeds,

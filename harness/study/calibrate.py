@@ -163,6 +163,7 @@ class Calibration:
             noise=_summary(self.noise),
             worst=_summary(self.worst()),
             platforms=len(self.platforms),
+            skipped=tuple(self.missed),
             seeds=self.seeds,
             device=self.device,
             on=self.on,
@@ -353,14 +354,14 @@ def measure_platforms(
 ) -> Elsewhere:
     """Measure each platform; a device that is not here is asked once.
 
-    An attention backend may lack a kernel for a GPU or a dtype, which is no defect.
+    A platform that does not apply to the pipeline is skipped, and named among those missed.
 
     Raises:
         NotRecordedError: A platform that should run here failed.
     """
     measured: dict[str, Figures] = {}
     missed: dict[str, str] = {}
-    absent: list[Device | None] = []
+    absent: list[Device] = []
     for name, platform in platforms.items():
         if platform.device in absent:
             continue
@@ -368,10 +369,10 @@ def measure_platforms(
             measured[name] = measure(name, platform)
         except NotRecordedError as error:
             is_absent = error.verdict is Verdict.UNVERIFIED
-            if not is_absent and platform.attention is None:
+            if not is_absent and not platform.may_not_apply:
                 raise
             missed[name] = error.reason
-            if is_absent:
+            if is_absent and platform.device is not None:
                 absent.append(platform.device)
     devices = frozenset(filter(None, (platforms[name].device for name in measured)))
     return Elsewhere(measured, missed, devices)

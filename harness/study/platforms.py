@@ -39,6 +39,15 @@ class Platform:
     attention: str | None = None
     device: Device | None = None
 
+    @property
+    def may_not_apply(self) -> bool:
+        """Whether it changes the pipeline, which may lack what is to be changed.
+
+        An attention backend may lack a kernel for a GPU or a dtype, and a memory format may not be
+        one of a pipeline's weights. Neither is a defect.
+        """
+        return self.attention is not None or bool(self.enable)
+
     def carry(self, case: Case) -> Case:
         """Return `case` as it runs on this platform."""
         settings = {**dict(case.settings), **self.variables}

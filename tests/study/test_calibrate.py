@@ -336,6 +336,27 @@ def test_an_attention_backend_may_lack_a_kernel():
     assert found == {"one": "no kernel", "two": "no kernel"}
 
 
+def test_a_memory_format_may_not_apply_to_a_pipeline():
+    """Torch has no channels-last for the weights of 3-D convolutions; other platforms still run."""
+    found = missed(NotRecordedError("3-D convolutions"), PLATFORMS["channels-last"])
+    assert found == {"one": "3-D convolutions", "two": "3-D convolutions"}
+
+
+def test_a_platform_that_could_not_run_hides_no_other_of_this_device():
+    """Only another device that is not here is asked once."""
+    error = NotRecordedError("no format", Verdict.UNVERIFIED)
+    found = missed(error, PLATFORMS["channels-last"])
+    assert found == {"one": "no format", "two": "no format"}
+
+
+def test_the_evidence_names_the_platforms_that_were_skipped():
+    """Without them the bounds rest on fewer platforms, which a reader should see."""
+    found = replace(FOUND, missed={"channels-last": "3-D convolutions"}).evidence()
+    assert found.skipped == ("channels-last",)
+    assert Evidence.from_yaml(found.as_yaml()) == found
+    assert "skipped" not in FOUND.evidence().as_yaml()
+
+
 def test_the_devices_on_which_something_was_measured_are_known():
     """By the platforms that ran; the case's own device is none of theirs."""
     found = measure_platforms(
@@ -348,6 +369,22 @@ def test_a_platform_that_crashes_ends_the_calibration():
     """Bounds that miss it would be too tight."""
     with pytest.raises(LaunchError, match="killed"):
         missed(LaunchError("killed"), PLATFORMS["portable"])
+
+
+def test_the_command_skips_a_platform_that_does_not_apply_and_says_so(shop, monkeypatch):
+    """The worker refuses it for the pipeline; the scenario's evidence names it."""
+    chosen = {
+        "slices": Platform(enable=("vae_slicing",)),
+        "aten-default": PLATFORMS["aten-default"],
+    }
+    monkeypatch.setattr(platforms, "PLATFORMS", chosen)
+    path = shop.recorded()  # its pipeline has no VAE
+    done = shop.harness("calibrate", str(path), "--seeds", "1", "--perturbations", "1", "--write")
+    assert "not measured: slices: `enable: vae_slicing` means nothing to" in " ".join(
+        done.out.split()
+    )
+    evidence = read(path).tolerances.evidence
+    assert (evidence.platforms, evidence.skipped) == (1, ("slices",))
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from ..protocol import CannotRunHere, CaseError
 from .components import call_of
 
 CHANNELS_LAST = "channels_last"
+VIDEO_DIMENSIONS = 5  # of the weights of a 3-D convolution: output, input, time, height, width
 COMPILE = "compile"
 TF32 = "tf32"
 SWITCHES = (TF32,)  # of torch instead of the pipeline: see `determinism`
@@ -60,7 +61,20 @@ def place(pipeline: Any, names: Sequence[str], device: torch.device) -> Any:
 
 
 def _use_channels_last(pipeline: Any) -> None:
-    for _, model in _models(pipeline):
+    """Lay out every component's weights as NHWC.
+
+    Raises:
+        CaseError: A component has weights of five dimensions, of 3-D convolutions, for which torch
+            has no such format. No component is changed then.
+    """
+    models = _models(pipeline)
+    for name, model in models:
+        if any(weights.dim() == VIDEO_DIMENSIONS for weights in model.parameters()):
+            raise CaseError(
+                f"`enable: {CHANNELS_LAST}` does not apply: `{name}` has 3-D convolutions, and the "
+                "memory format channels-last is of weights with four dimensions"
+            )
+    for _, model in models:
         model.to(memory_format=torch.channels_last)
 
 

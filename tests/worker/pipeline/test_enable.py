@@ -83,6 +83,24 @@ def test_a_saver_that_a_pipeline_lacks_is_an_error():
         enable(SimpleNamespace(components={}), ["vae_tiling"])
 
 
+def test_a_pipeline_with_3d_convolutions_has_no_channels_last():
+    """It says which component; those before it stay as they are."""
+    image, video = torch.nn.Conv2d(2, 2, 3), torch.nn.Conv3d(2, 2, 3)
+    pipeline = SimpleNamespace(components={"image": image, "video": video})
+    with pytest.raises(
+        CaseError, match="`enable: channels_last` does not apply: `video` has 3-D convolutions"
+    ):
+        enable(pipeline, ["channels_last"])
+    assert image.weight.is_contiguous()
+
+
+def test_weights_are_laid_out_in_channels_last():
+    """Of convolutions in two dimensions."""
+    image = torch.nn.Conv2d(2, 2, 3)
+    enable(SimpleNamespace(components={"image": image}), ["channels_last"])
+    assert image.weight.is_contiguous(memory_format=torch.channels_last)
+
+
 def test_nothing_is_offloaded_from_the_cpu():
     """Such a case is unverified, and says why."""
     with pytest.raises(
