@@ -1,7 +1,7 @@
 """The stages of a run: every call of a component and every step of a scheduler, in order.
 
 They are found on the pipeline object, so that a pipeline of any class is observed without code for
-it. Methods are replaced on the instances, or on a subclass that one instance gets, and put back
+it. Methods are replaced on the instances, those of schedulers on their classes, and put back
 afterwards. A call that happens inside another one belongs to the outer stage.
 """
 
@@ -30,6 +30,7 @@ from ..pipeline.components import call_of
 
 # Methods of components whose work is not in `forward`.
 METHODS = ("encode", "decode", "generate", "get_text_features", "get_image_features")
+STEP = "step"  # the method of a scheduler
 DRAW = "noise"  # the kind of a draw of noise
 
 
@@ -95,12 +96,15 @@ def _entry_points(pipeline: Any) -> Iterator[_EntryPoint]:
             yield _EntryPoint(name, component, own_call)
         for method in _methods_of(component, own_call):
             yield _EntryPoint(f"{name}.{method}", component, method)
-    for name, scheduler in schedulers_of(pipeline).items():
-        yield _EntryPoint(f"{name}.step", scheduler, "step", scheduler=name)
 
 
 def _is_called(component: Any, own_call: str) -> bool:
-    """Return whether a component defines its call, which torch's base class only promises."""
+    """Return whether a component defines its call, which torch's base class only promises.
+
+    What torch compiled has its call on the instance.
+    """
+    if own_call in vars(component):
+        return True
     return getattr(type(component), own_call, None) is not getattr(torch.nn.Module, own_call, None)
 
 
@@ -143,31 +147,58 @@ def wrapped(owner: Any, method: str, wrapper: Wrapper) -> Iterator[None]:
 
 
 @contextmanager
-def wrapped_in_subclass(owner: Any, method: str, wrapper: Wrapper) -> Iterator[None]:
-    """Put `wrapper(original)` in the place of an instance's method, for its copies too.
+def wrapped_steps(pipeline: Any, wrap: Callable[[str, Any], Any]) -> Iterator[None]:
+    """Put `wrap(name, original)` in the place of every scheduler's `step`, for its copies too.
 
-    The instance gets a subclass of its own for the time. An attribute of the instance would not do:
-    a pipeline that copies its scheduler would call the original's bound method on the copy.
+    The method is replaced on the scheduler's class. On the instance, a pipeline that copies its
+    scheduler would call the original's bound method on the copy; and a subclass for the instance
+    would be another class to a pipeline that asks for `type(scheduler)`.
+
+    Args:
+        pipeline: The pipeline.
+        wrap: Takes the name of a scheduler and the function of its class. A copy counts as the
+            first scheduler of its class.
     """
-    own_class = type(owner)
-    replacement = wrapper(getattr(own_class, method))
-    members = {method: replacement, "__module__": own_class.__module__}
-    owner.__class__ = type(own_class.__name__, (own_class,), members)
-    try:
+    by_class: Dict[type, Dict[str, Any]] = {}
+    for name, scheduler in schedulers_of(pipeline).items():
+        by_class.setdefault(type(scheduler), {})[name] = scheduler
+    with ExitStack() as stack:
+        for own_class, schedulers in by_class.items():
+            wrapper = functools.partial(_step_by_instance, schedulers, wrap)
+            stack.enter_context(wrapped(own_class, STEP, wrapper))
         yield
-    finally:
-        owner.__class__ = own_class
+
+
+def _step_by_instance(
+    schedulers: Dict[str, Any], wrap: Callable[[str, Any], Any], original: Any
+) -> Any:
+    """Return a method that calls the wrapper of the scheduler whose method it is."""
+    calls = {id(scheduler): wrap(name, original) for name, scheduler in schedulers.items()}
+    of_a_copy = next(iter(calls.values()))
+
+    # `wraps` keeps the signature visible: pipelines ask it which arguments a step takes.
+    @functools.wraps(original)
+    def step(scheduler: Any, *args: Any, **kwargs: Any) -> Any:
+        return calls.get(id(scheduler), of_a_copy)(scheduler, *args, **kwargs)
+
+    return step
 
 
 @contextmanager
 def observed(pipeline: Any, on_stage: OnStage, around: Around = nothing_around) -> Iterator[None]:
     """Call `on_stage` after every stage of the pipeline, and run each stage within `around`."""
     observer = _Observer(on_stage, around)
+    schedulers = schedulers_of(pipeline)
+
+    def wrap_step(name: str, original: Any) -> Any:
+        point = _EntryPoint(f"{name}.{STEP}", schedulers[name], STEP, scheduler=name)
+        return observer.wrap(point, original)
+
     with ExitStack() as stack:
         for point in _entry_points(pipeline):
             wrapper = functools.partial(observer.wrap, point)
-            replaced = wrapped if point.scheduler is None else wrapped_in_subclass
-            stack.enter_context(replaced(point.owner, point.method, wrapper))
+            stack.enter_context(wrapped(point.owner, point.method, wrapper))
+        stack.enter_context(wrapped_steps(pipeline, wrap_step))
         yield
 
 
@@ -218,10 +249,7 @@ def observed_steps(pipeline: Any, on_step: OnStep) -> Iterator[None]:
 
         return step
 
-    with ExitStack() as stack:
-        for name, scheduler in schedulers_of(pipeline).items():
-            wrapper = functools.partial(wrap, name)
-            stack.enter_context(wrapped_in_subclass(scheduler, "step", wrapper))
+    with wrapped_steps(pipeline, wrap):
         yield
 
 

@@ -7,7 +7,8 @@ import functools
 import inspect
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -90,20 +91,18 @@ def seeded(pipeline: Pipeline, *callbacks: Any, **options: Any) -> torch.Tensor:
 
 
 def wrappers(pipeline: Any) -> dict[str, Any]:
-    """Return every method that is replaced on an instance, or on a subclass of its own.
+    """Return every method that is replaced on an instance, or a scheduler's on its class.
 
     That is how stages are observed.
     """
-    names = ("forward", "step", *stages.METHODS)
+    names = ("forward", *stages.METHODS)
     found: dict[str, Any] = {}
     for name, part in pipeline.components.items():
-        namespaces = [getattr(part, "__dict__", {})]
-        if type(part).__base__.__name__ == type(part).__name__:  # a subclass for the time
-            namespaces.append(vars(type(part)))
-        for replaced in namespaces:
-            found |= {
-                f"{name}.{method}": replaced[method] for method in names if method in replaced
-            }
+        replaced = getattr(part, "__dict__", {})
+        found |= {f"{name}.{method}": replaced[method] for method in names if method in replaced}
+        step = getattr(type(part), "step", None)
+        if hasattr(step, "__wrapped__"):
+            found[f"{name}.step"] = step
     return found
 
 
@@ -255,6 +254,44 @@ def test_a_step_of_a_copied_scheduler_is_observed_and_works_on_the_copy(opened):
     expected.set_timesteps(5)
     again = expected.step(noise_like, expected.timesteps[0], noise_like)
     assert torch.equal(step.prev_sample, again.prev_sample)
+
+
+def test_an_observed_scheduler_keeps_its_class(opened):
+    """Some pipelines ask for `type(self.scheduler)`; a subclass would be another class to them."""
+    pipeline = opened("digits-ddpm")
+    scheduler = pipeline.pipeline.scheduler
+    own_class, own_step = type(scheduler), type(scheduler).step
+    for observing in (
+        stages.observed(pipeline.pipeline, keep),
+        stages.observed_steps(pipeline.pipeline, print),
+    ):
+        with observing:
+            assert type(scheduler) is own_class
+            assert own_class.step is not own_step
+        assert own_class.step is own_step
+
+
+def test_two_schedulers_of_one_class_keep_their_names():
+    """The method is one, and belongs to the class."""
+
+    class Scheduler:
+        config: ClassVar[dict[str, Any]] = {}
+
+        def step(self, sample: torch.Tensor) -> torch.Tensor:
+            return sample
+
+    first, second = Scheduler(), Scheduler()
+    pipeline = SimpleNamespace(components={"first": first, "second": second})
+    seen: list[str] = []
+
+    def note(stage: Stage, inputs: dict[str, Any], result: Any) -> Any:
+        seen.append(stage.name)
+        return result
+
+    with stages.observed(pipeline, note):
+        for scheduler in (second, first, second):
+            scheduler.step(torch.ones(1))
+    assert seen == ["second.step#0", "first.step#0", "second.step#1"]
 
 
 def test_what_the_observer_returns_is_what_the_pipeline_goes_on_with(opened):
