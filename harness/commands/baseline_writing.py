@@ -25,13 +25,16 @@ class NewBaseline:
     note: str = ""
 
 
-def write_baselines(store: Store, new: Sequence[NewBaseline], reason: str) -> list[Path]:
+def write_baselines(
+    store: Store, new: Sequence[NewBaseline], reason: str, warn_above: int
+) -> list[Path]:
     """Write baselines and say what each wrote.
 
     Args:
         store: Where they go.
         new: What to write, in this order.
         reason: Kept in each of them.
+        warn_above: How many MiB of tensors a baseline may hold without a warning.
 
     Returns:
         The JSON file of each.
@@ -45,6 +48,9 @@ def write_baselines(store: Store, new: Sequence[NewBaseline], reason: str) -> li
             written.append(store.write(each.case, each.recording, reason))
             note = f" ({each.note})" if each.note else ""
             say(wording.wrote(written[-1], each.recording) + note)
+            warning = wording.too_large(written[-1], each.recording, warn_above << 20)
+            if warning:
+                complain(f"warning: {warning}")
     except BaseException:  # also Ctrl-C: whoever looks must know what is in the store now
         complain(_how_far(written, new))
         raise

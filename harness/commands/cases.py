@@ -20,6 +20,7 @@ from harness.commands.parser import (
     add_out,
     add_paths,
     add_profile,
+    add_warn_above,
     choices,
     chosen_cases,
     one_of,
@@ -165,7 +166,7 @@ def record(arguments: argparse.Namespace) -> int:
         for case in cases
         if _lacks_baseline(outcomes[case.id])
     ]
-    write_baselines(session.store, new, arguments.reason)
+    write_baselines(session.store, new, arguments.reason, arguments.warn_above)
     _advise_more_bits(new)
     failed = [each for each in session.outcomes if each.fails and not _lacks_baseline(each)]
     if failed:
@@ -212,6 +213,7 @@ def _lacks_baseline(outcome: Outcome) -> bool:
 
 def _record_options(parser: argparse.ArgumentParser) -> None:
     _running_options(parser)
+    add_warn_above(parser)
     parser.add_argument(
         "--reason",
         default=FIRST_RECORDING,

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 PATHS = "scenario files or folders (default: scenarios)"
 STRICT = "exit 3 if anything asked for could not be verified"
+# MiB of a baseline's tensors above which `record` and `accept` warn. GitHub warns of files above
+# 50 MiB, and refuses those above 100 MiB.
+WARN_ABOVE = 50
 RECORDINGS = "where recordings go (default: runs/ and the time)"
 
 
@@ -105,6 +108,17 @@ def add_companions(parser: argparse.ArgumentParser) -> None:
 
 
 # Types of arguments.
+
+
+def add_warn_above(parser: argparse.ArgumentParser) -> None:
+    """Add the option that says above which size a baseline is warned of."""
+    parser.add_argument(
+        "--warn-above",
+        type=at_least_one,
+        default=WARN_ABOVE,
+        metavar="MIB",
+        help="warn of a baseline whose tensors take more than this many MiB (default: %(default)s)",
+    )
 
 
 def at_least_one(text: str) -> int:

@@ -15,6 +15,7 @@ from harness.commands.parser import (
     Command,
     add_choice,
     add_profile,
+    add_warn_above,
     chosen_cases,
     store_of,
 )
@@ -61,7 +62,7 @@ def accept(arguments: argparse.Namespace) -> int:
             f"{run} holds nothing to accept: no chosen case drifted, is stale or lacks a baseline"
         )
     remarks = [_say_what_is_replaced(store, each) for each in accepted]
-    write_baselines(store, accepted, arguments.reason)
+    write_baselines(store, accepted, arguments.reason, arguments.warn_above)
     for remark in filter(None, remarks):
         say(remark)
     for each in accepted:
@@ -175,6 +176,7 @@ def _accept_options(parser: argparse.ArgumentParser) -> None:
         help="why the new output is right; kept in the baseline",
     )
     parser.add_argument("--scenarios", nargs="+", default=["scenarios"], metavar="PATH", help=PATHS)
+    add_warn_above(parser)
     add_choice(parser)
     add_profile(parser)
 

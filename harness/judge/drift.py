@@ -173,16 +173,26 @@ class _NoValue:
     rel_l2: float = math.nan
 
 
-def of_stages(actual: Observed, expected: Observed) -> tuple[StageDrift, ...]:
+def of_stages(
+    actual: Observed, expected: Observed, *, only_kept: bool = False
+) -> tuple[StageDrift, ...]:
     """Return the drift of every stage's tensor that `expected` kept, in the order of the run.
 
     Noise comes first. A drift is NaN where `actual` has no such tensor of that shape. Whether it is
     free or local drift depends on `actual`: local if that run was teacher-forced by `expected`.
+
+    Args:
+        actual: This run.
+        expected: The baseline.
+        only_kept: Leaves out what `actual` did not keep. A free run keeps only what it reads, and
+            baselines of older releases hold more; a teacher-forced run keeps all that they hold.
     """
     actual_tensors = actual.stage_tensors
     found = []
     for (stage, key), expected_tensor in expected.stage_tensors.items():
         tensor = actual_tensors.get((stage, key))
+        if tensor is None and only_kept:
+            continue
         if tensor is not None and tensor.shape == expected_tensor.shape:
             moved: Drift | _NoValue = measure(tensor, expected_tensor)
         else:

@@ -254,7 +254,7 @@ class _Judgement:
             self._draft,
             outputs=outputs,
             appearance=appearance.of_outputs(self._actual, match.baseline, output_type),
-            free=drift.of_stages(self._actual, match.baseline),
+            free=drift.of_stages(self._actual, match.baseline, only_kept=True),
             checks=tuple(checks),
         )
 

@@ -341,10 +341,12 @@ def _change(actual: float, expected: float) -> str:
 
 
 def wrote(path: Path, recording: Recording) -> str:
-    """Return one line on a baseline that was written; it warns where the cost cannot be used."""
-    size = recording.tensors_path.stat().st_size
-    amount = f"{size / MIB:.1f} MiB" if size >= MIB else f"{size / KIB:.0f} KiB"
-    words = f"wrote {path} and {amount} of tensors"
+    """Return one line on a baseline that was written: its size, and the size by kind of stage.
+
+    It warns where the cost cannot be used.
+    """
+    amount = size_in_words(recording.tensors_path.stat().st_size)
+    words = f"wrote {path} and {amount} of tensors: {_by_stage(recording)}"
     held_down_by = slowed_by(recording.cost)
     if held_down_by:
         names = ", ".join(held_down_by)
@@ -359,3 +361,26 @@ def eight_bits(cases: Sequence[str]) -> str:
         f"advice: the images of {cases[0]}{more} have 8 bits a channel, so that drift below one of "
         "255 levels does not show; `output_type: np` in `call` keeps the pipeline's own values"
     )
+
+
+def too_large(path: Path, recording: Recording, most: int) -> str:
+    """Return a warning where a baseline is larger than `most` bytes; empty where it is not."""
+    size = recording.tensors_path.stat().st_size
+    if size <= most:
+        return ""
+    return (
+        f"{path} keeps {size_in_words(size)} of tensors, more than the {size_in_words(most)} of "
+        f"--warn-above: {_by_stage(recording)}; `keep-every: N` in the scenario keeps every N-th "
+        "step of a scheduler, and a smaller call makes every tensor smaller"
+    )
+
+
+def size_in_words(size: int) -> str:
+    """Return a number of bytes as KiB or MiB."""
+    return f"{size / MIB:.1f} MiB" if size >= MIB else f"{size / KIB:.0f} KiB"
+
+
+def _by_stage(recording: Recording) -> str:
+    """Return the size of what is kept of each kind of stage, the largest first."""
+    sizes = recording.bytes_by_stage()
+    return ", ".join(f"{safe_line(kind)} {size_in_words(size)}" for kind, size in sizes.items())

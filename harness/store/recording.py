@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 from harness.errors import FileError
 from harness.records import CostFigures, Effect, Stage
-from harness.store.safetensors import digest_file, open_tensors, read_header
+from harness.store.safetensors import digest_file, open_tensors, read_header, tensor_bytes
 from harness.store.sealed import SealedFormat
 from harness.store.typed_json import NOT_IN_JSON, MalformedError, decode, parse_json
 from harness.worker.protocol import (
@@ -39,6 +39,16 @@ TENSOR_NAMES = (  # what a recording may hold; see `worker.protocol`
     rf"{OPERATOR}[0-9]{{1,9}}/.*",
 )
 TENSOR_NAME = re.compile("|".join(TENSOR_NAMES), re.DOTALL)
+
+
+def _kind_of(name: str) -> str:
+    """Return which kind of stage a tensor of a recording is of: `noise`, `text_encoder`, `output`.
+
+    `name` is the tensor's name in the file.
+    """
+    if name.startswith(STAGE):
+        return name.removeprefix(STAGE).partition("#")[0]
+    return name.partition("/")[0]
 
 
 @dataclass(frozen=True)
@@ -261,6 +271,17 @@ class Observed:
         for stage, key, array in sorted(found, key=lambda each: (order.get(each[0], -1), each[1])):
             kept[Stage.parse(stage), key] = array
         return noise | kept
+
+    def bytes_by_stage(self) -> dict[str, int]:
+        """Return how many bytes the kept tensors of each kind of stage take, the most first.
+
+        The outputs count as `output`.
+        """
+        found: dict[str, int] = {}
+        for name, size in tensor_bytes(self.tensors_path).items():
+            kind = _kind_of(name)
+            found[kind] = found.get(kind, 0) + size
+        return dict(sorted(found.items(), key=lambda each: (-each[1], each[0])))
 
     def modules_inside(self, stage: Stage | str) -> list[ModuleCall]:
         """Return the calls of modules inside a stage, in the order in which they ended.

@@ -81,6 +81,22 @@ def open_tensors(path: Path) -> dict[str, Array]:
         raise FileError(path, f"is damaged: {type(error).__name__} {error}") from error
 
 
+def tensor_bytes(path: Path) -> dict[str, int]:
+    """Return how many bytes each tensor of a safetensors file takes, by its name.
+
+    Raises:
+        FileError: The file cannot be read, or its header is damaged.
+    """
+    found = {}
+    for name, entry in read_header(path).entries.items():
+        match entry.get("data_offsets"):
+            case [int(start), int(end)]:
+                found[name] = end - start
+            case wrong:
+                raise FileError(path, f"is damaged: `{name}` lies at {wrong}")
+    return found
+
+
 def digest_file(path: Path) -> str:
     """Return the digest of the bytes of a file, as `worker.observe.digest.digest_bytes` gives it.
 

@@ -8,10 +8,21 @@ from __future__ import annotations
 
 import json
 import time
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from statistics import median
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    Iterator,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+)
 
 import safetensors.torch
 import torch
@@ -211,17 +222,27 @@ class Recorder:
             keep_every=case["keep_every"],
         )
 
+        reads = capture.reads
+
         def on_stage(stage: Stage, inputs: Dict[str, Any], result: Any) -> Any:
-            return capture.on_stage(stage, inputs, tracer.on_result(stage, result))
+            with reads.paused():
+                return capture.on_stage(stage, inputs, tracer.on_result(stage, result))
 
         def on_draw(stage: Stage, drawn: torch.Tensor) -> None:
-            capture.on_draw(stage, tracer.on_result(stage, drawn))
+            with reads.paused():
+                capture.on_draw(stage, tracer.on_result(stage, drawn))
+
+        @contextmanager
+        def around(stage: Stage, component: Any) -> Iterator[None]:
+            with reads.paused(), tracer.around(stage, component):
+                yield
 
         self._progress(case, "recording")
         outputs: Tensors = {}
         with cost.measured(pipeline.framework.device) as meter, suppress(Enough):
             _seed(case)
-            outputs = pipeline.run(on_stage, on_draw, tracer.around)
+            with reads.noting():
+                outputs = pipeline.run(on_stage, on_draw, around)
         return Instrumented(outputs, capture, tracer, meter)
 
     def _run_timed(

@@ -40,7 +40,8 @@ def test_recording_says_what_it_wrote_and_leaves_what_there_is(recorded):
     done = recorded.harness("record", "--reason", "a new scenario")
     assert done.code == 0
     assert re.search(
-        r"^wrote baselines/other/cpu-float32/cpu-\S+\.json and \d+ KiB of tensors$",
+        r"^wrote baselines/other/cpu-float32/cpu-\S+\.json and \d+ KiB of tensors: "
+        r"scheduler.step \d+ KiB, ",
         done.out,
         re.MULTILINE,
     )

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import builders
+import numpy as np
 import pytest
 from examples import (
     DRIFT,
@@ -239,8 +240,33 @@ def test_what_was_written_is_told_with_its_size_and_what_its_seconds_are_worth(
     """A baseline timed in heat would make the cost of every later run unknown."""
     recording = builders.recording(tmp_path, cost=builders.figures(1.0, *slowed_by))
     size = recording.tensors_path.stat().st_size / 2**10
-    text = f"wrote b.json and {size:.0f} KiB of tensors{more}"
+    by_stage = ", ".join(f"{kind} 0 KiB" for kind in recording.bytes_by_stage())
+    text = f"wrote b.json and {size:.0f} KiB of tensors: {by_stage}{more}"
     assert wording.wrote(Path("b.json"), recording) == text
+
+
+def test_the_size_of_a_baseline_is_told_by_kind_of_stage(tmp_path: Path):
+    """The largest first; all calls of a text encoder count together."""
+    kept = {
+        "text_encoder#0/logits": np.zeros(1 << 18, np.float32),
+        "text_encoder#1/logits": np.zeros(1 << 18, np.float32),
+        "scheduler.step#0/sample": np.zeros(1 << 10, np.float32),
+    }
+    recording = builders.recording(tmp_path, kept=kept)
+    text = wording.wrote(Path("b.json"), recording)
+    assert " and 2.0 MiB of tensors: text_encoder 2.0 MiB, scheduler.step 4 KiB, " in text
+
+
+@pytest.mark.parametrize(("most", "is_told"), [(1 << 20, True), (4 << 20, False)])
+def test_a_large_baseline_is_warned_of(tmp_path: Path, most: int, is_told: bool):
+    """With what takes the room, and what can be done."""
+    kept = {"text_encoder#0/logits": np.zeros(1 << 19, np.float32)}
+    recording = builders.recording(tmp_path, kept=kept)
+    found = wording.too_large(Path("b.json"), recording, most)
+    assert ("b.json keeps 2.0 MiB of tensors, more than the 1.0 MiB of --warn-above" in found) == (
+        is_told
+    )
+    assert ("text_encoder 2.0 MiB, " in found) == is_told
 
 
 def test_what_was_not_checked_is_told_once_per_reason():

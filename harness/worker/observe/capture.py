@@ -14,8 +14,9 @@ from ..conditions.portable import uniform
 from ..pipeline.call import Pipeline
 from ..protocol import NOISE, STAGE, StageRecord
 from .modules import Enough
+from .reads import Reads
 from .stages import Stage
-from .tensors import PendingDigest, Tensors, digest_later, tensors_in
+from .tensors import PendingDigest, Tensors, digest_later, leaves_in, tensors_in
 
 FIRST_NOISE = f"{NOISE}0"  # the name of the initial noise in a recording
 # The integer type of each width, in bytes, whose order is that of floating-point numbers.
@@ -46,6 +47,8 @@ class Capture:
 
     Attributes:
         schedulers: Each scheduler's configuration, by component name.
+        reads: What the run reads of the stages' results, while `reads.noting` is entered. What it
+            does not read is not kept, unless the baseline has it.
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class Capture:
         keep_every: int = 1,
     ) -> None:
         self.schedulers: Dict[str, Dict[str, Any]] = {}
+        self.reads = Reads()
         self._pipeline = pipeline
         self._teacher_tensors = teacher_tensors or {}
         self._perturbation = perturbation
@@ -83,10 +87,12 @@ class Capture:
         outputs = tensors_in(result)
         noted = _NotedStage(stage, _start_digests(tensors_in(inputs)), _start_digests(outputs))
         self._stages.append(noted)
+        self.reads.saw(inputs)
         if stage.scheduler is not None:
             self._on_step(stage, stage.scheduler, outputs)
         else:
             self._on_call(stage, outputs)
+            self._watch(stage, result)
         self._end_after(stage)
         return result
 
@@ -108,7 +114,7 @@ class Capture:
     def tensors(self) -> Tensors:
         """Return the tensors of noise and stages that were kept, by their names in a recording."""
         self._keep_pending()
-        return self._kept
+        return {name: tensor for name, tensor in self._kept.items() if not self._is_unread(name)}
 
     def noise(self) -> List[torch.Tensor]:
         """Return the noise that was drawn, in order."""
@@ -131,12 +137,21 @@ class Capture:
         A denoiser's result is therefore not kept: the step of its scheduler contains it.
         """
         self._keep_pending()
-        named = {f"{STAGE}{stage.name}/{key}": tensor for key, tensor in outputs.items()}
+        named = {_kept_name(stage, key): tensor for key, tensor in outputs.items()}
         if any(name in self._teacher_tensors for name in named):
             self._keep(named)
         else:
             # A copy: a pipeline may write into a result before the next stage.
             self._pending = {name: tensor.detach().clone() for name, tensor in named.items()}
+
+    def _watch(self, stage: Stage, result: Any) -> None:
+        """Watch which of a call's tensors the run reads; arrays and numbers count as read."""
+        for key, leaf in leaves_in(result):
+            if isinstance(leaf, torch.Tensor):
+                self.reads.watch(_kept_name(stage, key), leaf)
+
+    def _is_unread(self, name: str) -> bool:
+        return self.reads.is_unread(name) and name not in self._teacher_tensors
 
     def _end_after(self, stage: Stage) -> None:
         if stage.name == self._last_stage:
@@ -184,6 +199,11 @@ def perturbed(tensor: torch.Tensor, stream: str) -> torch.Tensor:
     neighbours = bits + torch.where(goes_up, 1, -1).to(bits.dtype)
     moves &= torch.isfinite(neighbours.view(tensor.dtype))  # above the largest number is infinity
     return torch.where(moves, neighbours, bits).view(tensor.dtype)
+
+
+def _kept_name(stage: Stage, key: str) -> str:
+    """Return the name in a recording of a tensor that a call returned."""
+    return f"{STAGE}{stage.name}/{key or '0'}"
 
 
 def _sample_of(outputs: Tensors) -> Optional[torch.Tensor]:

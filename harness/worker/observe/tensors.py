@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from functools import lru_cache
-from typing import Any, Callable, Dict, Iterable, Mapping, Optional, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, Mapping, Tuple
 
 import numpy as np
 import torch
@@ -128,28 +128,38 @@ def tensors_in(value: Any, name: str = "") -> Tensors:
     Returns:
         Tensors of torch; a number becomes one of float64 or int64, without dimensions.
     """
-    tensor = _tensor_of(value)
-    if tensor is not None:
-        return {name or "0": tensor}
-    found: Tensors = {}
+    return {path or "0": _tensor_of(leaf) for path, leaf in leaves_in(value, name)}
+
+
+def leaves_in(value: Any, name: str = "") -> Iterator[Tuple[str, Any]]:
+    """Yield the tensors, arrays and numbers inside a value as they are, each with its path.
+
+    Args:
+        value: As for `tensors_in`.
+        name: The path of `value` itself.
+    """
+    if _is_leaf(value):
+        yield name, value
+        return
     for key, item in _members(value):
-        found.update(tensors_in(item, f"{name}.{key}" if name else key))
-    return found
+        yield from leaves_in(item, f"{name}.{key}" if name else key)
 
 
-def _tensor_of(value: Any) -> Optional[torch.Tensor]:
-    """Return a tensor, an array or a number as a tensor of torch; None for any other value."""
-    if is_tensor(value):
-        return as_tensor(value)
-    if isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
-        return torch.from_numpy(np.ascontiguousarray(value))
-    if isinstance(value, bool):  # a switch, although Python counts it among the integers
-        return None
-    if isinstance(value, float):
-        return torch.tensor(value, dtype=torch.float64)
-    if isinstance(value, int):
-        return torch.tensor(value, dtype=torch.int64)
-    return None
+def _is_leaf(value: Any) -> bool:
+    if isinstance(value, np.ndarray):
+        return value.dtype.kind in "fiub"
+    is_number = isinstance(value, (int, float))
+    # A switch is no number, although Python counts it among the integers.
+    return is_tensor(value) or (is_number and not isinstance(value, bool))
+
+
+def _tensor_of(leaf: Any) -> torch.Tensor:
+    """Return a tensor, an array or a number as a tensor of torch."""
+    if is_tensor(leaf):
+        return as_tensor(leaf)
+    if isinstance(leaf, np.ndarray):
+        return torch.from_numpy(np.ascontiguousarray(leaf))
+    return torch.tensor(leaf, dtype=torch.float64 if isinstance(leaf, float) else torch.int64)
 
 
 def _members(value: Any) -> Iterable[Tuple[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import builders
@@ -13,7 +14,7 @@ import torch
 
 from harness.scenario.reading import read
 from harness.store.recording import Recording
-from harness.worker.observe.capture import perturbed
+from harness.worker.observe.capture import Capture, perturbed
 from harness.worker.observe.modules import NO_STAGE, OWN_CALL, Detail, ModuleSite
 from harness.worker.observe.stages import Stage
 from harness.worker.protocol import OWN_CODE
@@ -22,6 +23,7 @@ from harness.worker.recorder import Recorder
 pytestmark = pytest.mark.filterwarnings("ignore:`torch_dtype` is deprecated:FutureWarning")
 
 Record = Callable[..., Recording]
+ONES = torch.ones(2)
 CONV_IN = "module/unet#0/conv_in#0/0"
 
 
@@ -192,3 +194,26 @@ def test_a_perturbation_never_makes_an_infinity(dtype: torch.dtype):
     moved = perturbed(tensor, "any")
     assert torch.isfinite(moved).all()
     assert (moved != tensor).any()
+
+
+def test_what_the_run_does_not_read_of_a_stage_is_not_kept(recorder: Recorder, tmp_path: Path):
+    """Of a text encoder, the pipeline takes the hidden state; the pooled one goes nowhere."""
+    path = tmp_path / "scenario.yaml"
+    keys = {"pipeline": "StableDiffusionPipeline", "checkpoint": "{bundled: digits-sd}"}
+    call = "{prompt: a handwritten seven, num_inference_steps: 1, output_type: np}"
+    path.write_text(builders.scenario_text(call=call, **keys), encoding="utf-8")
+    request: Any = {**read(path).cases()[0].request(), "rounds": 0}
+    recorder.record(request, tmp_path / "recording")
+    recording = Recording.read(tmp_path / "recording")
+    (observed,) = (each for each in recording.stages if each.name == "text_encoder#0")
+    assert {"last_hidden_state", "pooler_output"} <= set(observed.outputs)
+    kept = {key for stage, key in recording.stage_tensors if str(stage) == "text_encoder#0"}
+    assert kept == {"last_hidden_state"}
+
+
+def test_what_a_baseline_holds_is_kept_even_if_nobody_reads_it(recorder: Recorder, tmp_path: Path):
+    """A baseline that an older release recorded still judges every tensor that it has."""
+    capture = Capture(SimpleNamespace(scheduler_configuration=dict), {"stage/text#0/0": ONES})
+    capture.on_stage(Stage("text", 0), {}, torch.zeros(2))
+    capture.on_stage(Stage("text", 1), {}, torch.zeros(2))
+    assert list(capture.tensors()) == ["stage/text#0/0"]
