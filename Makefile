@@ -18,8 +18,9 @@ nightly: .venv/ready  ## everything that this machine can run, the slow cases to
 	$(BIN)/python -m pytest
 	$(BIN)/harness run scenarios --jobs 2 --out runs/nightly
 
-schema: .venv/ready  ## the JSON Schema of a scenario, for editors
+schema: .venv/ready  ## the JSON Schemas of scenarios and of the files that the harness writes
 	$(BIN)/python -m harness.scenario.fields > harness/data/scenario.schema.json
+	$(BIN)/python -m harness.store.schemas
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'

@@ -22,7 +22,7 @@ from harness.commands.parser import (
     store_of,
 )
 from harness.errors import UsageError
-from harness.records import Device, EnvironmentChange, Outcome
+from harness.records import ContractOutcome, Device, EnvironmentChange, Outcome, Reason
 from harness.scenario.model import Case
 from harness.scenario.reading import read_all
 from harness.scenario.select import select
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from harness.study.platforms import Platform
 
 FIRST_CHOICE = "portable"  # of the platforms on which faults are looked for
+BY_CONTRACT = (Reason.CONTRACT_HOLDS, Reason.CONTRACT_BROKEN)  # what decided is not a baseline
 CHALLENGE_FILE = "challenge.json"
 BISECTION_FILE = "bisect.json"
 UNTIL = ("identical", "within")  # the words of `study.bisect.Until`, which loads numpy
@@ -215,11 +216,14 @@ def explain(arguments: argparse.Namespace) -> int:
     outcomes = [
         outcome
         for outcome in read_results(run).outcomes
-        if outcome.baseline is not None and arguments.case in (None, outcome.case)
+        if (outcome.baseline is not None or outcome.contract is not None)
+        and arguments.case in (None, outcome.case)
     ]
     if not outcomes:
         which = arguments.case or "at all"
-        raise UsageError(f"{run} holds no case {which} that was compared with a baseline")
+        raise UsageError(
+            f"{run} holds no case {which} that was compared with a baseline or another case"
+        )
     with Session(store_of(arguments), run) as session:
         for outcome in outcomes:
             found, changes = _explanation(session, outcome, arguments)
@@ -241,6 +245,8 @@ def _explanation(
     from harness.study.explain import Explanation
 
     (case,) = select(read_all([Path(outcome.path)]), outcome.case, None)
+    if outcome.contract is not None and outcome.reason in BY_CONTRACT:
+        return _explanation_of_contract(session, case, outcome.contract, arguments), ()
     actual = Recording.read(session.folder(case))
     match = session.store.match(case, actual.numerics_class)
     if match is None:
@@ -254,6 +260,25 @@ def _explanation(
         by_value = first_difference.by_value(outcome.local, outcome.free, tolerance)
         found = replace(found, by_value=by_value)
     return found, list_changes(actual.environment, expected.environment)
+
+
+def _explanation_of_contract(
+    session: Session, case: Case, held: ContractOutcome, arguments: argparse.Namespace
+) -> Explanation:
+    """Return why a variant differs from the case that its contract names."""
+    from harness.report.terminal import progress
+    from harness.study.explain import Explanation, explain_contract
+
+    first = held.first_difference
+    if not arguments.case:
+        return Explanation(case.id, first)
+    with progress(0) as steps:
+
+        def step(name: str) -> None:
+            steps.doing(case.id, name)
+
+        limit = arguments.root_causes
+        return explain_contract(session, case, first, limit=limit, on_step=step)
 
 
 def _inquire(

@@ -52,8 +52,9 @@ def next_step(outcome: Outcome, run: Path) -> str:
 
 
 def explanation(outcome: Outcome, run: Path) -> str:
-    """Return the command that explains a drift; empty where there is no drift from a baseline."""
-    if outcome.verdict is not Verdict.DRIFTED or outcome.baseline is None:
+    """Return the command that explains a drift; empty where nothing was compared and moved."""
+    by_contract = outcome.reason is Reason.CONTRACT_BROKEN
+    if outcome.verdict is not Verdict.DRIFTED or (outcome.baseline is None and not by_contract):
         return ""
     if _is_of_two_runs(outcome):
         return ""

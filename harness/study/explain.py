@@ -78,6 +78,42 @@ def explain(  # noqa: PLR0913 (each is asked for by an option, or is a side)
     return _Inquiry(session, case, actual, expected, on_step, packages).explanation(first, limit)
 
 
+def explain_contract(
+    session: Session, case: Case, first: Difference | None, *, limit: int, on_step: OnStep
+) -> Explanation:
+    """Explain why a variant differs from the case that its contract names: both run again.
+
+    Args:
+        session: Runs the cases.
+        case: The variant.
+        first: The first difference between the two recordings of the run.
+        limit: How many root causes to look for.
+        on_step: Called with what is being run.
+
+    Raises:
+        NotRecordedError: One of them does not run here.
+    """
+    other, contract = case.against, case.scenario.contract
+    if other is None or contract is None or contract.images:
+        note = "single images of two batches are compared, which have no stage in common"
+        return Explanation(case.id, first, notes=(note,))
+    folder = session.out / "explain" / case.scenario.name / case.key
+    recordings = []
+    for index, (name, side) in enumerate((("actual", case), ("expected", other))):
+        on_step(name)
+        slot = session.slot(index)
+        recordings.append(session.record(replace(side, detail={}), slot, folder / name))
+    actual, expected = recordings
+    if not distance(actual, expected):
+        return Explanation(case.id, first, notes=("no bit of any output differs",))
+    if first_difference.other_weights(actual, expected):
+        note = f"the weights differ from those of {other.id}, and so does all that comes after"
+        return Explanation(case.id, first, notes=(note,))
+    search = RootCauseSearch(session, case, other, folder, on_step)
+    causes = search.find(actual, expected, limit)
+    return Explanation(case.id, first, tuple(causes), notes=tuple(search.notes))
+
+
 class _Inquiry:
     """One explanation on its way: which sides can be repeated here, and what follows."""
 
