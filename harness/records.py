@@ -379,12 +379,14 @@ class ChangeKind(StrEnum):
     """What part of an environment changed, in the order in which reports list the changes.
 
     `library` is torch, diffusers or transformers, which compute; `package` is any other.
-    `unobserved` is something that one of the two sides does not show, such as noise. `stated` is a
-    line of text, as files of results held it before changes had types.
+    `unobserved` is something that one of the two sides does not show, such as noise. `own-code` is
+    a source file of the project, named `PACKAGE/PATH`. `stated` is a line of text, as files of
+    results held it before changes had types.
     """
 
     FRAMEWORK = "framework"
     UNOBSERVED = "unobserved"
+    OWN_CODE = "own-code"
     LIBRARY = "library"
     GPU = "gpu"
     FLAG = "flag"

@@ -37,7 +37,7 @@ TORCH = "torch"
 CODE_OF_SCHEDULERS = (TORCH, "diffusers")  # transformers holds no scheduler
 # What makes another machine. The bounds between classes admit what such a change does.
 MACHINE = (ChangeKind.GPU, ChangeKind.MACHINE, ChangeKind.OPERATOR, ChangeKind.VARIABLE)
-SETTINGS = (ChangeKind.FRAMEWORK, ChangeKind.FLAG, ChangeKind.STATED)
+SETTINGS = (ChangeKind.FRAMEWORK, ChangeKind.OWN_CODE, ChangeKind.FLAG, ChangeKind.STATED)
 
 
 @dataclass(frozen=True)

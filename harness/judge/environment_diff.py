@@ -14,8 +14,8 @@ UNSET = "unset"
 def list_changes(actual: Environment, expected: Environment) -> tuple[EnvironmentChange, ...]:
     """Return the differences between two environments, the likeliest to matter first.
 
-    The order is: the framework, what was not observed, versions of frameworks, GPU and driver,
-    flags, variables, CPU, operators, other packages.
+    The order is: the framework, what was not observed, code of the project, versions of frameworks,
+    GPU and driver, flags, variables, CPU, operators, other packages.
     """
     versions = changes_of(actual.versions, expected.versions)
     libraries = [change for name in FRAMEWORKS for change in versions if change.name == name]
@@ -26,6 +26,7 @@ def list_changes(actual: Environment, expected: Environment) -> tuple[Environmen
     parts: tuple[tuple[ChangeKind, Iterable[Change]], ...] = (
         (ChangeKind.FRAMEWORK, framework),
         (ChangeKind.UNOBSERVED, (Change(name, "", "") for name in unobserved)),
+        (ChangeKind.OWN_CODE, changes_of(_own_files(actual), _own_files(expected))),
         (ChangeKind.LIBRARY, libraries),
         (ChangeKind.GPU, changes_of(actual.gpu, expected.gpu)),
         (ChangeKind.FLAG, changes_of(actual.flags, expected.flags)),
@@ -48,6 +49,15 @@ def changes_of(actual: Mapping[str, object], expected: Mapping[str, object]) -> 
         for name in sorted({*actual, *expected})
         if (name in actual) != (name in expected) or actual.get(name) != expected.get(name)
     ]
+
+
+def _own_files(environment: Environment) -> dict[str, str]:
+    """Return the digest of each source file of the project's packages, by package and path."""
+    return {
+        f"{package}/{path}": digest
+        for package, files in environment.own_code.items()
+        for path, digest in files.items()
+    }
 
 
 def _machine(environment: Environment) -> dict[str, object]:

@@ -29,6 +29,8 @@ from harness.records import (
 )
 from harness.scenario.model import Reference
 
+SHOWN_FILES = 5  # of a package whose source changed; the rest is counted
+
 
 def source_of(baseline: JudgedBy) -> str:
     """Return which baseline judged, and why that one; or which run judged in its place."""
@@ -123,18 +125,32 @@ def place(found: Difference) -> str:
 
 
 def environment_changes(changes: Sequence[EnvironmentChange]) -> list[str]:
-    """Return a line for each change of the environment, and one line for all operators."""
-    operators = [change.name for change in changes if change.kind is ChangeKind.OPERATOR]
-    lines = [_environment_change(change, operators) for change in changes]
+    """Return a line for each change of the environment.
+
+    There is one line for all operators, and one for all files of a package of the project.
+    """
+    lines = [_environment_change(change, changes) for change in changes]
     return list(dict.fromkeys(lines))
 
 
-def _environment_change(change: EnvironmentChange, operators: Sequence[str]) -> str:
+def _environment_change(change: EnvironmentChange, all_of_them: Sequence[EnvironmentChange]) -> str:
+    same = [other.name for other in all_of_them if other.kind is change.kind]
     if change.kind is ChangeKind.OPERATOR:
-        return f"operators with other bits: {', '.join(operators)}"
+        return f"operators with other bits: {', '.join(same)}"
+    if change.kind is ChangeKind.OWN_CODE:
+        return _own_code(change.name.partition("/")[0], same)
     if change.kind is ChangeKind.UNOBSERVED:
         return f"not observed in one of the two: {change.name}"
     return change.name if change.kind is ChangeKind.STATED else str(change)
+
+
+def _own_code(package: str, names: Sequence[str]) -> str:
+    """Return the line for all files of a package of the project; long lists are cut short."""
+    prefix = f"{package}/"
+    files = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
+    more = f" and {len(files) - SHOWN_FILES} more" if len(files) > SHOWN_FILES else ""
+    count = "1 file" if len(files) == 1 else f"{len(files)} files"
+    return f"own code changed: {package}: {count}: {', '.join(files[:SHOWN_FILES])}{more}"
 
 
 def and_first(found: Difference | None) -> str:

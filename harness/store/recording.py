@@ -64,7 +64,9 @@ class NumericsClass:
 class Environment:
     """Where a case ran: versions, hardware, flags in effect, variables, and the numerics class.
 
-    `unobserved` names what that release of the libraries does not show, such as `noise`.
+    `unobserved` names what that release of the libraries does not show, such as `noise`. `own_code`
+    has the digest of each source file of the project's packages, by package and path, where code of
+    the project took part.
     """
 
     numerics_class: NumericsClass
@@ -75,6 +77,7 @@ class Environment:
     flags: dict[str, object]
     variables: dict[str, str]
     unobserved: tuple[str, ...] = ()
+    own_code: dict[str, dict[str, str]] = field(default_factory=dict)
 
     @property
     def gpu(self) -> dict[str, object]:

@@ -40,6 +40,7 @@ from .pipeline.call import Pipeline
 from .pipeline.enable import TF32
 from .pipeline.endpoint import Http, Server
 from .pipeline.framework import Framework
+from .pipeline.own_code import Digests, OwnCode
 from .pipeline.torch_ import Torch
 from .protocol import (
     CaseRequest,
@@ -148,24 +149,26 @@ class Recorder:
         if "executions" in case:
             asked = ", ".join(f"`{key}`" for key in case["executions"])
             raise protocol.CaseError(f"this worker cannot apply {asked} yet")
-        for key in ("components", "adapters"):
-            if key in case:
-                raise protocol.CaseError(f"this worker cannot load `{key}` yet")
         framework = _framework(case["framework"], case["device"], case["checkpoint"])
         if case["teacher_tensors"] is not None and not framework.can_feed:
             raise protocol.CannotRunHere(
                 "teacher-forced runs: "
                 f"what is fed on {case['device']} does not reach the next stage"
             )
+        code = OwnCode.of(case)
+        own_code = code.prepare()
         dtypes = {checkpoints.DEFAULT: case["dtype"], **case["component_dtypes"]}
         own = determinism.chosen(case["attention"], tf32=TF32 in case["enable"])
         proof: Optional[str] = None
         with determinism.settings(case["determinism"], own), ExitStack() as cleanup:
             distinct = list(dict.fromkeys(dtypes.values()))
             here = self._environment(framework, case["device"], distinct, case["determinism"])
-            loaded = self._load(case, dtypes, framework)
+            loaded = self._load(case, dtypes, framework, own_code)
             pipeline = Pipeline(case, loaded.checkpoint, framework)
             cleanup.callback(pipeline.close)
+            parts = [pipeline.pipeline, *pipeline.pipeline.components.values()]
+            if code.takes_part(case, parts):
+                here = {**here, "own_code": own_code}
             if case["fault"] is not None:
                 proof = cleanup.enter_context(injected(pipeline.pipeline, case["fault"]))
             expected = (known or {}).get(here["numerics_class"]["name"])
@@ -269,18 +272,33 @@ class Recorder:
         _seed(case)
         return pipeline.run(renew_schedulers=False)
 
-    def _load(self, case: CaseRequest, dtypes: Mapping[str, str], framework: Framework) -> _Loaded:
+    def _load(
+        self,
+        case: CaseRequest,
+        dtypes: Mapping[str, str],
+        framework: Framework,
+        own_code: Digests,
+    ) -> _Loaded:
         """Return the checkpoint of a case, which may be the last one that was loaded."""
-        source = case["checkpoint"]
-        parts = [source, case["pipeline"], case["enable"], case["attention"], dtypes]
-        key = json.dumps([*parts, checkpoints.files_of(source)], sort_keys=True)
+        sources: List[CheckpointSource] = [case["checkpoint"]]
+        sources += [one for several in case.get("components", {}).values() for one in several]
+        sources += [adapter["source"] for adapter in case.get("adapters", [])]
+        files = [checkpoints.files_of(source) for source in sources]
+        parts = [case["pipeline"], case["enable"], case["attention"], dtypes, own_code]
+        more = [case["checkpoint"], case.get("components"), case.get("adapters")]
+        key = json.dumps([*parts, *more, files], sort_keys=True)
         if self._loaded is not None and self._loaded.key == key:
             return self._loaded
         self._loaded = None  # frees the last one before the next is loaded
         self._progress(case, "loading the checkpoint")
         started = time.perf_counter()
         checkpoint = checkpoints.load(
-            case["checkpoint"], case["pipeline"], dtypes, framework, case["enable"]
+            case["checkpoint"],
+            case["pipeline"],
+            dtypes,
+            framework,
+            case["enable"],
+            checkpoints.Extras.of(case),
         )
         self._loaded = _Loaded(key, checkpoint, time.perf_counter() - started)
         return self._loaded

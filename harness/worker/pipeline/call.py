@@ -19,7 +19,9 @@ from .checkpoints import Checkpoint
 from .components import is_tensor
 from .framework import Framework
 from .inputs import Inputs
-from .library import make_scheduler, nearest
+from .library import nearest
+from .own_code import OwnCode
+from .schedulers import make_scheduler
 
 REPLACEABLE = "scheduler"  # the component that a case's `scheduler` replaces
 FIRST_OUTPUT = "image"  # the name of the first element of a tuple, as every image pipeline has it
@@ -47,6 +49,7 @@ class Pipeline:
         self._call = inputs.resolve(case["call"])
         self.inputs = inputs.records
         self._replacement = case["scheduler"]
+        self._code = OwnCode.of(case)
         self._source = noise.Source(
             case["generator"],
             case["seeds"],
@@ -125,7 +128,7 @@ class Pipeline:
     def _renew_schedulers(self) -> None:
         for name, stored in self._stored_schedulers.items():
             replacement = self._replacement if name == REPLACEABLE else None
-            fresh = make_scheduler(stored, replacement, self.framework.library)
+            fresh = make_scheduler(stored, replacement, self.framework.library, self._code)
             self._put(name, fresh)
 
     def _put(self, name: str, scheduler: Any) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
-from typing import Any, Iterable, List, Mapping, Optional
+from typing import Any, Iterable
 
 from ..protocol import CaseError
 
@@ -24,6 +24,11 @@ def pipeline_class(name: str, library: str = DIFFUSERS) -> Any:
         CaseError: This release of the library has no such pipeline.
     """
     return _find("pipeline", name, "DiffusionPipeline", library)
+
+
+def is_code(name: str) -> bool:
+    """Return whether a name means code of the project: `package.module:Class`."""
+    return ":" in name
 
 
 def is_automatic(name: str) -> bool:
@@ -87,35 +92,3 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """Return the end of a message that offers the nearest right spelling, or nothing."""
     near = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean `{near[0]}`?" if near else ""
-
-
-def make_scheduler(
-    stored: Any, replacement: Optional[Mapping[str, Any]], library: str = DIFFUSERS
-) -> Any:
-    """Return a fresh scheduler.
-
-    Args:
-        stored: The scheduler of the checkpoint, whose configuration it starts from.
-        replacement: The settings that a case changes, and `class` if it changes that; None for a
-            scheduler as it is stored.
-        library: The package of schedulers.
-
-    Raises:
-        CaseError: The class or one of the settings does not exist.
-    """
-    if replacement is None:
-        return type(stored).from_config(stored.config)
-    found = type(stored)
-    if "class" in replacement:
-        found = scheduler_class(replacement["class"], library)
-    settings = {key: value for key, value in replacement.items() if key != "class"}
-    known = _settings_of(found)
-    for key in settings:
-        if key not in known:
-            raise CaseError(f"`{found.__name__}` has no setting `{key}`{nearest(key, known)}")
-    return found.from_config(stored.config, **settings)
-
-
-def _settings_of(scheduler: Any) -> List[str]:
-    parameters = list(inspect.signature(scheduler.__init__).parameters)
-    return parameters[1:]  # the first is `self`

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import sys
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Sequence, Tuple
 
@@ -21,9 +22,39 @@ LOADERS: Dict[str, Sequence[Tuple[str, str]]] = {
         ("transformers.modeling_utils", "PreTrainedModel"),
     ),
 }
+# Other bases of components, which have no weights.
+OTHER_BASES: Dict[str, Sequence[Tuple[str, str]]] = {
+    "diffusers": (("diffusers", "SchedulerMixin"),),
+}
 SHOWN = 3  # names of weights in a message; the rest is counted
 ADAPTER_FILE = "adapter_config.json"  # of a component of transformers that was saved with adapters
 ADAPTER_MARKS = (".base_layer.", ".lora_A.", ".lora_B.", "lora_magnitude_vector")
+
+
+@contextlib.contextmanager
+def offered_bases(modules: Sequence[str], library: str) -> Iterator[None]:
+    """Let modules offer the base classes of the libraries meanwhile.
+
+    diffusers looks for the base of a component's class in the module that its index names, and in
+    no other place: without this, a project would have to import names there that it does not use.
+    """
+    given: List[Tuple[Any, str]] = []
+    homes = {name.partition(".")[0] for name, _ in LOADERS.get(library, ())}
+    for module in (sys.modules[name] for name in modules if name not in homes):
+        for home, base in (*LOADERS.get(library, ()), *OTHER_BASES.get(library, ())):
+            if not hasattr(module, base):
+                setattr(module, base, getattr(importlib.import_module(home), base))
+                given.append((module, base))
+    try:
+        yield
+    finally:
+        for module, base in given:
+            delattr(module, base)
+
+
+def accounts(library: str) -> bool:
+    """Return whether the loaders of a library of pipelines say which weights they did not find."""
+    return library in LOADERS
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ import importlib
 import inspect
 import json
 from pathlib import Path
-from typing import Any, Dict, Iterator, Mapping
+from typing import Any, Dict, Iterator, Mapping, Optional
 
 import torch
 
@@ -38,7 +38,11 @@ def read_index(folder: Path) -> Dict[str, Any]:
 
 
 def synthesize(
-    folder: Path, pipeline_class: Any, dtypes: Mapping[str, str], framework: Framework
+    folder: Path,
+    pipeline_class: Any,
+    dtypes: Mapping[str, str],
+    framework: Framework,
+    replaced: Optional[Mapping[str, Any]] = None,
 ) -> Any:
     """Build a pipeline from its configurations and fill its weights in place.
 
@@ -47,12 +51,15 @@ def synthesize(
         pipeline_class: The class of the pipeline.
         dtypes: The floating-point type of each component; `default` is that of those unnamed.
         framework: Whose pipeline it is.
+        replaced: Components that are given to the pipeline in place of those of the folder.
 
     Raises:
         CaseError: The framework's libraries here lack the class of a component.
     """
     arguments: Dict[str, Any] = {}
     for name, entry in read_index(folder).items():
+        if name in (replaced or {}):
+            continue
         if not isinstance(entry, list):
             if not name.startswith("_"):
                 arguments[name] = entry
@@ -63,8 +70,8 @@ def synthesize(
             continue
         component_class = _component_class(library, class_name, pipeline_class, framework)
         dtype = dtypes.get(name, dtypes["default"])
-        arguments[name] = _make_component(name, component_class, folder / name, dtype, framework)
-    return pipeline_class(**arguments)
+        arguments[name] = make_component(name, component_class, folder / name, dtype, framework)
+    return pipeline_class(**arguments, **(replaced or {}))
 
 
 def _component_class(library: str, name: str, pipeline_class: Any, framework: Framework) -> Any:
@@ -80,9 +87,10 @@ def _component_class(library: str, name: str, pipeline_class: Any, framework: Fr
     return found
 
 
-def _make_component(
+def make_component(
     name: str, component_class: Any, folder: Path, dtype: str, framework: Framework
 ) -> Any:
+    """Return a component made from its configuration; weights are those of its name."""
     if not call_of(component_class):  # a tokenizer or a scheduler
         return component_class.from_pretrained(folder)
     component = _build(component_class, folder)
