@@ -87,3 +87,16 @@ def test_operators_are_data_one_by_one_and_one_line_in_words():
 def test_facts_that_differ_are_named_with_both_sides(actual, expected, changes):
     """A fact that only one side has is `unset` on the other."""
     assert changes_of(actual, expected) == changes
+
+
+def test_files_of_the_project_that_changed_are_named_by_package():
+    """Data one by one, and in words one line for each package, cut short where it is long."""
+    many = {f"{letter}.py": "0" for letter in "abcdefg"}
+    expected = builders.environment(own_code={"inkworks": {"a.py": "0", "b.py": "1"}, "old": {}})
+    actual = builders.environment(own_code={"inkworks": {"a.py": "2", "c.py": "1"}, "pens": many})
+    changes = list_changes(actual, expected)
+    assert {change.kind for change in changes} == {ChangeKind.OWN_CODE}
+    assert environment_changes(changes) == [
+        "own code changed: inkworks: 3 files: a.py, b.py, c.py",
+        "own code changed: pens: 7 files: a.py, b.py, c.py, d.py, e.py and 2 more",
+    ]
