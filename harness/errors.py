@@ -67,12 +67,12 @@ class FileError(UsageError):
     """A file or folder that cannot be used as it is.
 
     Args:
-        path: The file or folder.
+        path: The file or folder, or its URL.
         problem: What is wrong with it, as the end of a sentence that begins with the path.
         remedy: What to do; empty if the problem says it.
     """
 
-    def __init__(self, path: Path, problem: str, remedy: str = "") -> None:
+    def __init__(self, path: Path | str, problem: str, remedy: str = "") -> None:
         self.path = path
         self.problem = problem
         self.remedy = remedy

@@ -690,7 +690,8 @@ class Outcome:
     baselines, both for the command that comes next; `fingerprint` is the scenario's. `device_kind`
     is empty where the case left no recording, `accuracy` where no stage was evaluated in float64;
     `judge.accuracy.deciding` gives the verdict on all of it. `appearance` is how the outputs that
-    differ look: one entry for each image of a batch; it decides nothing.
+    differ look: one entry for each image of a batch; it decides nothing. `numerics_class` is the
+    one that the case ran in, empty where it left no recording.
 
     `origins` are the differences that no other difference explains; where there are several,
     several things moved by themselves. `edits` are the keys of the scenario that were edited since
@@ -728,6 +729,7 @@ class Outcome:
     edits: tuple[Change, ...] = ()
     variant: str = ""
     contract: ContractOutcome | None = None
+    numerics_class: str = ""
 
     @property
     def key(self) -> str:

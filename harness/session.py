@@ -67,6 +67,8 @@ class Session:
         self.out = out
         self.outcomes: list[Outcome] = []
         self.environment: Environment | None = None
+        self.environments: dict[str, Environment] = {}  # by the name of their numerics class
+        self._described_by: dict[str, str] = {}  # the case of each, by the same name
         self._on_progress = on_progress
         self._part = part
         self._owner: RunOwner | None = None
@@ -202,15 +204,18 @@ class Session:
 
     def write_results(self) -> Path:
         """Write all outcomes so far to `results.json`, or to this process's part, and return it."""
-        return write_results(self.out, self.outcomes, self.environment, self._part)
+        return write_results(
+            self.out, self.outcomes, self.environment, self._part, self.environments
+        )
 
     def gather(self) -> None:
         """Make one `results.json` of the parts that other processes wrote into the run's folder."""
-        outcomes, environment = gather_parts(self.out)
+        outcomes, environment, environments = gather_parts(self.out)
         if not outcomes:
             return
         self.outcomes += outcomes
         self.environment = self.environment or environment
+        self.environments = {**environments, **self.environments}
         self.write_results()
         remove_parts(self.out)
 
@@ -259,7 +264,7 @@ class Session:
         recording = self._record_compared(case, slot)
         images = case.scenario.single_images
         singles = [self.record(replace(case, image=image), slot) for image in images]
-        self.environment = self.environment or recording.environment
+        self._note_environment(case, recording.environment)
         for _ in range(MOST_REPLACED):  # its baseline may be replaced meanwhile
             match = None
             if case.scenario.needs_baseline:
@@ -273,6 +278,18 @@ class Session:
             outcome = self._timed_again(case, outcome, match, slot)
             return self._held_to_contract(case, outcome, recording, slot)
         raise NotRecordedError("other processes kept replacing its baseline")
+
+    def _note_environment(self, case: Case, environment: Environment) -> None:
+        """Keep the environment of each numerics class: that of the first case in the alphabet.
+
+        Cases of one class may differ in their variables. The choice must not depend on which of
+        them ended first, or else two nights would seem to differ.
+        """
+        self.environment = self.environment or environment
+        name = environment.numerics_class.name
+        if case.id <= self._described_by.get(name, case.id):
+            self.environments[name] = environment
+            self._described_by[name] = case.id
 
     def _judge_recording(
         self,

@@ -37,8 +37,8 @@ WHERE_IT_IS = {
     "harness.worker.conditions.cost": {"pynvml"},
 }
 JUDGE_NEEDS = {
-    "filelock", "flip_evaluator", "jinja2", "markupsafe", "matplotlib", "numpy", "packaging",
-    "pytest", "pytest_benchmark", "rich", "skimage", "yaml",
+    "filelock", "flip_evaluator", "fsspec", "jinja2", "markupsafe", "matplotlib", "numpy",
+    "packaging", "pytest", "pytest_benchmark", "rich", "skimage", "yaml",
 }  # fmt: skip
 MOST_AT_THE_ROOT = 6
 MOST_LINES = 60  # of a function: it must fit on a screen

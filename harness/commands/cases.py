@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.commands.history import add_to_history
 from harness.commands.output import complain, say, write_text
 from harness.commands.parser import (
     STRICT,
@@ -94,15 +95,21 @@ def run(arguments: argparse.Namespace) -> int:
     from harness.judge.exit_codes import exit_code, git_code
     from harness.report.markdown import markdown
     from harness.report.runs import Run
+    from harness.store.shared_folder import open_folder
 
     env = _packages(arguments)
     cases = [replace(case, env=env) for case in _cases(arguments)]
+    if arguments.history:
+        open_folder(arguments.history)  # a URL that cannot be used is refused before the run
     session = _run_cases(arguments, cases)
     runs = [Run(session.out, tuple(session.outcomes), session.environment)]
     write_text(session.out / "summary.md", markdown(runs))
     publish(arguments, runs)
     if not arguments.json:
         say(f"results and recordings: {session.out}")
+    if arguments.history:
+        tell = complain if arguments.json else say
+        add_to_history(arguments.history, [session.out], tell)
     if arguments.git_bisect:
         return git_code(session.outcomes)
     return exit_code(session.outcomes, strict=arguments.strict)
@@ -133,6 +140,11 @@ def _run_options(parser: argparse.ArgumentParser) -> None:
     )
     add_companions(parser)
     add_report_options(parser)
+    parser.add_argument(
+        "--history",
+        metavar="DIR",
+        help="add the outcomes to the history in this folder, or at this fsspec URL",
+    )
     parser.add_argument(
         "--git-bisect",
         action="store_true",

@@ -11,12 +11,17 @@ from contextlib import contextmanager
 from inspect import cleandoc
 from types import FrameType
 
-from harness.commands import cases, runs, studies
+from harness.commands import cases, history, runs, studies
 from harness.commands.output import complain, unbreakable
 from harness.commands.parser import Command
 from harness.errors import HarnessError
 
-COMMANDS: tuple[Command, ...] = (*cases.COMMANDS, *runs.COMMANDS, *studies.COMMANDS)
+COMMANDS: tuple[Command, ...] = (
+    *cases.COMMANDS,
+    *runs.COMMANDS,
+    *history.COMMANDS,
+    *studies.COMMANDS,
+)
 
 DEFECT = 4
 INTERRUPTED = 128 + signal.SIGINT

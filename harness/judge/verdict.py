@@ -130,6 +130,7 @@ class _Judgement:
             repeat_l_inf=recording.repeat.l_inf,
             effects=recording.effects,
             fingerprint=case.scenario.fingerprint,
+            numerics_class=recording.numerics_class.name,
         )
 
     def outcome(self, singles: list[Recording], teacher_forced: Recording | None) -> Outcome:

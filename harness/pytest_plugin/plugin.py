@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 FOLDER_OPTIONS = {
     "baselines": ("baselines", "folder of the baselines"),
     "out": ("", "folder of this run's results (default: runs/ and the time)"),
+    "history": ("", "history that the outcomes are added to: a folder, or an fsspec URL"),
 }
 STRICT_HELP = "cases that cannot run here fail"
 SCENARIOS_HELP = "folders of scenarios (default: scenarios)"
@@ -131,6 +132,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     with harness_session:  # leaving it ends the workers and writes `results.json`
         if session.config.pluginmanager.has_plugin(XDIST_CONTROLLER):
             harness_session.gather()
+    _add_to_history(session.config, harness_session)
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
@@ -276,6 +278,23 @@ def _claim_folder(session: Session) -> None:
     remove_parts(session.out)
 
 
+def _add_to_history(config: pytest.Config, session: Session) -> None:
+    """Add the outcomes to the history, where there is one; a process of xdist adds none.
+
+    Raises:
+        pytest.UsageError: The history cannot be written to, or its URL cannot be used.
+    """
+    place = _folder_option(config, "history")
+    if not place or _is_xdist_worker(config) or not session.outcomes:
+        return
+    from harness.store.history import add_run_folder
+
+    try:
+        add_run_folder(place, session.out)
+    except HarnessError as error:
+        raise pytest.UsageError(_safe(str(error))) from None
+
+
 def _is_xdist_worker(config: pytest.Config) -> bool:
     """Whether this process was started by xdist's controller; it then has no terminal."""
     return hasattr(config, "workerinput")
@@ -290,7 +309,9 @@ def _folder_option(config: pytest.Config, name: str) -> str:
     if given:
         return str(given)
     in_ini = config.getini(f"harness_{name}")
-    return str(config.rootpath / in_ini) if in_ini else ""
+    if not in_ini or "://" in in_ini:
+        return str(in_ini)
+    return str(config.rootpath / in_ini)
 
 
 def _scenario_folders(config: pytest.Config) -> list[Path]:

@@ -8,10 +8,8 @@ either the old baseline or the new one, and never a mixture.
 
 from __future__ import annotations
 
-import getpass
 import os
 import re
-import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +23,7 @@ from harness.errors import BaselineError, FileError, writing
 from harness.records import Comparison, DetectionRate, Device, JudgedBy, Target, case_key
 from harness.scenario.model import Case, Reference, Scenario
 from harness.scenario.tolerance import Evidence
+from harness.store.git import author, git
 from harness.store.recording import (
     NumericsClass,
     Observed,
@@ -233,6 +232,17 @@ class Store:
             _remove_unnamed_tensors(folder)
         return path
 
+    def current(self, case: Case, recording: Recording) -> Baseline | None:
+        """Return the baseline that `recording` would replace; None where there is none.
+
+        A damaged one counts as none.
+
+        Raises:
+            FileError: The name of the recording's numerics class cannot be that of a file.
+        """
+        folder = self.folder(case.scenario.name, case.key)
+        return self._replaced(folder / f"{_file_stem(recording)}.json")
+
     def annotate(
         self,
         path: Path,
@@ -425,30 +435,9 @@ def _file_stem(recording: Recording) -> str:
 
 def _provenance(reason: str, replaced: Baseline | None) -> Provenance:
     return Provenance(
-        author=_author(),
+        author=author(),
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         reason=reason,
-        commit=_git("rev-parse", "HEAD"),
+        commit=git("rev-parse", "HEAD"),
         replaced=None if replaced is None else replaced.digest,
     )
-
-
-def _author() -> str:
-    """Return the name of the person who runs the harness: git's, or else the system's."""
-    identity = _git("var", "GIT_AUTHOR_IDENT")
-    if identity is not None:
-        return identity.split(" <")[0]
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # in a container, the user may have no entry in the system
-        return "unknown"
-
-
-def _git(*arguments: str) -> str | None:
-    """Return what a git command prints; None where git is absent, fails or prints nothing."""
-    command = ["git", *arguments]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() or None if done.returncode == 0 else None

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from filelock import FileLock, Timeout
 
 from harness.errors import UsageError, writing
 from harness.records import Outcome
+from harness.store.git import git
 from harness.store.recording import Environment
 from harness.store.sealed import SealedFormat, write_sealed
 from harness.worker.files import remove_leftovers
@@ -26,8 +27,10 @@ RUNS = Path("runs")
 class Results:
     """The content of `results.json`: the outcomes by their ids, and where they were recorded.
 
-    `environment` is that of the first recording; None where no case left one. `written` is when the
-    file was written, in UTC. `digest` seals all other keys.
+    `environment` is that of the first recording; None where no case left one. `environments` has
+    one for each numerics class that the cases ran in. `written` is when the file was written, in
+    UTC, and `commit` the git commit of the working directory, empty where there is none. `digest`
+    seals all other keys.
     """
 
     format: str
@@ -35,12 +38,25 @@ class Results:
     environment: Environment | None = None
     written: str = ""
     digest: str = ""
+    environments: dict[str, Environment] = field(default_factory=dict)
+    commit: str = ""
 
 
 def write_results(
-    out: Path, outcomes: Iterable[Outcome], environment: Environment | None, part: str = ""
+    out: Path,
+    outcomes: Iterable[Outcome],
+    environment: Environment | None,
+    part: str = "",
+    environments: Mapping[str, Environment] | None = None,
 ) -> Path:
     """Write the outcomes of a run, or of the `part` of it that one process ran.
+
+    Args:
+        out: The run's folder.
+        outcomes: Its outcomes, in any order.
+        environment: That of the first recording.
+        part: Names the part; empty for the whole run.
+        environments: One for each numerics class that the cases ran in.
 
     Returns:
         The file.
@@ -53,6 +69,8 @@ def write_results(
         outcomes=tuple(sorted(outcomes, key=_case_of)),
         environment=environment,
         written=datetime.now(UTC).isoformat(timespec="seconds"),
+        environments=dict(environments or {}),
+        commit=git("rev-parse", "HEAD") or "",
     )
     path = out / (f"results-{part}.json" if part else RESULTS_FILE)
     with writing(path):
@@ -72,15 +90,19 @@ def read_results(run: Path) -> Results:
     return sealed.read(run / RESULTS_FILE if run.is_dir() else run)
 
 
-def gather_parts(out: Path) -> tuple[list[Outcome], Environment | None]:
-    """Return what other processes wrote into a run's folder."""
+def gather_parts(
+    out: Path,
+) -> tuple[list[Outcome], Environment | None, dict[str, Environment]]:
+    """Return what other processes wrote into a run's folder: the content of a `Results`."""
     outcomes: list[Outcome] = []
     environment: Environment | None = None
+    environments: dict[str, Environment] = {}
     for part in sorted(out.glob(PART_FILES)):
         results = read_results(part)
         outcomes += results.outcomes
         environment = environment or results.environment
-    return outcomes, environment
+        environments = {**results.environments, **environments}
+    return outcomes, environment, environments
 
 
 def remove_parts(out: Path) -> None:

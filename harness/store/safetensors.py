@@ -97,6 +97,34 @@ def tensor_bytes(path: Path) -> dict[str, int]:
     return found
 
 
+def pack_arrays(arrays: Mapping[str, Array]) -> bytes:
+    """Return arrays as the bytes of a safetensors file, the same for the same arrays.
+
+    Raises:
+        ValueError: An array has a dtype that the format does not know by one of `DTYPES`.
+    """
+    import numpy as np
+
+    names = {np.dtype(text): name for name, text in DTYPES.items()}
+    header: dict[str, object] = {}
+    parts = []
+    start = 0
+    for name, array in sorted(arrays.items()):
+        if array.dtype not in names:
+            raise ValueError(f"`{name}` has the dtype {array.dtype}, which cannot be written")
+        data = np.ascontiguousarray(array).tobytes()
+        header[name] = {
+            "dtype": names[array.dtype],
+            "shape": list(array.shape),
+            "data_offsets": [start, start + len(data)],
+        }
+        start += len(data)
+        parts.append(data)
+    text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % LENGTH_BYTES)
+    return b"".join([struct.pack("<Q", len(text)), text, *parts])
+
+
 def digest_file(path: Path) -> str:
     """Return the digest of the bytes of a file, as `worker.observe.digest.digest_bytes` gives it.
 

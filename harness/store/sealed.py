@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from harness.errors import FileError
-from harness.store.typed_json import MalformedError, decode, encode, read_json
+from harness.store.typed_json import MalformedError, decode, encode, parse_json, read_json
 from harness.worker.files import digest_json, dumps, write_file
 
 T = TypeVar("T")
@@ -40,7 +40,21 @@ class SealedFormat(Generic[T]):
         Raises:
             FileError: It is missing, damaged, or of another format.
         """
-        content = read_json(path)
+        return self._checked(read_json(path), path)
+
+    def parse(self, data: bytes, place: Path | str) -> T:
+        """Return the content of a file whose bytes were read from `place`.
+
+        Raises:
+            FileError: It is damaged, or of another format.
+        """
+        try:
+            content = parse_json(data.decode())
+        except (MalformedError, UnicodeDecodeError) as error:
+            raise FileError(place, f"is not the JSON that the harness writes: {error}") from error
+        return self._checked(content, place)
+
+    def _checked(self, content: object, path: Path | str) -> T:
         found = content.get("format") if isinstance(content, dict) else None
         if found != self.name:
             raise FileError(
@@ -63,10 +77,15 @@ def write_sealed(path: Path, content: object) -> None:
     Raises:
         OSError: The file cannot be written; the old one stays.
     """
+    write_file(path, sealed_bytes(content))
+
+
+def sealed_bytes(content: object) -> bytes:
+    """Return a dataclass as the bytes of a JSON file with the digest over it."""
     plain = encode(content)
     assert isinstance(plain, Mapping)  # noqa: S101 (for the type checker: a dataclass was encoded)
     sealed = {**plain, "digest": digest_json(plain)}
-    write_file(path, dumps(sealed).encode())
+    return dumps(sealed).encode()
 
 
 def _is_sealed(content: object) -> bool:

@@ -24,7 +24,7 @@ from harness.errors import BaselineError, FileError
 from harness.records import Comparison, DetectionRate, Device, Dtype, JudgedBy, Metric, Target
 from harness.scenario.model import Reference
 from harness.scenario.tolerance import Evidence, Tolerance
-from harness.store import baselines
+from harness.store import baselines, git
 from harness.store.baselines import REMEDY, Provenance, Store
 from harness.store.recording import Observed, Recording
 from harness.store.typed_json import encode
@@ -137,7 +137,8 @@ def test_a_baseline_has_an_author_also_where_no_one_is_known(store, recorded, mo
     def nobody() -> str:
         raise KeyError("getpwuid(): uid not found: 4711")
 
-    monkeypatch.setattr(baselines, "_git", lambda *_arguments: None)
+    monkeypatch.setattr(git, "git", lambda *_arguments: None)
+    monkeypatch.setattr(baselines, "git", lambda *_arguments: None)
     monkeypatch.setattr(getpass, "getuser", nobody)
     assert store.read(store.write(CASE, recorded(), "first")).provenance.author == "unknown"
 

@@ -200,13 +200,16 @@ def test_parts_of_several_processes_are_gathered_and_removed(tmp_path):
     """The environment is that of the first part which has one; the whole results stay."""
     write_results(tmp_path, [builders.outcome(name="c")], None)
     write_results(tmp_path, [builders.outcome(name="a")], None, part="gw0")
-    write_results(tmp_path, [builders.outcome(name="b")], builders.environment("b"), part="gw1")
-    write_results(tmp_path, [], builders.environment("z"), part="gw2")
-    outcomes, environment = gather_parts(tmp_path)
+    second, third = builders.environment("b"), builders.environment("z")
+    both = {"cpu-b": second, "cpu-z": third}
+    write_results(tmp_path, [builders.outcome(name="b")], second, "gw1", both)
+    write_results(tmp_path, [], third, part="gw2")
+    outcomes, environment, environments = gather_parts(tmp_path)
     assert [outcome.scenario for outcome in outcomes] == ["a", "b"]
-    assert environment == builders.environment("b")
+    assert environment == second
+    assert environments == both
     remove_parts(tmp_path)
-    assert gather_parts(tmp_path) == ([], None)
+    assert gather_parts(tmp_path) == ([], None, {})
     assert [path.name for path in tmp_path.iterdir()] == [RESULTS_FILE]
 
 

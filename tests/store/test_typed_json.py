@@ -351,6 +351,7 @@ OUTCOME = Outcome(
     message="The drift is over its bound.",
     tags=("guide", "slow"),
     device_kind="nvidia-h200",
+    numerics_class="nvidia-h200-a",
     baseline=JudgedBy(
         numerics_class="cpu-a",
         comparison=Comparison.CROSS_CLASS,
