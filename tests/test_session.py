@@ -16,10 +16,18 @@ import builders
 import pytest
 from marked import MARK, alive, until
 
-from harness.errors import FileError, HarnessError, LaunchError, UsageError
+from harness.errors import FileError, HarnessError, LaunchError, NotRecordedError, UsageError
 from harness.launch import process
 from harness.launch.process import Worker
-from harness.records import CostVerdict, Device, Dtype, Outcome, Reason, Verdict
+from harness.records import (
+    CostVerdict,
+    Device,
+    DifferenceKind,
+    Dtype,
+    Outcome,
+    Reason,
+    Verdict,
+)
 from harness.scenario.fields import Determinism, Framework
 from harness.scenario.model import Case, CostBounds
 from harness.scenario.reading import read, read_all
@@ -27,6 +35,7 @@ from harness.session import Session, timed, well_timed
 from harness.store.baselines import Store
 from harness.store.recording import Recording
 from harness.store.run_folder import OWNER_LOCK, RESULTS_FILE, new_run, read_results
+from harness.study.fault_catalogue import catalogue
 from harness.worker.protocol import RECORDING_FILE, TENSORS_FILE
 
 BASICS = "description: One step.\npipeline: DDIMPipeline\ncheckpoint: {bundled: digits-ddpm}\n"
@@ -813,3 +822,48 @@ def test_a_variant_has_a_baseline_of_its_own(recorded: list[str], tmp_path: Path
     outcome = next(outcome for outcome in session.outcomes if outcome.variant == "again")
     assert (outcome.verdict, outcome.reason) == (Verdict.IDENTICAL, Reason.SAME_BITS)
     assert outcome.contract.same_bits
+
+
+def faulty(folder: Path) -> tuple[Case, Case]:
+    """Return a case, and the same with a fault in its U-Net, which no setting shows."""
+    call = "{num_inference_steps: 2, output_type: np}"
+    scenario(folder, "digits", call, "cost: {rounds: 1}\n")
+    (case,) = cases(folder)
+    (fault,) = (each for each in catalogue("unet") if each.name == "one convolution x1.01")
+    carrier = fault.apply(case)
+    assert carrier is not None
+    return case, carrier
+
+
+def test_a_drift_in_the_same_class_says_what_moved_by_itself(pooled, tmp_path: Path):
+    """One more run, in which every stage gets the baseline's inputs, tells causes apart."""
+    case, carrier = faulty(tmp_path)
+    with Session(Store(tmp_path / "baselines"), tmp_path / "run") as session:
+        session.store.write(case, session.record(case), "first")
+        assert session.run(case).origins == ()
+        outcome = session.run(carrier)
+    assert outcome.reason is Reason.OTHER_BITS
+    origins = [(each.kind, each.subject) for each in outcome.origins]
+    assert origins == [(DifferenceKind.STAGE_OUTPUT, "unet#0")]
+    assert max(drift.rel_l2 for drift in outcome.local) > 0
+
+
+def test_a_teacher_forced_run_that_fails_takes_no_verdict_away(
+    pooled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The same class owes the bits, whatever the stages are found to do."""
+    case, carrier = faulty(tmp_path)
+    own = Session.record
+
+    def refuse(self, case, slot=None, folder=None):
+        if case.teacher_tensors is not None:
+            raise NotRecordedError("out of memory")
+        return own(self, case, slot, folder)
+
+    monkeypatch.setattr(Session, "record", refuse)
+    with Session(Store(tmp_path / "baselines"), tmp_path / "run") as session:
+        session.store.write(case, session.record(case), "first")
+        outcome = session.run(carrier)
+    assert outcome.reason is Reason.OTHER_BITS
+    assert outcome.origins
+    assert outcome.local == ()

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from shlex import join
 
+from harness.errors import UsageError
 from harness.records import Outcome, Reason, Verdict
 from harness.scenario.select import compile_expression
 
@@ -91,17 +92,20 @@ def expression_for(chosen: Sequence[Outcome], outcomes: Iterable[Outcome]) -> st
     tags = sorted(set.intersection(*(set(outcome.tags) for outcome in chosen)))
     scenarios = dict.fromkeys(f"{outcome.scenario}[" for outcome in chosen)
     for expression in (*tags, " or ".join(scenarios)):
-        if _may_stand_in_expression(expression) and _chosen_by(expression, others) == wanted:
+        if _chosen_by(expression, others) == wanted:
             return expression
     return " or ".join(sorted(wanted))
 
 
-def _may_stand_in_expression(word: str) -> bool:
-    return bool(word) and not set(word) & set("()\t\n") and word not in ("and", "or", "not")
-
-
 def _chosen_by(expression: str, outcomes: Iterable[Outcome]) -> set[str]:
-    admits = compile_expression(expression)
+    """Return the cases that `-k` would choose; none where it could not read the expression.
+
+    Names in the results of another machine need not be such as this harness admits.
+    """
+    try:
+        admits = compile_expression(expression)
+    except UsageError:
+        return set()
     return {outcome.case for outcome in outcomes if admits((outcome.case, *outcome.tags))}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import builders
@@ -84,3 +85,39 @@ def test_a_drift_from_a_baseline_can_be_explained(verdict: Verdict, has_baseline
     baseline = builders.judged_by() if has_baseline else None
     found = outcome(Reason.OVER_BOUND, str(verdict), baseline=baseline)
     assert advice.explanation(found, RUN) == said
+
+
+# All cases of one cause.
+
+
+def test_a_group_is_chosen_by_as_few_words_as_choose_it_alone():
+    """A tag that they share, or their scenarios, or else each by its id."""
+    group = [builders.outcome("drifted", name=name, tags=("ddim", "slow")) for name in "ab"]
+    other = builders.outcome("drifted", name="c", tags=("slow",))
+    twin = builders.outcome("within", name="a", on="cuda-float32", tags=("slow",))
+    passing = builders.outcome("identical", name="d", tags=("ddim",))
+    assert advice.expression_for(group, [*group, other, passing]) == "ddim"
+    bare = [replace(outcome, tags=()) for outcome in group]
+    assert advice.expression_for(bare, [*bare, other, passing]) == "a[ or b["
+    assert advice.expression_for(bare, [*bare, twin]) == "a[cpu-float32] or b[cpu-float32]"
+
+
+def test_one_command_accepts_all_cases_of_a_cause():
+    """It names the scenarios only where a command would not find them by itself."""
+    paths = ("scenarios/a.yaml", "elsewhere/b.yaml")
+    group = [
+        builders.outcome("drifted", name=Path(path).stem, path=path, reason=Reason.OTHER_BITS)
+        for path in paths
+    ]
+    command = "harness accept runs/x -k 'a[ or b['"
+    end = "--reason TEXT, if the new outputs are right"
+    near = [replace(outcome, path=paths[0]) for outcome in group]
+    assert advice.next_step_of_group(near, near, Path("runs/x")) == f"{command} {end}"
+    far = f"{command} --scenarios elsewhere/b.yaml scenarios/a.yaml {end}"
+    assert advice.next_step_of_group(group, group, Path("runs/x")) == far
+
+
+def test_names_that_no_command_can_choose_by_are_no_error():
+    """A result of another machine may hold any text."""
+    odd = [builders.outcome("drifted", name=name, tags=("not and", ")")) for name in ("a b", "(")]
+    assert advice.expression_for(odd, odd) == "([cpu-float32] or a b[cpu-float32]"
