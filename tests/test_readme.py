@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,10 +17,16 @@ from harness.commands.main import COMMANDS, main
 from harness.judge.policy import POLICY, read_policy
 from harness.launch.sandbox import interpreter
 from harness.records import Verdict
+from harness.report.causes import failures
+from harness.report.runs import Run
 from harness.scenario.fields import ENABLES, SHAPE, Expectation, Generator
+from harness.scenario.reading import read
 from harness.scenario.weights import DATA
+from harness.session import Session
+from harness.store.baselines import Store
 from harness.store.recording import Recording
 from harness.store.run_folder import read_results
+from harness.study.fault_catalogue import catalogue
 from harness.worker.pipeline import checkpoints
 from harness.worker.pipeline.torch_ import Torch
 
@@ -313,3 +320,24 @@ def test_every_test_that_the_docs_name_exists() -> None:
     tests = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("*.py"))
     named = {name for page in PAGES for name in re.findall(r"`(test_\w+)`", page.read_text())}
     assert [name for name in sorted(named) if f"def {name}(" not in tests] == []
+
+
+def test_the_causes_of_the_docs_are_what_is_printed(pooled, tmp_path: Path, monkeypatch) -> None:
+    """The same fault in two scenarios; the numbers are those of one machine."""
+    monkeypatch.chdir(tmp_path)
+    (fault,) = (each for each in catalogue("unet") if each.name == "scheduler.beta_end = x1.01")
+    with Session(Store(tmp_path / "baselines"), Path("runs/nightly")) as session:
+        for name in ("ddim-digits", "ddpm-digits"):
+            Path("scenarios").mkdir(exist_ok=True)
+            path = Path(shutil.copy(ROOT / "scenarios" / f"{name}.yaml", "scenarios"))
+            (case,) = (each for each in read(path).cases() if each.target.device == "cpu")
+            session.store.write(case, session.record(case), "first")
+            carrier = fault.apply(case)
+            assert carrier is not None
+            session.run(carrier)
+    (printed,) = failures([Run(session.out, tuple(session.outcomes))])
+    shown = block("causes", "docs/reports.md")
+    assert shape_of(printed) == shape_of(shown)
+    same = ("  cases:", "  moved:", "  explain:", "  next:", "2 drifted")
+    for ours, theirs in zip(shown.splitlines(), printed.splitlines(), strict=True):
+        assert ours == theirs or not ours.startswith(same)
