@@ -10,7 +10,6 @@ from collections.abc import Iterable, Sequence
 from harness.judge.accuracy import deciding
 from harness.judge.reasons import cost_is_unknown
 from harness.records import (
-    ContractKind,
     ContractOutcome,
     Cost,
     CostReason,
@@ -59,21 +58,12 @@ def notes(outcomes: Iterable[Outcome]) -> list[str]:
     return [f"{why}: {', '.join(names)}" for why, names in cases.items()]
 
 
-def contract_words(held: ContractOutcome) -> str:
-    """Return what is owed in a few words: `identical`, `no-worse`, `rel_l2 <= 1e-05`."""
-    if held.kind is not ContractKind.TOLERANCE:
-        return held.terms
-    bounds = {(check.metric, check.bound) for check in held.checks}
-    words = sorted(f"{metric} <= {bound:g}" for metric, bound in bounds)
-    return ", ".join(words) or held.terms
-
-
 def _row(outcome: Outcome, held: ContractOutcome) -> tuple[str, ...]:
     decided = deciding(held.accuracy)
     return (
         outcome.case,
         _key_of(held.against),
-        contract_words(held),
+        held.terms,
         str(held.state),
         *_drift_cells(list(held.outputs.values())),
         _local_cell(held.local),

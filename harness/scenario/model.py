@@ -17,7 +17,14 @@ from harness.scenario.fields import (
     Profile,
 )
 from harness.scenario.project import Project
-from harness.scenario.tolerance import EXACT, NO_DIFFERENCE, NO_WORSE, Tolerance, Tolerances
+from harness.scenario.tolerance import (
+    EXACT,
+    NO_DIFFERENCE,
+    NO_WORSE,
+    Kind,
+    Tolerance,
+    Tolerances,
+)
 from harness.scenario.weights import Adapter, AdapterKind, Checkpoint, Component
 from harness.worker.protocol import (
     CaseRequest,
@@ -116,8 +123,13 @@ class Contract:
     @property
     def terms(self) -> str:
         """What is owed, in one line: an outcome states it, and a gate compares it."""
-        words = {ContractKind.IDENTICAL: EXACT, ContractKind.NO_WORSE: NO_WORSE}
-        owed = words.get(self.kind) or json.dumps(self.tolerance.as_yaml(), sort_keys=True)
+        bounds = self.tolerance.by_key(Kind.CROSS_CLASS)
+        words = {
+            ContractKind.IDENTICAL: EXACT,
+            ContractKind.NO_WORSE: NO_WORSE,
+            ContractKind.TOLERANCE: ", ".join(f"{key} <= {bounds[key]!r}" for key in bounds),
+        }
+        owed = words[self.kind]
         return f"{owed} for images {list(self.images)}" if self.images else owed
 
 

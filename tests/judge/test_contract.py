@@ -60,7 +60,7 @@ def variant(
             moved(),
             "broken",
             (
-                f'the contract `{{"l_inf": 0.0001}}` with {BASE} is broken: image l_inf = 0.000977 '
+                f"the contract `l_inf <= 0.0001` with {BASE} is broken: image l_inf = 0.000977 "
                 "(bound 0.0001); first difference: unet#0"
             ),
         ),
@@ -71,7 +71,7 @@ def variant(
             {"outputs": IMAGE[:, :1]},
             "broken",
             (
-                f'the contract `{{"l_inf": 0.01, "rel_l2": 0.01}}` with {BASE} is broken: output '
+                f"the contract `l_inf <= 0.01, rel_l2 <= 0.01` with {BASE} is broken: output "
                 "`image` has another shape: [1, 2, 2, 1] -> [1, 1, 2, 1]; first difference: image, "
                 "after the last stage"
             ),

@@ -44,7 +44,7 @@ HELD = ContractOutcome(
 MOVED = replace(
     HELD,
     kind=ContractKind.TOLERANCE,
-    terms='{"l_inf": 0.0001}',
+    terms="l_inf <= 0.0001",
     state=ContractState.BROKEN,
     same_bits=False,
     outputs={"mask": STILL, "image": DRIFT},
@@ -137,7 +137,7 @@ def test_both_reports_show_the_table_and_what_breaks_a_contract(capsys):
     printed, page = capsys.readouterr().out, markdown(runs)
     for text in (printed, page):
         assert "this run" in text
-        assert 'contract: {"l_inf": 0.0001}, against digits[cpu-float32]' in text
+        assert "contract: l_inf <= 0.0001, against digits[cpu-float32]" in text
         assert "over:     image l_inf = 9.766e-04, bound 1.000e-04" in text
         assert "one run only, which warms up" in text
     assert "variants, against other cases of this run:" in printed

@@ -83,7 +83,7 @@ def test_a_contract_names_what_is_owed_to_which_case(tmp_path: Path):
     assert twin.against.id == nhwc.id
     assert nhwc.scenario.contract.kind is ContractKind.TOLERANCE
     assert nhwc.scenario.contract.tolerance.metrics == {Metric.REL_L2, Metric.LOCAL_REL_L2}
-    assert nhwc.scenario.contract.terms == '{"local_rel_l2": 1e-06, "rel_l2": 1e-05}'
+    assert nhwc.scenario.contract.terms == "rel_l2 <= 1e-05, local_rel_l2 <= 1e-06"
     assert again.scenario.contract.kind is ContractKind.IDENTICAL
     assert again.scenario.contract.tolerance == NO_DIFFERENCE
 
