@@ -97,7 +97,7 @@ checkpoint: {bundled: digits-sd}
 scheduler: {class: DDIMScheduler}
 call:
   prompt: a handwritten seven
-  image: {pattern: {size: [16, 16]}}
+  image: {pattern: {size: [16, 16], mode: L}}
   strength: 0.8
   num_images_per_prompt: 2
   num_inference_steps: 10
