@@ -524,6 +524,7 @@ class AccuracyReason(StrEnum):
     LOWER_PRECISION = "lower-precision"
     OWN_ERROR = "own-error"
     OTHER_FUNCTION = "other-function"
+    CHANCE = "chance"
 
 
 @dataclass(frozen=True)

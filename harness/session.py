@@ -9,11 +9,13 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from pathlib import Path
 from typing import Self
 
 from harness.errors import BaselineError, FileError, NotRecordedError, UsageError, writing
 from harness.judge import contract, reasons
+from harness.judge.accuracy import Evaluation, judge_accuracy, unit_of
 from harness.judge.cost import CHANGED, judge_cost
 from harness.judge.verdict import judge, wants_teacher_forcing, without_recording
 from harness.launch.availability import missing_environment
@@ -22,11 +24,11 @@ from harness.launch.events import Described, Failed, Recorded, Unverified
 from harness.launch.process import variables
 from harness.launch.sandbox import PINS, interpreter
 from harness.launch.slot import Slot
-from harness.records import Device, Dtype, Outcome, Reason, Verdict
+from harness.records import Device, Dtype, Outcome, Reason, StageAccuracy, Verdict
 from harness.scenario.fields import Determinism, Framework
 from harness.scenario.model import Case
 from harness.store.baselines import Match, Store, was_replaced
-from harness.store.recording import Environment, Recording
+from harness.store.recording import Environment, Observed, Recording
 from harness.store.run_folder import (
     RunOwner,
     gather_parts,
@@ -34,13 +36,25 @@ from harness.store.run_folder import (
     write_results,
 )
 from harness.worker.files import remove_leftovers
-from harness.worker.protocol import RECORDING_FILE, DescribeRequest, RunRequest
+from harness.worker.protocol import EVALUATIONS, RECORDING_FILE, DescribeRequest, RunRequest
 
 # How many runs time a case whose cost seems to have changed, or whose recording is to become a
 # baseline. The first of them only warms up.
 MORE_ROUNDS = 6
 DESCRIBE_SECONDS = 600.0
 MOST_REPLACED = 10  # attempts at judging a case whose baseline other processes keep replacing
+
+# An instrumented run of at most this many seconds is evaluated in float64 without being asked for.
+CHEAP_SECONDS = 10.0
+
+
+class WhenEvaluated(StrEnum):
+    """Which cases are evaluated in float64; `CHEAP` means those that drifted and take seconds."""
+
+    NEVER = "never"
+    CHEAP = "cheap"
+    ALWAYS = "always"
+
 
 OnProgress = Callable[[Case, str], None]
 OnOutcome = Callable[[Outcome], None]
@@ -58,10 +72,16 @@ class Session:
         out: The run's folder; made when the first case runs.
         on_progress: Called with a case and, in words, what is being done for it.
         part: Names this process's results and logs, where several processes share the folder.
+        evaluated: Which cases are evaluated in float64.
     """
 
     def __init__(
-        self, store: Store, out: Path, on_progress: OnProgress = _say_nothing, part: str = ""
+        self,
+        store: Store,
+        out: Path,
+        on_progress: OnProgress = _say_nothing,
+        part: str = "",
+        evaluated: WhenEvaluated = WhenEvaluated.CHEAP,
     ) -> None:
         self.store = store
         self.out = out
@@ -71,6 +91,7 @@ class Session:
         self._described_by: dict[str, str] = {}  # the case of each, by the same name
         self._on_progress = on_progress
         self._part = part
+        self._when = evaluated
         self._owner: RunOwner | None = None
         self._claiming = threading.Lock()
         self._slots: list[Slot] = []
@@ -193,6 +214,44 @@ class Session:
             return event.environment
         raise UsageError(_refusal(event).reason)
 
+    def accuracy(
+        self,
+        case: Case,
+        actual: Recording,
+        expected: Observed,
+        forced: Recording | None = None,
+        slot: Slot | None = None,
+        base: Case | None = None,
+    ) -> tuple[StageAccuracy, ...]:
+        """Return how far both sides of each stage that moved lie from its evaluation in float64.
+
+        Args:
+            case: What was run.
+            actual: What it left.
+            expected: The baseline, or the recording of `base`, that it is held against.
+            forced: The teacher-forced recording; None where it must still be made.
+            slot: Where workers run.
+            base: The case whose function is evaluated, where that is not `case` itself: of a
+                variant, the case that its contract names.
+
+        Raises:
+            BaselineError: The baseline is damaged.
+            NotRecordedError: A recording of this run is damaged.
+        """
+        tensors = expected.tensors_path.resolve()
+        evaluation = Evaluation()
+        try:
+            forced = forced or self.record(replace(case, teacher_tensors=tensors), slot)
+            result, moved = (
+                self.record((base or case).evaluated(tensors, form), slot) for form in EVALUATIONS
+            )
+            evaluation = Evaluation(result, moved)
+        except NotRecordedError as error:
+            evaluation = Evaluation(problem=error.reason)
+        unit = unit_of(case, [actual.environment, expected.environment])
+        with _reading_recordings():
+            return judge_accuracy(forced or actual, expected, evaluation, unit)
+
     def folder(self, case: Case) -> Path:
         """Return where the recording of a case lies, or will lie, in the run's folder."""
         name = case.key
@@ -200,6 +259,8 @@ class Session:
             name += f"-image{case.image}"
         if case.teacher_tensors is not None:
             name += "-teacher-forced"
+        if case.detail is not None and case.detail.get("evaluation"):
+            name += f"-float64-{case.detail['evaluation']}"
         return self.out / "recordings" / case.scenario.name / name
 
     def write_results(self) -> Path:
@@ -304,7 +365,25 @@ class Session:
         if match is not None and wants_teacher_forcing(case.scenario, recording, match):
             forced = self._teacher_forced(match, case, slot)
         with _reading_recordings():  # the judge reads tensors only where digests differ
-            return judge(case, recording, match, singles, forced)
+            outcome = judge(case, recording, match, singles, forced)
+        if match is None or not self._wants_accuracy(outcome, recording):
+            return outcome
+        accuracy = self.accuracy(case, recording, match.baseline, forced, slot)
+        return replace(outcome, accuracy=accuracy)
+
+    def _wants_accuracy(self, outcome: Outcome, recording: Recording) -> bool:
+        """Whether a case is evaluated in float64: where asked for, or where it moved and is cheap.
+
+        An evaluation takes many times a run's time. Only where a case has drifted is it worth that
+        without being asked for.
+        """
+        has_moved = any(drift.differing for drift in outcome.outputs.values())
+        if self._when is WhenEvaluated.NEVER or not has_moved:
+            return False
+        if self._when is WhenEvaluated.ALWAYS:
+            return True
+        is_cheap = recording.cost.first_seconds <= CHEAP_SECONDS
+        return outcome.verdict is Verdict.DRIFTED and is_cheap
 
     def _teacher_forced(self, match: Match, case: Case, slot: Slot) -> Recording | None:
         """Return the recording in which every stage got the baseline's inputs.

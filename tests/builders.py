@@ -11,6 +11,7 @@ import numpy as np
 from safetensors.numpy import save
 
 from harness.records import (
+    AccuracyVerdict,
     Comparison,
     Conditions,
     Cost,
@@ -23,6 +24,9 @@ from harness.records import (
     JudgedBy,
     Outcome,
     Reason,
+    Stage,
+    StageAccuracy,
+    StageError,
     Target,
     Verdict,
 )
@@ -316,6 +320,16 @@ def detection_rate(caught: int = 20, of: int = 20, missed: tuple[str, ...] = ())
         missed=missed,
         platform="ATEN_CPU_CAPABILITY=default",
     )
+
+
+def accuracy(
+    verdict: str = "no-worse", actual: float = 2e-7, expected: float = 2e-7, **changes: Any
+) -> StageAccuracy:
+    """Return the accuracy of a step, whose errors are both relative L2 and L-inf."""
+    errors = StageError(actual, actual), StageError(expected, expected)
+    stage = Stage("scheduler.step", 3)
+    made = StageAccuracy(stage, "sample", AccuracyVerdict(verdict), *errors, own_error=1e-15)
+    return replace(made, **changes)
 
 
 REASONS = {

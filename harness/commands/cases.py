@@ -36,7 +36,7 @@ from harness.scenario.model import Case
 
 if TYPE_CHECKING:
     from harness.commands.baseline_writing import NewBaseline
-    from harness.session import Session
+    from harness.session import Session, WhenEvaluated
     from harness.store.recording import Environment
 
 OWN_FOLDER = "the run's folder (default: runs/ and the time)"
@@ -95,6 +95,7 @@ def run(arguments: argparse.Namespace) -> int:
     from harness.judge.exit_codes import exit_code, git_code
     from harness.report.markdown import markdown
     from harness.report.runs import Run
+<<<<<<< HEAD
     from harness.store.shared_folder import open_folder
 
     env = _packages(arguments)
@@ -102,6 +103,13 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.history:
         open_folder(arguments.history)  # a URL that cannot be used is refused before the run
     session = _run_cases(arguments, cases)
+=======
+    from harness.session import WhenEvaluated
+
+    env = _packages(arguments)
+    cases = [replace(case, env=env) for case in _cases(arguments)]
+    evaluated = WhenEvaluated.ALWAYS if arguments.accuracy else WhenEvaluated.CHEAP
+    session = _run_cases(arguments, cases, evaluated)
     runs = [Run(session.out, tuple(session.outcomes), session.environment)]
     write_text(session.out / "summary.md", markdown(runs))
     publish(arguments, runs)
@@ -146,6 +154,12 @@ def _run_options(parser: argparse.ArgumentParser) -> None:
         help="add the outcomes to the history in this folder, or at this fsspec URL",
     )
     parser.add_argument(
+        "--accuracy",
+        action="store_true",
+        help="evaluate every case that moved in float64, and say whether it became less accurate "
+        "(default: only cases that drifted and take seconds)",
+    )
+    parser.add_argument(
         "--git-bisect",
         action="store_true",
         help="exit codes for `git bisect run`: 0 good, 1 drifted, 125 cannot tell, "
@@ -162,7 +176,7 @@ def record(arguments: argparse.Namespace) -> int:
     from harness.report.run_report import print_runs
     from harness.report.runs import Run
     from harness.report.terminal import console
-    from harness.session import well_timed
+    from harness.session import WhenEvaluated, well_timed
     from harness.store.recording import Recording
 
     cases = [case for case in _cases(arguments) if case.scenario.needs_baseline]
@@ -171,7 +185,7 @@ def record(arguments: argparse.Namespace) -> int:
     recorded = [well_timed(case) for case in cases]
     if not arguments.stateful:
         recorded = [_called_twice(case) for case in recorded]
-    session = _run_cases(arguments, recorded)
+    session = _run_cases(arguments, recorded, WhenEvaluated.NEVER)
     outcomes = {outcome.case: outcome for outcome in session.outcomes}
     new = [
         NewBaseline(case, Recording.read(session.folder(case)))
@@ -355,7 +369,9 @@ def _cases(arguments: argparse.Namespace) -> list[Case]:
     return chosen_cases(arguments, arguments.paths)
 
 
-def _run_cases(arguments: argparse.Namespace, cases: Sequence[Case]) -> Session:
+def _run_cases(
+    arguments: argparse.Namespace, cases: Sequence[Case], evaluated: WhenEvaluated
+) -> Session:
     """Run cases with progress, and return the closed session."""
     from harness.report.terminal import progress
     from harness.session import Session
@@ -368,7 +384,8 @@ def _run_cases(arguments: argparse.Namespace, cases: Sequence[Case]) -> Session:
         def count(_outcome: Outcome) -> None:
             steps.done()
 
-        with Session(store_of(arguments), out_of(arguments), show) as session:
+        store, out = store_of(arguments), out_of(arguments)
+        with Session(store, out, show, evaluated=evaluated) as session:
             session.run_all(cases, arguments.jobs, count)
     return session
 

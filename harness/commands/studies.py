@@ -253,8 +253,9 @@ def _explanation(
         raise UsageError(f"{outcome.case}: its baseline is gone from {session.store.root}")
     expected = match.baseline
     if not arguments.case:
-        return Explanation(case.id, first_difference.first(actual, expected)), ()
-    found = _inquire(session, case, actual, expected, arguments)
+        first = first_difference.first(actual, expected)
+        return Explanation(case.id, first, accuracy=outcome.accuracy), ()
+    found = _inquire(session, case, actual, expected, outcome, arguments)
     tolerance = case.scenario.tolerances.cross_class
     if tolerance is not None and not tolerance.exact:
         by_value = first_difference.by_value(outcome.local, outcome.free, tolerance)
@@ -286,6 +287,7 @@ def _inquire(
     case: Case,
     actual: Recording,
     expected: Baseline,
+    outcome: Outcome,
     arguments: argparse.Namespace,
 ) -> Explanation:
     """Run both sides again, with progress."""
@@ -305,6 +307,7 @@ def _inquire(
             limit=arguments.root_causes,
             on_step=step,
             packages=arguments.packages,
+            accuracy=outcome.accuracy,
         )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -45,6 +45,13 @@ UNIT = {
     Dtype.BFLOAT16: 2.0**-8,
 }
 TF32_UNIT = 2.0**-11
+# A ratio of errors counts where its logarithm is at least this many standard deviations from 0.
+CERTAIN = 3.0
+# What is said instead of a verdict that may be chance.
+CHANCE = {
+    AccuracyVerdict.WORSE: (AccuracyVerdict.UNKNOWN, AccuracyReason.CHANCE),
+    AccuracyVerdict.BETTER: (AccuracyVerdict.NO_WORSE, None),
+}
 # From the worst to the best: the verdict on a case is the worst one of its stages.
 ORDER = (
     AccuracyVerdict.WORSE,
@@ -73,15 +80,31 @@ class Evaluation:
 def deciding(accuracy: Iterable[StageAccuracy]) -> StageAccuracy | None:
     """Return the stage that decides a case's accuracy: its verdict and reason are the case's.
 
-    It is the first of those with the worst verdict, and of those the one with the largest ratio;
-    None where no stage was judged.
+    It is the first one of `worst_stages`; None where no stage was judged.
+    """
+    return next(iter(worst_stages(accuracy)), None)
+
+
+def worst_stages(accuracy: Iterable[StageAccuracy]) -> list[StageAccuracy]:
+    """Return the stages with the worst verdict first, and of one verdict the largest ratio first.
+
+    A stage that has no ratio comes after those that have one.
     """
 
     def badness(found: StageAccuracy) -> tuple[int, float]:
         ratio = found.ratio
         return ORDER.index(found.verdict), math.inf if math.isnan(ratio) else -ratio
 
-    return min(accuracy, key=badness, default=None)
+    return sorted(accuracy, key=badness)
+
+
+def follows(found: StageAccuracy) -> bool:
+    """Whether a verdict follows from the errors that are stated beside it."""
+    if found.actual_error is None or found.expected_error is None:
+        return found.verdict is AccuracyVerdict.UNKNOWN
+    measured = _verdict(found.actual_error.rel_l2, found.expected_error.rel_l2)
+    # A verdict that may be chance is given as a weaker one.
+    return ORDER.index(found.verdict) <= max(ORDER.index(measured), 1)
 
 
 def unit_of(case: Case, environments: Sequence[Environment]) -> float:
@@ -142,29 +165,62 @@ def _judge_tensor(
     if exact is None or moved is None or exact.shape != sides.actual.shape:
         problem = "the evaluation has no such tensor of that shape"
         return _unknown(stage, key, AccuracyReason.NOT_EVALUATED, problem)
-    errors = [_error(array, exact) for array in (sides.actual, sides.expected, moved)]
-    draft = StageAccuracy(
-        stage, key, AccuracyVerdict.UNKNOWN, errors[0], errors[1], errors[2].rel_l2
+    actual, expected, own = (
+        _error(array, exact) for array in (sides.actual, sides.expected, moved)
     )
-    if not all(math.isfinite(error.rel_l2) for error in errors):
-        return replace(draft, reason=AccuracyReason.NOT_FINITE)
+    verdict, reason = AccuracyVerdict.UNKNOWN, _untrusted(actual, expected, own, unit)
     lower = evaluation.result.lower_precision.get(f"{stage}/{key}", ())
-    if lower:
-        names = ", ".join(lower)
-        return replace(draft, reason=AccuracyReason.LOWER_PRECISION, detail=names)
-    own, expected = errors[2].rel_l2, errors[1].rel_l2
-    if expected > SAME_FUNCTION * _typical(own, unit):
-        return replace(draft, reason=AccuracyReason.OTHER_FUNCTION)
-    return _compared(draft, errors[0].rel_l2, expected, SAFETY * own)
+    if lower and reason is None:
+        reason = AccuracyReason.LOWER_PRECISION
+    if reason is None:
+        verdict, reason = _compared(actual.rel_l2, expected.rel_l2, SAFETY * own.rel_l2)
+    if verdict in CHANCE and _is_chance(sides, exact):
+        verdict, reason = CHANCE[verdict]
+    detail = ", ".join(lower) if reason is AccuracyReason.LOWER_PRECISION else ""
+    return StageAccuracy(stage, key, verdict, actual, expected, own.rel_l2, reason, detail)
 
 
-def _compared(draft: StageAccuracy, actual: float, expected: float, radius: float) -> StageAccuracy:
-    """Return the verdict that holds wherever within `radius` of it the exact result lies."""
-    best = _verdict(max(0.0, actual - radius), expected + radius)
-    worst = _verdict(actual + radius, max(0.0, expected - radius))
-    if best is not worst:
-        return replace(draft, reason=AccuracyReason.OWN_ERROR)
-    return replace(draft, verdict=best)
+def _untrusted(
+    actual: StageError, expected: StageError, own: StageError, unit: float
+) -> AccuracyReason | None:
+    """Return why an evaluation says nothing about the two sides; None where it may."""
+    if not all(math.isfinite(error.rel_l2) for error in (actual, expected, own)):
+        return AccuracyReason.NOT_FINITE
+    if expected.rel_l2 > SAME_FUNCTION * _typical(own.rel_l2, unit):
+        return AccuracyReason.OTHER_FUNCTION
+    return None
+
+
+def _compared(
+    actual: float, expected: float, radius: float
+) -> tuple[AccuracyVerdict, AccuracyReason | None]:
+    """Return the verdict, if it is the same wherever the exact result lies within `radius`."""
+    verdict = _verdict(max(0.0, actual - radius), expected + radius)
+    if verdict is _verdict(actual + radius, max(0.0, expected - radius)):
+        return verdict, None
+    return AccuracyVerdict.UNKNOWN, AccuracyReason.OWN_ERROR
+
+
+def _is_chance(sides: _Sides, exact: Array) -> bool:
+    """Whether the two sides' errors may differ in size because few elements make them up.
+
+    With the squared errors a and e of each element, and A and E their sums, the ratio of the errors
+    is r = sqrt(A / E). The variance of log r is (sum (a/A)^2 + sum (e/E)^2) / 4: the linearised
+    variance of a ratio of two sums of independent terms (W. G. Cochran, "Sampling Techniques", 3rd
+    edition, 1977, chapter 6).
+    """
+    sums = [_sums(array, exact) for array in (sides.actual, sides.expected)]
+    if not all(square for square, _ in sums):
+        return False  # one side is exact
+    (actual, actual_fourth), (expected, expected_fourth) = sums
+    variance = (actual_fourth / actual**2 + expected_fourth / expected**2) / 4
+    return abs(math.log(actual / expected)) / 2 < CERTAIN * math.sqrt(variance)
+
+
+def _sums(array: Array, exact: Array) -> tuple[float, float]:
+    """Return the sums of the squares and of the fourth powers of an array's errors."""
+    squares = np.square(array.astype(np.float64) - exact.astype(np.float64))
+    return float(squares.sum()), float(np.square(squares).sum())
 
 
 def _verdict(actual: float, expected: float) -> AccuracyVerdict:

@@ -9,7 +9,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from harness.judge import reasons
-from harness.records import CostVerdict, Device, Outcome
+from harness.judge.accuracy import deciding
+from harness.records import AccuracyVerdict, CostVerdict, Device, Outcome
 from harness.scenario.located_yaml import Number, OneOrMore, Record, Text, load
 from harness.scenario.model import Case
 
@@ -24,6 +25,7 @@ POLICY = Record(
                     "on": OneOrMore(Text()),
                     "dtype": OneOrMore(Text()),
                     "cost": Text(("ok",)),
+                    "accuracy": Text(("no-worse",)),
                     "detection-rate": Number(above=0),
                 },
                 required=("scenarios", "on"),
@@ -56,6 +58,7 @@ class Requirement:
     cases: tuple[str, ...] = ()
     dtypes: tuple[str, ...] = ()
     wants_cost: bool = False
+    wants_accuracy: bool = False
     detection_rate: float = 0.0
 
     def covers(self, outcome: Outcome) -> bool:
@@ -112,6 +115,7 @@ def read_policy(path: Path, cases: Sequence[Case]) -> Policy:
             cases=covered,
             dtypes=tuple(required.get("dtype", ())),
             wants_cost="cost" in required,
+            wants_accuracy="accuracy" in required,
             detection_rate=required.get("detection-rate", 0.0),
         )
         for required in content["require"]
@@ -191,6 +195,34 @@ def _every_cost_is_known(requirement: Requirement, outcomes: Sequence[Outcome]) 
     return None
 
 
+def _nothing_is_less_accurate(
+    requirement: Requirement, outcomes: Sequence[Outcome]
+) -> Objection | None:
+    for outcome in outcomes if requirement.wants_accuracy else ():
+        worst = deciding(outcome.accuracy)
+        if worst is not None and worst.verdict is AccuracyVerdict.WORSE:
+            ratio = f"{worst.ratio:.3g} times the baseline's error"
+            return Objection(State.FAILS, f"{outcome.case}: less accurate: {worst.name}, {ratio}")
+    return None
+
+
+def _every_accuracy_is_known(
+    requirement: Requirement, outcomes: Sequence[Outcome]
+) -> Objection | None:
+    """Object where a case moved and nobody knows whether it became less accurate."""
+    for outcome in outcomes if requirement.wants_accuracy else ():
+        if not any(drift.differing for drift in outcome.outputs.values()):
+            continue
+        worst = deciding(outcome.accuracy)
+        if worst is None:
+            why = "no stage was evaluated in float64; `harness run --accuracy` does that"
+            return Objection(State.UNVERIFIED, f"{outcome.case}: {why}")
+        if worst.verdict is AccuracyVerdict.UNKNOWN:
+            why = f"{worst.name}: {reasons.accuracy_is_unknown(worst)}"
+            return Objection(State.UNVERIFIED, f"{outcome.case}: its accuracy is unknown: {why}")
+    return None
+
+
 def _every_case_passes_somewhere(_: Requirement, outcomes: Sequence[Outcome]) -> Objection | None:
     for case in sorted({outcome.case for outcome in outcomes}):
         of_case = [outcome for outcome in outcomes if outcome.case == case]
@@ -237,6 +269,8 @@ RULES: tuple[Rule, ...] = (
     _nothing_fails,
     _nothing_is_slower,
     _every_cost_is_known,
+    _nothing_is_less_accurate,
+    _every_accuracy_is_known,
     _every_case_passes_somewhere,
     _everything_was_seen,
     _detection_rate_is_reached,

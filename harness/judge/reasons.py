@@ -301,5 +301,8 @@ def accuracy_is_unknown(found: StageAccuracy) -> str:
             "the baseline lies farther from the evaluation than rounding explains: it was computed "
             "by other code, or with less precision than its dtype has"
         ),
+        AccuracyReason.CHANCE: (
+            "the errors differ, but too few elements make up the difference to tell it from chance"
+        ),
     }
     return words[found.reason]

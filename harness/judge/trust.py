@@ -14,6 +14,7 @@ from pathlib import Path
 
 from harness.errors import FileError
 from harness.judge import reasons
+from harness.judge.accuracy import follows
 from harness.judge.environment_diff import FRAMEWORKS
 from harness.records import (
     Comparison,
@@ -162,6 +163,13 @@ def _bits_that_are_owed(outcome: Outcome) -> str:
     return ""
 
 
+def _an_accuracy_that_does_not_follow(outcome: Outcome) -> str:
+    for found in outcome.accuracy:
+        if not follows(found):
+            return f"and calls {found.name} `{found.verdict}`, which its errors do not show"
+    return ""
+
+
 CONTRADICTIONS: tuple[Callable[[Outcome], str], ...] = (
     _another_reason,
     _a_failed_check,
@@ -172,6 +180,7 @@ CONTRADICTIONS: tuple[Callable[[Outcome], str], ...] = (
     _no_check,
     _a_contract_that_does_not_hold,
     _bits_that_are_owed,
+    _an_accuracy_that_does_not_follow,
 )
 
 

@@ -9,6 +9,7 @@ from harness.judge import reasons
 from harness.judge.checks import LocalCheck
 from harness.judge.first_difference import ByValue
 from harness.records import Drift, EnvironmentChange
+from harness.report import accuracy
 from harness.report.safe_text import safe_line
 from harness.report.wording import changed_lines
 
@@ -32,6 +33,8 @@ def text(found: Explanation, changes: Sequence[EnvironmentChange] = ()) -> str:
     drift = "what lies between the two sides here" if found.partly else "the drift"
     for index, cause in enumerate(found.root_causes):
         lines += _cause_lines(cause, drift, is_first=index == 0)
+    if found.accuracy:
+        lines.append(f"  accuracy: {accuracy.line(found.accuracy)}")
     lines += [f"  setting:  {_setting(setting)}" for setting in found.settings]
     if found.by_value is not None:
         lines += [f"  values:   {sentence}" for sentence in by_value(found.by_value)]

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from harness.records import Outcome, Verdict
-from harness.report import variants, wording
+from harness.report import accuracy, variants, wording
 from harness.report.causes import failures
 from harness.report.runs import Run, Shown, all_outcomes, in_order
 from harness.report.safe_text import markdown_block, markdown_code, markdown_text
@@ -122,6 +122,13 @@ def _sections(runs: Sequence[Run], cut: _Cut) -> list[_Section]:
         _table_section("", *_outcome_table(runs, cut), "cases", 1.0),
         _variants_section(outcomes, cut),
         _Section("## Failures", "", blocks, "\n\n", "causes of failures", 0.6),
+        _table_section(
+            "## Accuracy against float64",
+            accuracy.HEADINGS,
+            accuracy.rows(outcomes),
+            "stages",
+            0.1,
+        ),
         _list_section("## Cost", costs, cut, 0.11),
         _list_section("## Not checked", skipped, cut, 0.12),
         _table_section(

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from harness.records import Outcome, Verdict
-from harness.report import variants, wording
+from harness.report import accuracy, variants, wording
 from harness.report.causes import failures
 from harness.report.runs import Run, Shown, all_outcomes, in_order
 from harness.report.safe_text import safe_line
@@ -17,7 +17,7 @@ from harness.report.terminal import print_text, table
 
 
 def print_runs(out: Console, runs: Sequence[Run]) -> None:
-    """Print runs as one: table, a paragraph for each cause of failures, costs, a summary."""
+    """Print runs as one: table, a paragraph for each cause of failures, accuracy, costs."""
     outcomes = all_outcomes(runs)
     shown = [each for each in in_order(runs) if each.outcome.verdict is not Verdict.UNVERIFIED]
     if shown:
@@ -26,6 +26,7 @@ def print_runs(out: Console, runs: Sequence[Run]) -> None:
     for text in failures(runs):
         out.print()
         print_text(out, text)
+    _print_accuracy(out, outcomes)
     _print_list(out, "cost:", wording.costs(outcomes))
     _print_list(out, "not checked:", wording.not_checked(outcomes))
     out.print()
@@ -55,6 +56,15 @@ def _table_of(shown: Sequence[Shown], width: int, *, several: bool) -> Table:
         width=width,
         spare=wording.SPARE,
     )
+
+
+def _print_accuracy(out: Console, outcomes: Sequence[Outcome]) -> None:
+    """Print the worst stages of every case that was evaluated in float64."""
+    rows = accuracy.rows(outcomes)
+    if rows:
+        out.print()
+        print_text(out, "accuracy against float64:")
+        out.print(table(accuracy.HEADINGS, rows, width=width_of(out), spare=accuracy.SPARE))
 
 
 def _print_variants(out: Console, outcomes: Sequence[Outcome]) -> None:

@@ -32,7 +32,7 @@ from harness.records import (
     Verdict,
     worst_first,
 )
-from harness.report import advice
+from harness.report import accuracy, advice
 from harness.report.safe_text import safe_line
 from harness.store.recording import Recording
 
@@ -149,8 +149,9 @@ def _cost_cells(cost: Cost | None) -> tuple[str, str, str]:
 def paragraph(outcome: Outcome, run: Path) -> str:
     """Return what a person needs to act on an outcome.
 
-    That is: the verdict and why, how far each output moved, which bounds it exceeded, where it
-    moved first, what changed in the environment, the end of the log, and what to do next.
+    That is: the verdict and why, how far each output moved, which bounds it exceeded, whether the
+    case became less accurate, where it moved first, what changed in the environment, the end of the
+    log, and what to do next.
     """
     why, *more = outcome.message.splitlines() or [""]
     lines = [f"{outcome.verdict}: {outcome.case}", f"  why:      {why}"]
@@ -158,6 +159,8 @@ def paragraph(outcome: Outcome, run: Path) -> str:
     for name, drift in outcome.outputs.items():
         lines += output_lines(name, drift)
     lines += over_lines(outcome)
+    if outcome.accuracy:
+        lines.append(f"  accuracy: {accuracy.line(outcome.accuracy)}")
     if outcome.first_difference is not None:
         lines.append(f"  first:    {reasons.difference(outcome.first_difference)}")
     if outcome.reason is Reason.CONTRACT_BROKEN and outcome.contract is not None:

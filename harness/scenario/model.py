@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import cast
 
 from harness.records import ContractKind, Device, Dtype, Facts, Target, case_key
 from harness.scenario.fields import (
@@ -39,6 +40,8 @@ COUNTS = (
     "num_videos_per_prompt",
     "num_waveforms_per_prompt",
 )
+# Executions that choose kernels for a function and leave the function as it is.
+ONLY_HOW_IT_IS_COMPUTED = ("attention", "compile", "fuse_qkv")
 SCHEDULES = ("timesteps", "sigmas")  # lists with one value per step, never one per image
 # How often a case runs whose seconds are held against those of a variant: a first run, which warms
 # up, and three that are timed.
@@ -294,6 +297,33 @@ class Case:
         """Whether a study made it of another case, so that nobody asks what it costs."""
         changes = (self.teacher_tensors, self.perturbation, self.fault, self.detail, self.image)
         return any(change is not None for change in changes)
+
+    def evaluated(self, teacher_tensors: Path, form: str) -> Case:
+        """Return the case whose stages are evaluated in float64 from a baseline's tensors.
+
+        It has no fault, and nothing that only chooses how the same function is computed: kernels
+        of attention, compilation, fused projections.
+
+        Args:
+            teacher_tensors: The tensor file of the baseline.
+            form: `exact`, or `moved` to show the evaluation's own error.
+        """
+        asked = {
+            name: value
+            for name, value in self.scenario.executions.items()
+            if name not in ONLY_HOW_IT_IS_COMPUTED
+        }
+        enable = tuple(name for name in self.scenario.enable if name != "compile")
+        scenario = replace(
+            self.scenario,
+            attention=None,
+            enable=enable,
+            executions=cast("ExecutionsRequest", asked),
+        )
+        detail: DetailRequest = {"stage": "", "to_end": True, "evaluation": form}
+        return replace(
+            self, scenario=scenario, teacher_tensors=teacher_tensors, fault=None, detail=detail
+        )
 
     def request(self) -> CaseRequest:
         """Return the case as the worker reads it."""

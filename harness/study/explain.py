@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from harness.errors import NotRecordedError
 from harness.judge import first_difference
 from harness.judge.first_difference import ByValue
-from harness.records import Difference
+from harness.records import Difference, StageAccuracy
 from harness.scenario.model import Case
 from harness.session import Session
 from harness.store.baselines import Baseline
@@ -34,6 +34,7 @@ class Explanation:
         notes: What could not be told, and why, in sentences.
         partly: Whether the baseline's side gives other bits here than the baseline has, so that the
             root causes explain only what lies between the two sides here.
+        accuracy: How far both sides of each stage that moved lie from its evaluation in float64.
     """
 
     case: str
@@ -43,6 +44,7 @@ class Explanation:
     by_value: ByValue | None = None
     notes: tuple[str, ...] = ()
     partly: bool = False
+    accuracy: tuple[StageAccuracy, ...] = ()
 
 
 def explain(  # noqa: PLR0913 (each is asked for by an option, or is a side)
@@ -54,6 +56,7 @@ def explain(  # noqa: PLR0913 (each is asked for by an option, or is a side)
     limit: int,
     on_step: OnStep,
     packages: bool = False,
+    accuracy: tuple[StageAccuracy, ...] = (),
 ) -> Explanation:
     """Explain why a recorded case differs from its baseline, by running both sides again.
 
@@ -65,6 +68,7 @@ def explain(  # noqa: PLR0913 (each is asked for by an option, or is a side)
         limit: How many root causes to look for.
         on_step: Called with what is being run.
         packages: Whether the versions of packages are reverted too.
+        accuracy: What the run told of it; where that is empty, the stages are evaluated here.
 
     Raises:
         NotRecordedError: The case does not run here under the settings of the run.
@@ -75,7 +79,9 @@ def explain(  # noqa: PLR0913 (each is asked for by an option, or is a side)
     if first_difference.other_weights(actual, expected):
         note = "the weights differ, so that nothing after them can be held against the baseline"
         return Explanation(case.id, first, notes=(note,))
-    return _Inquiry(session, case, actual, expected, on_step, packages).explanation(first, limit)
+    inquiry = _Inquiry(session, case, actual, expected, on_step, packages)
+    found = inquiry.explanation(first, limit)
+    return replace(found, accuracy=accuracy or inquiry.accuracy())
 
 
 def explain_contract(
@@ -158,6 +164,13 @@ class _Inquiry:
             notes=tuple(dict.fromkeys(self._notes)),
             partly=bool(left),
         )
+
+    def accuracy(self) -> tuple[StageAccuracy, ...]:
+        """Return the accuracy of the case under the settings of the run."""
+        self._on_step("accuracy")
+        case = self._candidates.actual
+        slot = self._session.slot(self._slot_of(case))
+        return self._session.accuracy(case, self._recorded, self._baseline, slot=slot)
 
     def _shares_of_settings(self, far: float) -> list[Setting]:
         """Return each setting with the share of the drift that it explains, the largest first.

@@ -5,6 +5,7 @@ Each fault proves that it took effect: a fault that changes nothing would be cou
 
 from __future__ import annotations
 
+import copy
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Tuple, Type
@@ -21,6 +22,8 @@ Fault = Mapping[str, Any]
 Injector = Callable[[Any, Fault, ExitStack], str]
 # Returns the changed values of a weight.
 Change = Callable[[torch.Tensor], torch.Tensor]
+# Returns the sum of tensors of one shape.
+Sum = Callable[[List[torch.Tensor]], torch.Tensor]
 
 MODULES: Dict[str, Tuple[Type[torch.nn.Module], ...]] = {
     "convolution": (torch.nn.Conv2d,),
@@ -210,6 +213,84 @@ def _inject_operands(pipeline: Any, fault: Fault, undo: ExitStack) -> str:
     return proof
 
 
+def _inject_sums(pipeline: Any, fault: Fault, undo: ExitStack) -> str:
+    """Let matrix products and convolutions add their products in another way.
+
+    The inputs of each module are cut into pieces of `inputs` channels, whose results are added as
+    `how`, one of `SUMS`, says.
+    """
+    add = SUMS[fault["how"]]
+    found = [each for each in _chosen(pipeline, fault) if getattr(each.module, "groups", 1) == 1]
+    for _, module in found:
+        undo.callback(delattr, module, "forward")
+        module.forward = partial(_summed, module, add, fault["inputs"])
+    paths = [path for path, _ in found]
+    return f"sums of {_where(paths)}: {fault['how']}" if found else ""
+
+
+def _summed(module: Any, add: Sum, inputs: int, values: torch.Tensor) -> torch.Tensor:
+    """Return what a linear layer or convolution gives, its inputs taken in pieces."""
+    is_linear = isinstance(module, torch.nn.Linear)
+    pieces = zip(values.split(inputs, -1 if is_linear else 1), module.weight.split(inputs, 1))
+    if is_linear:
+        total = add([torch.nn.functional.linear(piece, weight) for piece, weight in pieces])
+        return total if module.bias is None else total + module.bias
+    total = add([module._conv_forward(piece, weight, None) for piece, weight in pieces])
+    return total if module.bias is None else total + module.bias.view(-1, 1, 1)
+
+
+def _add_reversed(parts: List[torch.Tensor]) -> torch.Tensor:
+    total = parts[-1]
+    for part in reversed(parts[:-1]):
+        total = total + part
+    return total
+
+
+def _add_in_bfloat16(parts: List[torch.Tensor]) -> torch.Tensor:
+    """Round the running sum to bfloat16 after each addition."""
+    total = parts[0]
+    for part in parts[1:]:
+        total = _round_to(total + part, torch.bfloat16)
+    return total
+
+
+def _add_compensated(parts: List[torch.Tensor]) -> torch.Tensor:
+    """Carry the rounding error of each addition into the next one.
+
+    W. Kahan, "Further remarks on reducing truncation errors", Communications of the ACM 8 (1965).
+    """
+    total = parts[0]
+    lost = torch.zeros_like(total)
+    for part in parts[1:]:
+        term = part - lost
+        after = total + term
+        lost = (after - total) - term
+        total = after
+    return total
+
+
+SUMS: Dict[str, Sum] = {
+    "reversed": _add_reversed,
+    "bfloat16": _add_in_bfloat16,
+    "compensated": _add_compensated,
+}
+
+
+def _inject_wide(pipeline: Any, fault: Fault, undo: ExitStack) -> str:
+    """Compute modules in float64 and round their results once, as a kernel that fuses them may."""
+    found = _chosen(pipeline, fault)
+    for _, module in found:
+        wide = copy.deepcopy(module).double()
+        undo.callback(delattr, module, "forward")
+        module.forward = partial(_computed_wide, wide)
+    return f"{_where([path for path, _ in found])} in float64" if found else ""
+
+
+def _computed_wide(wide: Any, values: torch.Tensor) -> torch.Tensor:
+    computed: torch.Tensor = wide(values.double())
+    return computed.to(values.dtype)
+
+
 def _inject_residual(pipeline: Any, fault: Fault, undo: ExitStack) -> str:
     """Skip one residual connection: a block returns its own branch alone."""
     component = _component(pipeline, fault)
@@ -293,6 +374,8 @@ INJECTORS: Dict[str, Injector] = {
     "epsilon": _inject_epsilon,
     "outputs": _inject_outputs,
     "operands": _inject_operands,
+    "sums": _inject_sums,
+    "wide": _inject_wide,
     "residual": _inject_residual,
     "timestep": _inject_timestep,
     "configuration": _inject_configuration,

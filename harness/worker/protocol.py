@@ -23,6 +23,10 @@ STAGE = "stage/"  # the stage and the key of the tensor: `scheduler.step#3/sampl
 MODULE = "module/"  # the stage, the module with its call, and the key
 OPERATOR = "operator/"  # the index of the operator and the key
 
+# The forms of an evaluation in float64: as it is, and with each operator's result moved by one unit
+# in the last place, which shows the evaluation's own error.
+EXACT, MOVED = EVALUATIONS = ("exact", "moved")
+
 OWN_CODE = "#0"  # stands for a module's path and call: what a stage computes outside its modules
 
 READY = "ready"
@@ -83,13 +87,14 @@ class TrustRequest(TypedDict):
 
 
 class DetailRequest(TypedDict, total=False):
-    """What a case asks to see inside its stages; `observe.modules.Detail` explains each key."""
+    """What a case asks to see of its stages; `observe.modules.Detail` explains each key."""
 
     stage: Optional[str]
     to_end: bool
     operators: Optional[str]
     keep: List[str]
     feed: List[str]
+    evaluation: Optional[str]
 
 
 ALL_COMPONENTS = "default"  # stands for every component that is not named
@@ -414,9 +419,15 @@ class _RecordingBasics(TypedDict):
 
 
 class RecordingContent(_RecordingBasics, total=False):
-    """The content of `RECORDING_FILE`; `effects` only where the case asked for an execution."""
+    """The content of `RECORDING_FILE`.
+
+    It has `effects` only where the case asked for an execution. `lower_precision` has the operators
+    that an evaluation in float64 computed with less, by the kept tensor that they led to; it is
+    there only where there are any.
+    """
 
     effects: List[EffectRecord]
+    lower_precision: Dict[str, List[str]]
 
 
 # Events.

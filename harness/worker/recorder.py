@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 import time
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from statistics import median
 from typing import (
+    TYPE_CHECKING,
     Any,
     Callable,
+    ContextManager,
     Dict,
     Iterator,
     List,
@@ -36,7 +38,7 @@ from .observe.repeat import compare_runs, digests_of
 from .observe.stages import Stage
 from .observe.tensors import Tensors
 from .pipeline import checkpoints
-from .pipeline.call import Pipeline
+from .pipeline.call import Pipeline, Within, nothing_within
 from .pipeline.enable import TF32
 from .pipeline.endpoint import Http, Server
 from .pipeline.framework import Framework
@@ -52,6 +54,9 @@ from .protocol import (
     NumericsClassRecord,
 )
 from .recording import Observation, write_recording
+
+if TYPE_CHECKING:
+    from .observe.float64 import Float64
 
 FIRST_STAGES = Detail()  # looks into the first stage of every kind
 OUTSIDE_ONLY = Detail(stage=NO_STAGE)
@@ -155,6 +160,12 @@ class Recorder:
                 "teacher-forced runs: "
                 f"what is fed on {case['device']} does not reach the next stage"
             )
+        detail = Detail.read(case["detail"] or {})
+        if detail.evaluation is not None and not framework.can_evaluate:
+            raise protocol.CannotRunHere(
+                f"{case['framework']} has no evaluation in float64: its operators cannot be "
+                "replaced one by one"
+            )
         code = OwnCode.of(case)
         own_code = code.prepare()
         dtypes = {checkpoints.DEFAULT: case["dtype"], **case["component_dtypes"]}
@@ -215,6 +226,7 @@ class Recorder:
         teacher_tensors: Tensors = {}
         if case["teacher_tensors"] is not None:
             teacher_tensors = safetensors.torch.load_file(case["teacher_tensors"])
+        evaluation = None if detail.evaluation is None else _evaluation(detail.evaluation)
         tracer = Tracer(detail, teacher_tensors, pipeline.framework.observe_operators)
         capture = Capture(
             pipeline,
@@ -223,16 +235,21 @@ class Recorder:
             perturbation=case["perturbation"],
             last_stage=detail.last_stage,
             keep_every=case["keep_every"],
+            evaluation=evaluation,
         )
+        within: Within = nothing_within
+        unobserved: Callable[[], ContextManager[Any]] = nullcontext
+        if evaluation is not None:
+            within, unobserved = evaluation.around, evaluation.paused
 
         reads = capture.reads
 
         def on_stage(stage: Stage, inputs: Dict[str, Any], result: Any) -> Any:
-            with reads.paused():
+            with unobserved(), reads.paused():
                 return capture.on_stage(stage, inputs, tracer.on_result(stage, result))
 
         def on_draw(stage: Stage, drawn: torch.Tensor) -> None:
-            with reads.paused():
+            with unobserved(), reads.paused():
                 capture.on_draw(stage, tracer.on_result(stage, drawn))
 
         @contextmanager
@@ -240,12 +257,15 @@ class Recorder:
             with reads.paused(), tracer.around(stage, component):
                 yield
 
-        self._progress(case, "recording")
+        self._progress(case, "recording" if evaluation is None else "evaluating in float64")
         outputs: Tensors = {}
         with cost.measured(pipeline.framework.device) as meter, suppress(Enough):
             _seed(case)
-            with reads.noting():
-                outputs = pipeline.run(on_stage, on_draw, around)
+            # What an evaluation reads are copies, so that nothing could be noted of it.
+            with reads.noting() if evaluation is None else nullcontext():
+                outputs = pipeline.run(on_stage, on_draw, around, within=within)
+        if evaluation is not None and evaluation.wrote_weights:
+            self._loaded = None  # the next case must find them as they were stored
         return Instrumented(outputs, capture, tracer, meter)
 
     def _run_timed(
@@ -333,6 +353,21 @@ def _framework(name: str, device: str, source: CheckpointSource) -> Framework:
     return MindSpore(device)
 
 
+def _evaluation(form: str) -> Float64:
+    """Return an evaluation in float64, which no recording needs that does not ask for one.
+
+    Raises:
+        CannotRunHere: This torch has no modes that see its operators.
+    """
+    try:
+        from .observe.float64 import Float64
+    except ImportError as error:
+        raise protocol.CannotRunHere(
+            f"torch {torch.__version__} is too old to be evaluated in float64: {error}"
+        ) from error
+    return Float64(form)
+
+
 def _seed(case: CaseRequest) -> None:
     """Seed the global streams for one run; a case without generators must vary, and gets others."""
     if case["generator"] == "none":
@@ -384,4 +419,5 @@ def _observation(
         weights=checkpoint.tensors,
         repeat=compare_runs(outputs, runs.others, runs.reused),
         cost=runs.cost,
+        lower_precision=capture.lower_precision,
     )

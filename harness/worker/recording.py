@@ -54,6 +54,8 @@ class Observation(NamedTuple):
         weights: A short digest of every tensor of each component.
         repeat: How the runs compare.
         cost: What they cost.
+        lower_precision: The operators that an evaluation computed with less than float64, by the
+            kept tensor that they led to.
     """
 
     case: CaseRequest
@@ -69,6 +71,7 @@ class Observation(NamedTuple):
     weights: Dict[str, Dict[str, str]]
     repeat: RepeatRecord
     cost: CostRecord
+    lower_precision: Dict[str, List[str]]
 
 
 def write_recording(folder: Path, observed: Observation) -> None:
@@ -102,6 +105,8 @@ def write_recording(folder: Path, observed: Observation) -> None:
         },
         "digest": "",
     }
+    if observed.lower_precision:
+        content["lower_precision"] = observed.lower_precision
     content["digest"] = files.digest_json(content)
     text = files.dumps(content).encode()
     write_folder(folder, {TENSORS_FILE: packed, RECORDING_FILE: text})

@@ -24,7 +24,7 @@ from harness.store.recording import Recording
 Make = Callable[..., Recording]
 NAME = "scheduler.step#0/sample"
 UNIT = 2.0**-24
-EXACT = np.array([1.0, 2.0, -2.0, 4.0])  # its L2 norm is 5
+EXACT = np.tile([1.0, 2.0, -2.0, 4.0], 256)  # its L2 norm is 80
 OWN = 2.0**-50  # of the evaluation, relative: typical float32 then errs by 9 units
 
 
@@ -33,8 +33,8 @@ def kept(make: Make, values: np.ndarray, name: str = NAME, **changes: Any) -> Re
 
 
 def off_by(error: float) -> np.ndarray:
-    """Return what lies `error`, relative L2, from the exact values."""
-    return EXACT + np.array([5 * error, 0, 0, 0])
+    """Return what lies `error`, relative L2, from the exact values, equally in each element."""
+    return EXACT + 80 * error / np.sqrt(EXACT.size)
 
 
 def judged(
@@ -72,7 +72,7 @@ def test_both_errors_are_given_against_the_evaluation(made: Make) -> None:
     assert found.actual_error is not None
     assert found.expected_error is not None
     assert found.actual_error.rel_l2 == pytest.approx(4e-7)
-    assert found.actual_error.l_inf == pytest.approx(2e-6)
+    assert found.actual_error.l_inf == pytest.approx(1e-6)
     assert found.expected_error.rel_l2 == pytest.approx(2e-7)
     assert found.own_error == pytest.approx(OWN)
     assert found.ratio == pytest.approx(2.0)
@@ -114,6 +114,16 @@ def test_an_operator_that_float64_did_not_reach_makes_it_unknown(made: Make) -> 
     found = judged(made, off_by(1e-7), off_by(2e-7), lower_precision={NAME: ["aten.x.default"]})
     assert found.reason is AccuracyReason.LOWER_PRECISION
     assert found.detail == "aten.x.default"
+
+
+def test_a_difference_in_few_elements_may_be_chance(made: Make) -> None:
+    one = np.zeros(EXACT.size)
+    one[0] = 80.0
+    found = judged(made, EXACT + 3e-7 * one, EXACT + 1e-7 * one)
+    assert found.reason is AccuracyReason.CHANCE
+    assert judged(made, EXACT + 3e-6 * one, EXACT + 1e-7 * one).verdict is AccuracyVerdict.WORSE
+    nearer = judged(made, EXACT + 1e-7 * one, EXACT + 3e-7 * one)
+    assert nearer.verdict is AccuracyVerdict.NO_WORSE
 
 
 def test_what_is_not_finite_is_unknown(made: Make) -> None:

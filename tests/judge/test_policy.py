@@ -18,7 +18,7 @@ from harness.judge.exit_codes import (
     git_code,
 )
 from harness.judge.policy import Finding, State, hold, read_policy
-from harness.records import CostReason, Verdict
+from harness.records import AccuracyReason, CostReason, Drift, Verdict
 
 FAILING = tuple(verdict for verdict in Verdict if verdict.fails)
 PASSING = tuple(verdict for verdict in Verdict if verdict.passes)
@@ -272,7 +272,7 @@ def test_no_results_at_all_open_no_gate(held):
             "require:\n  - scenarios: digits\n    on: cpu\n    devices: cuda\n",
             (
                 "{path}:4: `require[0].devices`\n  expected: one of `scenarios`, `on`, `dtype`, "
-                "`cost`, `detection-rate`\n  found:    `devices`"
+                "`cost`, `accuracy`, `detection-rate`\n  found:    `devices`"
             ),
         ),
         (
@@ -362,3 +362,65 @@ def test_a_scenario_that_was_never_run_is_found_by_a_pattern(tmp_path):
         ("digits", "passes"),
         ("forgotten", "unverified"),
     ]
+
+
+MOVED = {"image": Drift(1e-6, 1e-6, 1.0, 1.0, 1, 4, (0,), 0.5, 0.25)}
+NAME = "scheduler.step#3/sample"
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "state", "reason"),
+    [
+        ((builders.accuracy(),), "passes", "within"),
+        ((builders.accuracy("better", 1e-7),), "passes", "within"),
+        (
+            (builders.accuracy(), builders.accuracy("worse", 8e-7)),
+            "fails",
+            f"digits[cpu-float32]: less accurate: {NAME}, 4 times the baseline's error",
+        ),
+        (
+            (builders.accuracy("unknown", reason=AccuracyReason.LOWER_PRECISION, detail="aten.x"),),
+            "unverified",
+            (
+                f"digits[cpu-float32]: its accuracy is unknown: {NAME}: its evaluation in float64 "
+                "computes with less in aten.x"
+            ),
+        ),
+        (
+            (),
+            "unverified",
+            (
+                "digits[cpu-float32]: no stage was evaluated in float64; `harness run --accuracy` "
+                "does that"
+            ),
+        ),
+    ],
+    ids=["no-worse", "better", "worse", "unknown", "not-evaluated"],
+)
+def test_a_gate_can_require_that_nothing_became_less_accurate(held, accuracy, state, reason):
+    """What is not known blocks as what is worse does."""
+    outcome = on("cpu", "within", outputs=MOVED, accuracy=accuracy)
+    assert held("{scenarios: digits, on: cpu, accuracy: no-worse}", outcome) == [
+        ("digits", "cpu", state, reason)
+    ]
+
+
+def test_accuracy_blocks_only_where_the_policy_asks_for_it(held):
+    """A case may be within its tolerance and less accurate."""
+    outcome = on("cpu", "within", outputs=MOVED, accuracy=(builders.accuracy("worse", 8e-7),))
+    (found,) = held("{scenarios: digits, on: cpu}", outcome)
+    assert found[2] == "passes"
+
+
+def test_a_good_accuracy_turns_no_failure_into_a_pass(held):
+    """A case that drifted and is better still fails."""
+    better = (builders.accuracy("better", 1e-8),)
+    outcome = on("cpu", "drifted", outputs=MOVED, accuracy=better)
+    (found,) = held("{scenarios: digits, on: cpu, accuracy: no-worse}", outcome)
+    assert found[2] == "fails"
+
+
+def test_what_did_not_move_needs_no_evaluation(held):
+    """The same bits are as accurate as before."""
+    (found,) = held("{scenarios: digits, on: cpu, accuracy: no-worse}", on("cpu"))
+    assert found[2] == "passes"

@@ -76,6 +76,20 @@ def test_an_outcome_whose_verdict_follows_from_what_it_states_is_not_questioned(
             within(baseline=builders.judged_by()),
             "it says `within` in the class of its baseline, where the same bits are owed",
         ),
+        (
+            within(accuracy=(builders.accuracy("no-worse", 8e-7),)),
+            (
+                "it says `within` and calls scheduler.step#3/sample `no-worse`, which its "
+                "errors do not show"
+            ),
+        ),
+        (
+            within(accuracy=(builders.accuracy("better", actual_error=None),)),
+            (
+                "it says `within` and calls scheduler.step#3/sample `better`, which its "
+                "errors do not show"
+            ),
+        ),
     ],
 )
 def test_a_verdict_that_does_not_follow_from_what_is_stated_is_a_contradiction(outcome, problem):

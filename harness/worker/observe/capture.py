@@ -6,7 +6,7 @@ which it is kept.
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional
+from typing import TYPE_CHECKING, Any, Dict, Iterable, List, Mapping, NamedTuple, Optional
 
 import torch
 
@@ -17,6 +17,9 @@ from .modules import Enough
 from .reads import Reads
 from .stages import Stage
 from .tensors import PendingDigest, Tensors, digest_later, leaves_in, tensors_in
+
+if TYPE_CHECKING:
+    from .float64 import Float64
 
 FIRST_NOISE = f"{NOISE}0"  # the name of the initial noise in a recording
 # The integer type of each width, in bytes, whose order is that of floating-point numbers.
@@ -44,11 +47,14 @@ class Capture:
             tensors, or without them the initial noise.
         last_stage: The name of the stage after which the run ends with `Enough`; None for none.
         keep_every: N where the tensor of every N-th step of a scheduler is kept.
+        evaluation: The evaluation in float64 that the run is; None for an ordinary run.
 
     Attributes:
         schedulers: Each scheduler's configuration, by component name.
         reads: What the run reads of the stages' results, while `reads.noting` is entered. What it
             does not read is not kept, unless the baseline has it.
+        lower_precision: The operators that an evaluation computed with less than float64, by the
+            stage and key of the kept tensor that they led to.
     """
 
     def __init__(
@@ -58,6 +64,7 @@ class Capture:
         perturbation: Optional[int] = None,
         last_stage: Optional[str] = None,
         keep_every: int = 1,
+        evaluation: Optional[Float64] = None,
     ) -> None:
         self.schedulers: Dict[str, Dict[str, Any]] = {}
         self.reads = Reads()
@@ -66,6 +73,8 @@ class Capture:
         self._perturbation = perturbation
         self._last_stage = last_stage
         self._keep_every = keep_every
+        self._evaluation = evaluation
+        self.lower_precision: Dict[str, List[str]] = {}
         self._stages: List[_NotedStage] = []
         self._tables: Dict[str, PendingDigests] = {}
         self._noise: List[torch.Tensor] = []
@@ -130,6 +139,7 @@ class Capture:
         name = f"{STAGE}{stage.name}/sample"
         if sample is not None and (is_due or name in self._teacher_tensors):
             self._keep({name: sample})
+            self._note_lower_precision([name])
 
     def _on_call(self, stage: Stage, outputs: Tensors) -> None:
         """Keep a call's tensors at once if the baseline has any of them, else when the next comes.
@@ -140,6 +150,7 @@ class Capture:
         named = {_kept_name(stage, key): tensor for key, tensor in outputs.items()}
         if any(name in self._teacher_tensors for name in named):
             self._keep(named)
+            self._note_lower_precision(named)
         else:
             # A copy: a pipeline may write into a result before the next stage.
             self._pending = {name: tensor.detach().clone() for name, tensor in named.items()}
@@ -167,10 +178,23 @@ class Capture:
         for name, tensor in tensors.items():
             self._kept[name] = tensor.detach().to("cpu", copy=True)
             fed = self._fed_in_place_of(name)
-            if fed is not None and fed.shape == tensor.shape and fed.dtype == tensor.dtype:
+            if fed is not None and self._can_feed(fed, tensor):
                 if self._perturbation is not None:
                     fed = perturbed(fed, f"{self._perturbation} {name}")
                 tensor.copy_(fed)
+
+    def _can_feed(self, fed: torch.Tensor, own: torch.Tensor) -> bool:
+        """Return whether a run's own tensor can hold what is fed: float64 holds any number."""
+        is_wide = self._evaluation is not None and own.dtype == torch.float64
+        return fed.shape == own.shape and (is_wide or fed.dtype == own.dtype)
+
+    def _note_lower_precision(self, names: Iterable[str]) -> None:
+        """Note what computed with less than float64 since tensors were last kept."""
+        if self._evaluation is None:
+            return
+        operators = self._evaluation.take_lower_precision()
+        if operators:
+            self.lower_precision.update({name[len(STAGE) :]: operators for name in names})
 
     def _fed_in_place_of(self, name: str) -> Optional[torch.Tensor]:
         """Return the tensor that is fed on, before it is perturbed; None leaves the run's own."""

@@ -87,6 +87,8 @@ class Detail(NamedTuple):
         keep: Modules whose results are kept. A request names them as `unet/conv_in`, and a whole
             stage as `unet/`; they are meant in all stages of that kind.
         feed: Modules whose results are replaced by those among the case's teacher tensors.
+        evaluation: The form of an evaluation in float64, see `float64`, in which the case runs to
+            its end and no stage is looked into; None for none.
     """
 
     stage: Optional[str] = None
@@ -94,6 +96,7 @@ class Detail(NamedTuple):
     operators: Optional[str] = None
     keep: FrozenSet[ModuleSite] = frozenset()
     feed: FrozenSet[ModuleSite] = frozenset()
+    evaluation: Optional[str] = None
 
     @classmethod
     def read(cls, request: DetailRequest) -> Detail:
@@ -104,6 +107,7 @@ class Detail(NamedTuple):
             operators=request.get("operators"),
             keep=frozenset(map(ModuleSite.parse, request.get("keep", ()))),
             feed=frozenset(map(ModuleSite.parse, request.get("feed", ()))),
+            evaluation=request.get("evaluation"),
         )
 
     @property

@@ -6,7 +6,7 @@ import contextlib
 import copy
 import inspect
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple
+from typing import Any, Callable, ContextManager, Dict, Iterable, List, Mapping, Optional, Tuple
 
 import numpy as np
 import torch
@@ -25,6 +25,14 @@ from .schedulers import make_scheduler
 
 REPLACEABLE = "scheduler"  # the component that a case's `scheduler` replaces
 FIRST_OUTPUT = "image"  # the name of the first element of a tuple, as every image pipeline has it
+
+# Takes a pipeline of the library; returns what a call of it runs within.
+Within = Callable[[Any], ContextManager[Any]]
+
+
+def nothing_within(_pipeline: Any) -> ContextManager[Any]:
+    """Let the call run as it is."""
+    return contextlib.nullcontext()
 
 
 class Pipeline:
@@ -74,6 +82,7 @@ class Pipeline:
         on_draw: Optional[noise.OnDraw] = None,
         around: stages.Around = stages.nothing_around,
         on_step: Optional[stages.OnStep] = None,
+        within: Within = nothing_within,
         *,
         renew_schedulers: bool = True,
     ) -> Tensors:
@@ -84,6 +93,8 @@ class Pipeline:
             on_draw: Called after every draw of noise.
             around: What every stage and every draw runs within.
             on_step: Called after every step of a scheduler.
+            within: What the call as a whole runs within, for the pipeline with its fresh
+                schedulers.
             renew_schedulers: Whether the schedulers are made anew, as for every run that is
                 compared with others, or stay as the last call left them.
 
@@ -94,6 +105,7 @@ class Pipeline:
             self._renew_schedulers()
         draw = self._source.drawing()
         with contextlib.ExitStack() as stack:
+            stack.enter_context(within(self.pipeline))
             if draw is not None or on_draw is not None:
                 module = self.framework.draw_module
                 stack.enter_context(noise.intercepted_draws(draw, on_draw, around, module))

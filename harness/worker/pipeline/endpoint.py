@@ -49,6 +49,7 @@ class Http(Framework):
     draw_module = noise.DRAW_MODULE
     takes_numpy_generators = False
     can_feed = False
+    can_evaluate = False
 
     def __init__(self, server: Server) -> None:
         self.device = torch.device("cpu")

@@ -25,6 +25,7 @@ class Framework(ABC):
         takes_numpy_generators: Whether pipelines take numpy's generators themselves.
         can_feed: Whether what is written into a stage's result reaches the next stage, as
             teacher-forced runs need it.
+        can_evaluate: Whether every operator can compute in float64 in place of its own type.
         device: Where torch's side of the work is done.
     """
 
@@ -33,6 +34,7 @@ class Framework(ABC):
     draw_module: str
     takes_numpy_generators: bool
     can_feed: bool
+    can_evaluate: bool
     device: torch.device
 
     @abstractmethod

@@ -55,6 +55,7 @@ class MindSpore(Framework):
         mindspore.set_device(DEVICES[device])
         self._device_name = device
         self.device = torch.device("cpu")
+        self.can_evaluate = False
         self.can_feed = device == "cpu"  # its tensors there lie in memory that torch sees
 
     def settle(self, mode: str) -> None:

@@ -28,6 +28,7 @@ class Torch(Framework):
     draw_module = noise.DRAW_MODULE
     takes_numpy_generators = False
     can_feed = True
+    can_evaluate = True
 
     def __init__(self, device: str) -> None:
         if device == "cuda" and not torch.cuda.is_available():
