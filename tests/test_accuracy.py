@@ -98,10 +98,13 @@ def test_another_cpu_dispatch_is_no_worse(plant: Judge, shop: Any) -> None:
     assert worst.own_error < 1e-13
 
 
-def test_a_case_in_float64_has_nothing_better_to_be_held_against(plant: Judge) -> None:
+def test_a_case_in_float64_is_not_judged_by_an_evaluation_that_is_hardly_better(
+    plant: Judge,
+) -> None:
+    """Its layers compute in float64, but its embedding of timesteps does so in float32."""
     fault = {**MATRIX, "kind": "sums", "how": "reversed", "inputs": 16}
     worst = plant(fault, cases="{dtype: float64}")
-    assert (worst.verdict, worst.reason) == (AccuracyVerdict.UNKNOWN, AccuracyReason.OWN_ERROR)
+    assert worst.reason is AccuracyReason.OTHER_FUNCTION
 
 
 def test_the_evaluation_leaves_no_trace_in_the_worker(plant: Judge, shop: Any) -> None:
@@ -141,7 +144,7 @@ def test_a_case_is_not_evaluated_where_nobody_asks_for_it(drifted: Callable[...,
 def test_a_long_case_is_evaluated_only_where_asked_for(
     drifted: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("harness.session.CHEAP_SECONDS", 0.0)
+    monkeypatch.setattr("harness.session.CHEAP_SECONDS", -1.0)
     assert drifted(WhenEvaluated.CHEAP).accuracy == ()
     assert drifted(WhenEvaluated.ALWAYS).accuracy != ()
 
