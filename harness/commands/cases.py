@@ -95,19 +95,13 @@ def run(arguments: argparse.Namespace) -> int:
     from harness.judge.exit_codes import exit_code, git_code
     from harness.report.markdown import markdown
     from harness.report.runs import Run
-<<<<<<< HEAD
+    from harness.session import WhenEvaluated
     from harness.store.shared_folder import open_folder
 
     env = _packages(arguments)
     cases = [replace(case, env=env) for case in _cases(arguments)]
     if arguments.history:
         open_folder(arguments.history)  # a URL that cannot be used is refused before the run
-    session = _run_cases(arguments, cases)
-=======
-    from harness.session import WhenEvaluated
-
-    env = _packages(arguments)
-    cases = [replace(case, env=env) for case in _cases(arguments)]
     evaluated = WhenEvaluated.ALWAYS if arguments.accuracy else WhenEvaluated.CHEAP
     session = _run_cases(arguments, cases, evaluated)
     runs = [Run(session.out, tuple(session.outcomes), session.environment)]
