@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from harness.store import baselines, recording, run_folder
+from harness.store import baselines, history, ledger, recording, run_folder
 from harness.store.json_schema import Schema, schema_of
 from harness.worker.files import write_file
 from harness.worker.protocol import RECORDING_FORMAT
@@ -20,6 +20,9 @@ FORMATS: dict[str, tuple[type[object], str]] = {
     "results": (run_folder.Results, run_folder.RESULTS_FORMAT),
     "baseline": (baselines.Baseline, baselines.FORMAT),
     "recording": (recording.Recording, RECORDING_FORMAT),
+    "history": (history.HistoryFile, history.HISTORY_FORMAT),
+    "environment": (history.EnvironmentFile, history.ENVIRONMENT_FORMAT),
+    "ledger": (ledger.Entry, ledger.LEDGER_FORMAT),
 }
 
 

@@ -13,10 +13,18 @@ import pytest
 from examples import OUTCOMES
 
 from harness.errors import FileError
-from harness.store.baselines import Store
+from harness.store.baselines import Provenance, Store
+from harness.store.history import (
+    ENVIRONMENT_FORMAT,
+    HISTORY_FORMAT,
+    EnvironmentFile,
+    HistoryFile,
+)
+from harness.store.ledger import LEDGER_FORMAT, Entry
 from harness.store.recording import Recording
 from harness.store.run_folder import read_results, write_results
 from harness.store.schemas import FORMATS, path_of, schema, text_of
+from harness.store.typed_json import encode
 from harness.worker.protocol import RECORDING_FILE
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -67,6 +75,23 @@ def test_a_recording_fits(tmp_path: Path):
 def test_the_recording_of_a_real_run_fits(take: Callable[..., Recording]):
     """Of the smallest scenario."""
     fits("recording", content_of(take().tensors_path.parent / RECORDING_FILE))
+
+
+def test_the_files_of_a_history_and_of_its_ledger_fit():
+    """As they are sealed: by their types."""
+    history = HistoryFile(
+        HISTORY_FORMAT, "run", "2026-01-02", "", 1, {"case": "a"}, {"l_inf": "0"}, {}
+    )
+    environment = EnvironmentFile(ENVIRONMENT_FORMAT, builders.environment())
+    provenance = Provenance("A", "2026-01-02", "R")
+    entry = Entry(
+        LEDGER_FORMAT, "digits", builders.CPU, "cpu-a", provenance, "b", {"image": "d"}, {}, True
+    )
+    contents = {"history": history, "environment": environment, "ledger": entry}
+    for name, content in contents.items():
+        fits(name, encode(content))
+        with pytest.raises(jsonschema.ValidationError):
+            fits(name, {**encode(content), "format": "another"})
 
 
 # What the reader refuses, the schema refuses too.
