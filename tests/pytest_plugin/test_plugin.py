@@ -233,6 +233,22 @@ def test_junit_holds_verdict_drift_and_cost(run: Run, shop):
     assert int(found["peak_bytes"]) > 1_000_000
 
 
+def test_a_job_of_github_gets_annotations_and_causes_once(
+    run: Run, shop, monkeypatch: pytest.MonkeyPatch
+):
+    """One for all cases of a cause, at a line of a scenario; elsewhere none is printed."""
+    for name in ("x", "y"):
+        shop.scenario(name)
+    monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
+    plain = run()
+    plain.stdout.no_fnmatch_line("::error*")
+    plain.stdout.fnmatch_lines(["2 missing: no baseline for this case"])
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    lines = [line for line in run().outlines if line.startswith("::error ")]
+    assert len(lines) == 1
+    assert lines[0].startswith("::error file=scenarios/x.yaml,line=2,title=harness%3A 2 missing")
+
+
 def test_an_exception_that_is_no_verdict_keeps_its_traceback(
     run: Run, shop, monkeypatch: pytest.MonkeyPatch
 ):
