@@ -54,6 +54,9 @@ def outputs_of(folder: Path) -> list[str]:
         found = getattr(diffusers, asked["pipeline"])
         pipeline = found.from_pretrained(folder, use_safetensors=True, local_files_only=True)
         pipeline.set_progress_bar_config(disable=True)
+        for saver in asked.get("enable", ()):
+            component, _, what = saver.partition("_")
+            getattr(getattr(pipeline, component), f"enable_{what}")()
         call = {name: value_of(folder, value) for name, value in asked["call"].items()}
         determinism.seed_global_streams(SEED)
         result = pipeline(**call, generator=torch.Generator("cpu").manual_seed(SEED))

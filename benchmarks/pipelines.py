@@ -11,7 +11,8 @@ file `call.json` beside `model_index.json`:
     {"pipeline": "FluxPipeline", "call": {"prompt": "a cat", "image": {"image": "inputs/cat.png"}}}
 
 `call` holds what a scenario's `call` holds (docs/scenarios.md); the files that it names are
-relative to `FOLDER/NAME`. The script writes a scenario beside it, `FOLDER/NAME/NAME.yaml`, and
+relative to `FOLDER/NAME`. A key `enable` lists memory savers of the VAE, such as `vae_tiling`. The
+script writes a scenario beside it, `FOLDER/NAME/NAME.yaml`, and
 results into `FOLDER/.results`: one line of JSON per pipeline in `results.jsonl`.
 
 The steps, in this order:
@@ -175,10 +176,11 @@ def write_scenario(pipeline: Pipeline) -> None:
         "pipeline": asked["pipeline"],
         "checkpoint": "{path: .}",
         "call": json.dumps(asked["call"], ensure_ascii=False),  # JSON is YAML
+        "enable": json.dumps(asked.get("enable", [])),
         "seed": "0",
         "timeout": str(TIMEOUT),
     }
-    text = "".join(f"{key}: {value}\n" for key, value in keys.items())
+    text = "".join(f"{key}: {value}\n" for key, value in keys.items() if value != "[]")
     pipeline.scenario.write_text(text, encoding="utf-8")
 
 
@@ -186,12 +188,11 @@ def write_scenario(pipeline: Pipeline) -> None:
 
 
 def record(results: Results, batch: Sequence[Pipeline]) -> dict[str, Result]:
-    """Write scenarios, and run `harness record` on those that can be read."""
+    """Run `harness record` on the scenarios that can be read."""
     found = {}
     readable = []
     for pipeline in batch:
         try:
-            write_scenario(pipeline)
             read(pipeline.scenario)
             readable.append(pipeline)
         except HarnessError as error:
@@ -366,6 +367,8 @@ def run_all(results: Results, names: Sequence[str], steps: Sequence[Step]) -> No
             due = [each for each in chosen[first : first + BATCH] if each.is_due(step)]
             if not due:
                 continue
+            for pipeline in due:
+                write_scenario(pipeline)
             started = time.monotonic()
             found = RUN[step](results, due)
             seconds = (time.monotonic() - started) / len(due)

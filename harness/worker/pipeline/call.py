@@ -174,13 +174,14 @@ def outputs_of(result: Any) -> Tensors:
             `return_dict: false` a tuple.
 
     Returns:
-        Tensors on the CPU; images of PIL come as uint8, shape (batch, height, width[, channel]).
+        Tensors on the CPU; images of PIL come as uint8, shape (batch, height, width[, channel]),
+        and videos of such images with one more dimension.
     """
     found: Tensors = {}
     for name, value in _fields(result):
         singular = name.removesuffix("s")
-        if _is_images(value):
-            images = np.stack([np.asarray(image) for image in value])
+        images = _images_in(value)
+        if images is not None:
             found[singular] = torch.from_numpy(images)
         elif "nsfw" not in name:  # flags of a safety checker
             for path, tensor in tensors_in(value, singular).items():
@@ -194,9 +195,20 @@ def _fields(result: Any) -> Iterable[Tuple[str, Any]]:
     return [(FIRST_OUTPUT if not index else str(index), item) for index, item in enumerate(result)]
 
 
-def _is_images(value: Any) -> bool:
-    """Return whether a value is a list of PIL's images."""
-    return isinstance(value, (list, tuple)) and bool(value) and hasattr(value[0], "convert")
+def _images_in(value: Any) -> Optional[np.ndarray]:
+    """Return PIL's images as one array: of an image, a list of them, or the frames of videos.
+
+    Returns:
+        uint8, shape ([video, frame or batch,] height, width[, channel]); None for any other value.
+    """
+    if hasattr(value, "convert"):
+        return np.array(value)
+    if not isinstance(value, (list, tuple)) or not value:
+        return None
+    images = [_images_in(item) for item in value]
+    if any(image is None for image in images):
+        return None
+    return np.stack([image for image in images if image is not None])
 
 
 def _is_array(value: Any) -> bool:

@@ -8,12 +8,15 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
+from PIL import Image
 
 from harness.worker.observe.stages import observed_steps
-from harness.worker.pipeline.call import Pipeline
+from harness.worker.pipeline.call import Pipeline, outputs_of
 from harness.worker.pipeline.checkpoints import Checkpoint
 from harness.worker.pipeline.torch_ import Torch
 from harness.worker.protocol import CaseError
+
+FRAME = Image.new("RGB", (6, 4), (7, 7, 7))
 
 
 class Inner:
@@ -106,12 +109,13 @@ def test_a_call_may_keep_the_schedulers_of_the_last_one():
 
 
 def test_observing_the_steps_leaves_the_scheduler_as_it_was():
-    """Its class is its own again, and nothing stays on the instance."""
+    """It has its own class throughout, whose step is its own again; the instance has none."""
     pipeline = Combined(DDIMScheduler())
+    own = DDIMScheduler.step
     with observed_steps(pipeline, lambda _: None):
-        assert isinstance(pipeline.scheduler, DDIMScheduler)
-        assert type(pipeline.scheduler) is not DDIMScheduler
-    assert type(pipeline.scheduler) is DDIMScheduler
+        assert type(pipeline.scheduler) is DDIMScheduler
+        assert DDIMScheduler.step is not own
+    assert DDIMScheduler.step is own
     assert "step" not in vars(pipeline.scheduler)
 
 
@@ -120,3 +124,27 @@ def test_a_second_call_of_one_object_is_made_only_where_it_is_asked_for(ask):
     repeat = ask(expect="[repeatable, stateless]").recording.repeat
     assert (repeat.reused_equals_fresh, repeat.distinct) == (True, 1)
     assert ask().recording.repeat.reused_equals_fresh is None
+
+
+@pytest.mark.parametrize(
+    ("images", "shape"),
+    [
+        (FRAME, (4, 6, 3)),
+        ([FRAME, FRAME], (2, 4, 6, 3)),
+        ([[FRAME, FRAME], [FRAME, FRAME]], (2, 2, 4, 6, 3)),
+        ([FRAME.convert("L")], (1, 4, 6)),
+    ],
+    ids=["image", "images", "videos", "grey"],
+)
+def test_images_are_one_output_however_they_are_nested(images: Any, shape: tuple[int, ...]):
+    """A video with `output_type: pil` is a list of lists of frames."""
+    (output,) = outputs_of({"frames": images}).items()
+    assert output[0] == "frame"
+    assert (output[1].dtype, tuple(output[1].shape)) == (torch.uint8, shape)
+    assert int(output[1].max()) == 7
+
+
+def test_a_list_of_other_values_is_no_image():
+    """It is looked through for tensors, as before."""
+    found = outputs_of({"frames": [torch.ones(2), FRAME], "images": []})
+    assert list(found) == ["frame.0"]
