@@ -8,7 +8,7 @@ from pathlib import Path
 
 from harness.records import Device
 from harness.scenario.fields import Framework
-from harness.scenario.model import Case
+from harness.scenario.model import Case, Scenario
 from harness.scenario.weights import Checkpoint, CheckpointKind
 
 
@@ -39,7 +39,7 @@ def availability(case: Case) -> Availability:
         return _no("no Ascend device")
     if case.target.device is Device.CUDA and not Path("/dev/nvidiactl").exists():
         return _no("no CUDA device")
-    return _of_checkpoint(case.scenario.checkpoint)
+    return _of_weights(case.scenario)
 
 
 def missing_environment(framework: Framework) -> str:
@@ -54,6 +54,24 @@ def missing_environment(framework: Framework) -> str:
     if sandbox.is_made(sandbox.PINS[framework]):
         return ""
     return f"no environment with {framework} here; make it with: harness env --make {framework}"
+
+
+def _of_weights(scenario: Scenario) -> Availability:
+    """Return the worst of what holds for the checkpoint, each component and each adapter."""
+    found = [_of_checkpoint(scenario.checkpoint)]
+    found += [
+        _of_checkpoint(part.source) for parts in scenario.components.values() for part in parts
+    ]
+    found += [_of_adapter(adapter.source) for adapter in scenario.adapters]
+    missing = (one for one in found if not one.can_run)
+    uncertain = (one for one in found if not one.certain)
+    return next(missing, None) or next(uncertain, YES)
+
+
+def _of_adapter(source: Checkpoint) -> Availability:
+    if source.kind is CheckpointKind.PATH and not Path(source.folder).exists():
+        return _no(f"no file {source.folder}")
+    return YES if source.kind is CheckpointKind.PATH else _of_checkpoint(source)
 
 
 def _of_checkpoint(checkpoint: Checkpoint) -> Availability:

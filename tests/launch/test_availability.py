@@ -12,7 +12,13 @@ from harness.launch.availability import Availability, availability
 from harness.records import Device
 from harness.scenario.fields import Framework
 from harness.scenario.model import Case
-from harness.scenario.weights import Checkpoint, CheckpointKind
+from harness.scenario.weights import (
+    Adapter,
+    AdapterKind,
+    Checkpoint,
+    CheckpointKind,
+    Component,
+)
 
 HUB = Checkpoint(
     CheckpointKind.HUB, repository="stable-diffusion/v1-5", revision="0123456789abcdef"
@@ -122,3 +128,17 @@ def test_a_server_must_be_named_by_the_environment(monkeypatch: pytest.MonkeyPat
     )
     monkeypatch.setenv("ENGINE_URL", "http://127.0.0.1:1/v1")
     assert availability(on("endpoint", checkpoint=served)).can_run
+
+
+def test_components_and_adapters_must_be_here_too(devices: Path, tmp_path: Path):
+    """What is missing comes before what only a run can tell."""
+    absent = Checkpoint(CheckpointKind.PATH, "ink", str(tmp_path / "ink.safetensors"))
+    lora = Adapter(AdapterKind.LORA, absent)
+    components = {"vae": (Component(HUB),), "safety_checker": ()}
+    assert availability(on("cpu", components=components)).certain is False
+    found = availability(on("cpu", components=components, adapters=(lora,)))
+    assert (found.can_run, found.reason) == (False, f"no file {absent.folder}")
+    (tmp_path / "ink.safetensors").touch()
+    assert availability(on("cpu", adapters=(lora,))).can_run
+    folder = Component(Checkpoint(CheckpointKind.PATH, "vae", str(tmp_path / "vae")))
+    assert not availability(on("cpu", components={"vae": (folder,)})).can_run

@@ -28,15 +28,23 @@ SECONDS = 120  # for one load, the imports of torch and diffusers included
 
 LOAD = """
 import json, sys
-from harness.worker.pipeline import checkpoints
+from harness.worker.pipeline import checkpoints, hub
 from harness.worker.pipeline.torch_ import Torch
+
+def fetched(function, *arguments):
+    path = getattr(hub, function)(*arguments)
+    files = [path] if path.is_file() else [each for each in path.rglob("*") if each.is_file()]
+    return {"files": sorted(file.relative_to(path.parent).as_posix() for file in files)}
 
 for line in sys.stdin:
     try:
         source = json.loads(line)
         dtypes = {"default": "float32"}
-        loaded = checkpoints.load(source, "DDIMPipeline", dtypes, Torch("cpu"))
-        answer = {"weights": loaded.weights, "commit": loaded.commit}
+        if "fetch" in source:
+            answer = fetched(*source["fetch"])
+        else:
+            loaded = checkpoints.load(source, "DDIMPipeline", dtypes, Torch("cpu"))
+            answer = {"weights": loaded.weights, "commit": loaded.commit}
     except Exception as error:
         answer = {"error": type(error).__name__, "message": str(error)}
     print(json.dumps(answer), flush=True)
@@ -73,8 +81,11 @@ class Loader:
             command, env={**inherited, **own}, stdin=pipe, stdout=pipe, text=True
         )
 
-    def load(self, source: dict[str, str]) -> Answer:
-        """Return the digests and the commit of a source, or the error and its message."""
+    def load(self, source: dict[str, Any]) -> Answer:
+        """Return the digests and the commit of a source, or the error and its message.
+
+        With `fetch`, a function of `hub` and its arguments, return the files that it fetched.
+        """
         assert self._process.stdin
         assert self._process.stdout
         watchdog = threading.Timer(SECONDS, self._process.kill)
@@ -262,3 +273,39 @@ def test_weights_that_exist_only_as_a_pickle_are_refused(
     assert any("/pickled" in request for request in hub.requests)
     assert downloads(hub) == []
     assert "error" in loader.load({"kind": "path", "folder": str(folders.pickled)})
+
+
+@pytest.mark.parametrize("subfolder", ["", "unet"])
+def test_a_component_is_fetched_without_the_rest_of_its_repository(
+    subfolder: str, hub: HubServer, loader: Loader
+) -> None:
+    """By the folder of its name in a pipeline's repository, or by the folder that is named."""
+    answer = loader.load({"fetch": ["fetch_component", REPOSITORY, "main", "unet", subfolder]})
+    names = {name.partition("/")[2] for name in answer["files"]}
+    assert {"unet/config.json", "unet/diffusion_pytorch_model.safetensors"} <= names
+    assert not [name for name in names if name.startswith("scheduler/")]
+    assert downloads(hub) == [200]
+
+
+def test_one_file_of_an_adapter_is_fetched_and_taken_from_the_cache(
+    hub: HubServer, loader: Loader
+) -> None:
+    """A file that the repository lacks is named."""
+    name = "unet/diffusion_pytorch_model.safetensors"
+    request = {"fetch": ["fetch_file", REPOSITORY, "main", name]}
+    answer = loader.load(request)
+    assert [file.rpartition("/")[2] for file in answer["files"]] == [name.rpartition("/")[2]]
+    hub.stop()
+    assert loader.load(request) == answer
+    hub.start()
+    absent = loader.load({"fetch": ["fetch_file", REPOSITORY, "main", "ink.safetensors"]})
+    assert absent["error"] == "CaseError"
+    assert "the Hub has no file ink.safetensors" in absent["message"]
+
+
+def test_a_component_that_exists_only_as_a_pickle_is_never_fetched(
+    hub: HubServer, loader: Loader
+) -> None:
+    """No pattern that is asked for fits a pickle."""
+    loader.load({"fetch": ["fetch_component", REPOSITORY, "pickled", "unet", ""]})
+    assert downloads(hub) == []
