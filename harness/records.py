@@ -611,14 +611,15 @@ class JudgedBy:
     """The baseline that judged a case.
 
     `reference` names the case whose reference it is, empty for a baseline of the same class.
-    `digest` is the baseline's seal. `run` names the other run where `harness diff` judged by a
-    run's recording in the place of a baseline.
+    `digest` is the baseline's seal, and `file` its path below the store. `run` names the other run
+    where `harness diff` judged by a run's recording in the place of a baseline.
     """
 
     numerics_class: str
     comparison: Comparison
     reference: str = ""
     digest: str = ""
+    file: str = ""
     detection_rate: DetectionRate | None = None
     run: str = ""
 
@@ -688,8 +689,9 @@ class Outcome:
     """What the harness says of one case: the verdict, and everything that a report shows.
 
     `message` is the reason in words. `path` is the scenario's file and `store` the folder of the
-    baselines, both for the command that comes next; `fingerprint` is the scenario's. `device_kind`
-    is empty where the case left no recording, `accuracy` where no stage was evaluated in float64;
+    baselines, both for the command that comes next; `fingerprint` is the scenario's. `recording` is
+    the folder of its recording, below the run's folder. `device_kind` and `recording` are empty
+    where the case left no recording, `accuracy` where no stage was evaluated in float64;
     `judge.accuracy.deciding` gives the verdict on all of it. `appearance` is how the outputs that
     differ look: one entry for each image of a batch; it decides nothing. `numerics_class` is the
     one that the case ran in, empty where it left no recording.
@@ -723,6 +725,7 @@ class Outcome:
     environment_changes: tuple[EnvironmentChange, ...] = ()
     effects: tuple[Effect, ...] = ()
     log: str = ""
+    recording: str = ""
     path: str = ""
     store: str = ""
     fingerprint: str = ""

@@ -137,7 +137,12 @@ class Session:
             outcome = without_recording(
                 case, Verdict.ERROR, str(error), reason=Reason.DAMAGED_BASELINE
             )
-        outcome = replace(outcome, path=_shown(case.scenario.path), store=_shown(self.store.root))
+        outcome = replace(
+            outcome,
+            recording=self._kept_at(case),
+            path=_shown(case.scenario.path),
+            store=_shown(self.store.root),
+        )
         if not self._stopping:  # a case that was cut short by Ctrl-C has no outcome
             self.outcomes.append(outcome)
         return outcome
@@ -467,6 +472,16 @@ class Session:
             cost = judge_cost(again, match.baseline, case.scenario.cost)
             return replace(outcome, cost=cost)
         return outcome
+
+    def _kept_at(self, case: Case) -> str:
+        """Return where a case's recording lies below the run's folder; empty where there is none.
+
+        One of an earlier run into the same folder is removed before a case runs.
+        """
+        folder = self.folder(case)
+        if not (folder / RECORDING_FILE).is_file():
+            return ""
+        return folder.relative_to(self.out).as_posix()
 
     def _stop(self) -> None:
         self._stopping = True

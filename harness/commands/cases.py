@@ -93,9 +93,11 @@ def _list_options(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run cases, judge them, print and keep the result."""
     from harness.judge.exit_codes import exit_code, git_code
+    from harness.report.html.report import write_report
     from harness.report.markdown import markdown
     from harness.report.runs import Run
     from harness.session import WhenEvaluated
+    from harness.store.run_folder import REPORT_FILE
     from harness.store.shared_folder import open_folder
 
     env = _packages(arguments)
@@ -106,6 +108,8 @@ def run(arguments: argparse.Namespace) -> int:
     session = _run_cases(arguments, cases, evaluated)
     runs = [Run(session.out, tuple(session.outcomes), session.environment)]
     write_text(session.out / "summary.md", markdown(runs))
+    if session.outcomes:
+        write_report(runs, session.out / REPORT_FILE)
     publish(arguments, runs)
     if not arguments.json:
         say(f"results and recordings: {session.out}")

@@ -24,6 +24,7 @@ def add_report_options(parser: argparse.ArgumentParser) -> None:
     form.add_argument("--markdown", action="store_true", help="print Markdown")
     form.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--junit", metavar="FILE", help="write JUnit XML too")
+    parser.add_argument("--html", metavar="FILE", help="write one HTML page of all of it too")
     parser.add_argument(
         "--annotations",
         choices=ANNOTATIONS,
@@ -57,6 +58,10 @@ def publish(arguments: argparse.Namespace, runs: Sequence[Run]) -> None:
         print_overheads(console(), [each for run in runs for each in run.overheads], {})
     if arguments.junit:
         write_text(Path(arguments.junit), junit(runs))
+    if arguments.html:
+        from harness.report.html.report import write_report
+
+        write_report(runs, Path(arguments.html))
     if wanted(arguments.annotations, os.environ):
         for line in annotation_lines(runs):
             # As it is: what makes other text safe would take the command out of this line.

@@ -271,7 +271,8 @@ def _compared(store: Store, cases: Sequence[Case], before: Path, after: Path) ->
         else:
             expected, actual = map(Recording.read, folders)
             outcome = compare(case, actual, expected, str(before))
-        yield replace(outcome, path=str(case.scenario.path))
+        recording = folders[1].relative_to(after).as_posix()
+        yield replace(outcome, path=str(case.scenario.path), recording=recording)
 
 
 def _diff_options(parser: argparse.ArgumentParser) -> None:

@@ -21,7 +21,7 @@ from harness.commands.parser import (
     out_of,
     store_of,
 )
-from harness.errors import UsageError
+from harness.errors import UsageError, writing
 from harness.records import ContractOutcome, Device, EnvironmentChange, Outcome, Reason
 from harness.scenario.model import Case
 from harness.scenario.reading import read_all
@@ -210,7 +210,7 @@ def explain(arguments: argparse.Namespace) -> int:
     """
     from harness.report.explanation import text
     from harness.session import Session
-    from harness.store.run_folder import read_results
+    from harness.store.run_folder import explanation_file, read_results
 
     run = Path(arguments.run)
     outcomes = [
@@ -227,8 +227,17 @@ def explain(arguments: argparse.Namespace) -> int:
     with Session(store_of(arguments), run) as session:
         for outcome in outcomes:
             found, changes = _explanation(session, outcome, arguments)
-            say(text(found, changes))
+            words = text(found, changes)
+            say(words)
+            if arguments.case:  # the report of the run shows it
+                _keep_explanation(explanation_file(run, outcome.case), words)
     return 0
+
+
+def _keep_explanation(path: Path, words: str) -> None:
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, words)
 
 
 def _explanation(

@@ -119,8 +119,8 @@ def _of_images(appearance: Appearance, actual: Array, expected: Array) -> Appear
     The metrics of perception are taken of the frame that changed most.
     """
     mine, other = as_8_bit(actual), as_8_bit(expected)
-    levels = np.abs(mine.astype(np.int16) - other.astype(np.int16))
-    worst = int(levels.reshape(len(levels), -1).max(axis=1).argmax())
+    gaps = np.abs(actual.astype(np.float64) - expected.astype(np.float64))
+    worst = int(gaps.reshape(len(gaps), -1).max(axis=1).argmax())
     return replace(
         appearance,
         pixels=pixel_change(mine, other),

@@ -132,7 +132,19 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     with harness_session:  # leaving it ends the workers and writes `results.json`
         if session.config.pluginmanager.has_plugin(XDIST_CONTROLLER):
             harness_session.gather()
+    if harness_session.outcomes and not _is_xdist_worker(session.config):
+        _write_report(harness_session)
     _add_to_history(session.config, harness_session)
+
+
+def _write_report(session: Session) -> None:
+    """Write the HTML report of a run into its folder."""
+    from harness.report.html.report import write_report
+    from harness.report.runs import Run
+    from harness.store.run_folder import REPORT_FILE
+
+    run = Run(session.out, tuple(session.outcomes), session.environment)
+    write_report([run], run.folder / REPORT_FILE)
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:

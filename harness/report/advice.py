@@ -62,6 +62,13 @@ def explanation(outcome: Outcome, run: Path) -> str:
     return join(["harness", "explain", str(run), outcome.case, *_store(outcome)])
 
 
+def reproduction(outcome: Outcome) -> str:
+    """Return the command that runs a case again; empty where its scenario's file is not known."""
+    if not outcome.path:
+        return ""
+    return join(["harness", "run", outcome.path, *_chosen(outcome)])
+
+
 def next_step_of_group(group: Sequence[Outcome], outcomes: Sequence[Outcome], run: Path) -> str:
     """Return what to do about all cases of one cause, as one command; empty where none helps.
 

@@ -119,6 +119,7 @@ class Match:
             comparison=self.comparison,
             reference="" if self.reference is None else str(self.reference),
             digest=self.baseline.digest,
+            file="/".join(self.baseline.path.parts[-3:]),
             detection_rate=self.baseline.detection_rate,
             run=self.run,
         )

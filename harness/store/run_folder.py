@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import quote
 
 from filelock import FileLock, Timeout
 
@@ -18,8 +19,10 @@ from harness.worker.files import remove_leftovers
 
 RESULTS_FORMAT = "harness-results/2"
 RESULTS_FILE = "results.json"
+REPORT_FILE = "report.html"
 PART_FILES = "results-*.json"  # of processes that share a run's folder
 OWNER_LOCK = ".owner.lock"
+EXPLANATIONS = "explanations"  # a folder: what `harness explain` said, one file for each case
 RUNS = Path("runs")
 
 
@@ -88,6 +91,11 @@ def read_results(run: Path) -> Results:
     remedy = "run again; results are never edited by hand"
     sealed = SealedFormat(RESULTS_FORMAT, Results, "a file of results", remedy)
     return sealed.read(run / RESULTS_FILE if run.is_dir() else run)
+
+
+def explanation_file(run: Path, case: str) -> Path:
+    """Return where `harness explain` keeps what it says of a case, as text."""
+    return run / EXPLANATIONS / f"{quote(case, safe='[]-,=')}.txt"
 
 
 def gather_parts(

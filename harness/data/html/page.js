@@ -69,15 +69,18 @@ function setUpFilter() {
   const verdict = document.getElementById("filter-verdict");
   const count = document.getElementById("filter-count");
   if (!words) return;
+  const rows = new Map([...document.getElementById("case-list").tBodies[0].rows].map(
+    (row) => [row.querySelector("a").hash.slice(1), row]));
   const apply = () => {
     const wanted = words.value.toLowerCase().split(/\s+/).filter(Boolean);
     let shown = 0;
-    for (const element of document.querySelectorAll("[data-case]")) {
-      const text = element.dataset.case.toLowerCase();
+    for (const details of document.querySelectorAll("details.case")) {
+      const text = details.dataset.case.toLowerCase();
       const fits = wanted.every((word) => text.includes(word))
-        && (!verdict.value || element.dataset.verdict === verdict.value);
-      element.hidden = !fits;
-      if (fits && element.tagName === "DETAILS") shown += 1;
+        && (!verdict.value || details.dataset.verdict === verdict.value);
+      details.hidden = !fits;
+      rows.get(details.id).hidden = !fits;
+      if (fits) shown += 1;
     }
     count.textContent = shown === 1 ? "1 case shown" : `${shown} cases shown`;
   };

@@ -104,7 +104,7 @@ class Chart:
     x_names: Sequence[str] = ()
     marks: Sequence[Mark] = ()
     width: float = 8.0
-    height: float = 2.8
+    height: float = 3.0
 
 
 def draw(chart: Chart) -> Markup:
@@ -125,7 +125,7 @@ def draw(chart: Chart) -> Markup:
 
 
 def _draw_series(axes: Axes, chart: Chart) -> None:
-    floor = _floor(chart)
+    floor = _floor(chart) * 1.2  # inside the axis, so that it is seen
     for index, series in enumerate(chart.series):
         values = [floor if chart.log and value <= 0 else value for value in series.y]
         marked = not series.is_bound and len(values) <= _MOST_MARKED
@@ -149,6 +149,8 @@ def _draw_series(axes: Axes, chart: Chart) -> None:
 def _draw_axes(axes: Axes, chart: Chart) -> None:
     if chart.log:
         axes.set_yscale("log")
+        if any(value <= 0 for series in chart.series for value in series.y):
+            axes.set_ylim(bottom=_floor(chart))
     axes.grid(axis="y", linewidth=0.5)
     axes.set_xlabel(_plain(chart.x_label))
     axes.set_ylabel(_plain(chart.y_label))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from harness.records import Verdict
@@ -48,6 +49,15 @@ class Cell:
     number: float | None = None
     anchor: str = ""
     badge: Badge | None = None
+
+    @property
+    def sort_key(self) -> str:
+        """The number as JavaScript reads it; empty for a text."""
+        if self.number is None:
+            return ""
+        if math.isinf(self.number):
+            return "Infinity" if self.number > 0 else "-Infinity"
+        return "NaN" if math.isnan(self.number) else repr(float(self.number))
 
 
 @dataclass(frozen=True)
