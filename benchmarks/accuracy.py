@@ -137,8 +137,10 @@ def main() -> None:
     with temporary_session() as session:
         for name in names:
             judged += _judge_scenario(session, name, settings=arguments.settings)
+    unmoved = sum(not each.accuracy for each in judged)
+    judged = [each for each in judged if each.accuracy]
     counted = Counter(each.is_right for each in judged)
-    print(f"\n{counted[True]} of {len(judged)} judged as expected")
+    print(f"\n{counted[True]} of {len(judged)} judged as expected; {unmoved} moved no stage")
     for each in judged:
         if not each.is_right:
             print(f"not as expected: {each.scenario}: {each.plant}: {each.verdict}")
