@@ -49,7 +49,6 @@ OF_TRANSFORMER = """\
 OF_UNET = """\
   sliced-attention: {enable: attention_slicing, contract: identical}
   sliced-vae: {enable: vae_slicing, contract: identical}
-  tiled-vae: {enable: vae_tiling, contract: identical}
   fused-qkv: {fuse-qkv: unet, contract: {rel_l2: 1.0e-4, local_rel_l2: 1.0e-5}}
   float8-weights: {layerwise-casting: {unet: float8_e4m3fn}, contract: {local_rel_l2: 0.2}}
 """
@@ -151,7 +150,6 @@ call:
     + OF_DENOISER.format(denoiser="transformer")
     + OF_TRANSFORMER
     + "  sliced-vae: {enable: vae_slicing, contract: identical}\n"
-    + "  tiled-vae: {enable: vae_tiling, contract: identical}\n"
 )
 SCENARIOS = {"sd": SD, "img2img": IMG2IMG, "flux": FLUX, "video": VIDEO}
 WITH_LORA = ("sd", "img2img")

@@ -58,6 +58,11 @@ def calibrate(arguments: argparse.Namespace) -> int:
     from harness.study.platforms import platforms_of
 
     case = _one_case(arguments)
+    if arguments.write and case.scenario.variant:
+        raise UsageError(
+            f"{case.id} is a variant, and --write sets the bounds of the scenario itself; choose "
+            f"the case without a variant, or write the bounds into the variant's `tolerance`"
+        )
     platforms = platforms_of(case)
     store = store_of(arguments)
     with (

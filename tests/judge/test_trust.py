@@ -11,7 +11,18 @@ import pytest
 from harness.judge.policy import State, read_policy
 from harness.judge.release import judge_release
 from harness.judge.trust import contradiction, different_releases, distrust, too_old
-from harness.records import Check, Drift, Effect, Metric, Reason
+from harness.records import (
+    Check,
+    ContractKind,
+    ContractOutcome,
+    ContractState,
+    Drift,
+    Effect,
+    Metric,
+    Reason,
+    Verdict,
+)
+from harness.scenario.model import Case, Contract
 from harness.store.baselines import Store
 from harness.store.run_folder import Results
 
@@ -50,6 +61,74 @@ def within(**changes):
 def test_an_outcome_whose_verdict_follows_from_what_it_states_is_not_questioned(outcome):
     """Nor is one that fails: it keeps the gate closed in any case."""
     assert contradiction(outcome) == ""
+
+
+HELD = ContractOutcome(
+    ContractKind.IDENTICAL,
+    "identical",
+    "digits[cpu-float32]",
+    ContractState.HOLDS,
+    "same bits",
+    same_bits=True,
+    outputs={"image": STILL},
+)
+BROKEN = replace(HELD, state=ContractState.BROKEN)
+BOUNDED = replace(
+    HELD,
+    kind=ContractKind.TOLERANCE,
+    terms="l_inf <= 1e-05",
+    same_bits=False,
+    outputs={"image": MOVED},
+    checks=(PASSED,),
+)
+VARIANT = Case(
+    replace(
+        CASE.scenario, variant="other", contract=Contract(ContractKind.IDENTICAL, CASE.scenario)
+    ),
+    CASE.target,
+)
+
+
+def verified(held, verdict="identical"):
+    """Return the outcome of a variant that its contract alone verifies."""
+    by_contract = {"reason": Reason.CONTRACT_HOLDS, "variant": "other", "contract": held}
+    fingerprint = VARIANT.scenario.fingerprint
+    made = builders.outcome(verdict, on="cpu-float32", fingerprint=fingerprint, **by_contract)
+    return replace(made, case=VARIANT.id)
+
+
+@pytest.mark.parametrize("outcome", [verified(HELD), verified(BOUNDED, "within")])
+def test_a_variant_that_its_contract_verifies_needs_no_baseline(outcome):
+    """What it states must follow from the contract."""
+    assert contradiction(outcome) == ""
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        verified(None),
+        verified(BROKEN),
+        verified(replace(HELD, state=ContractState.UNVERIFIED)),
+        verified(replace(BOUNDED, checks=(FAILED,)), "within"),
+        verified(replace(BOUNDED, checks=()), "within"),
+        verified(BOUNDED, "identical"),
+        verified(replace(HELD, outputs={"image": MOVED})),
+        identical(contract=BROKEN),
+    ],
+)
+def test_a_contract_that_does_not_bear_its_verdict_is_noticed(outcome):
+    """Whether it alone verifies the variant, or stands beside a baseline."""
+    assert contradiction(outcome).startswith(f"it says `{outcome.verdict}` ")
+
+
+def test_a_contract_that_was_edited_after_the_run_does_not_count(tmp_path):
+    """A run under looser terms vouches for nothing."""
+    store, cases = Store(tmp_path), {VARIANT.id: VARIANT}
+    assert distrust(verified(HELD), cases, store) is None
+    found = distrust(verified(BOUNDED, "within"), cases, store)
+    assert found.reason == "the contract of the variant was edited after the run"
+    lost = replace(verified(None), verdict=Verdict.ERROR)
+    assert distrust(lost, cases, store) is None
 
 
 @pytest.mark.parametrize(
