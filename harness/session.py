@@ -24,7 +24,17 @@ from harness.launch.events import Described, Failed, Recorded, Unverified
 from harness.launch.process import variables
 from harness.launch.sandbox import PINS, interpreter
 from harness.launch.slot import Slot
-from harness.records import Device, Dtype, Outcome, Reason, StageAccuracy, Verdict
+from harness.records import (
+    ContractKind,
+    ContractOutcome,
+    ContractState,
+    Device,
+    Dtype,
+    Outcome,
+    Reason,
+    StageAccuracy,
+    Verdict,
+)
 from harness.scenario.fields import Determinism, Framework
 from harness.scenario.model import Case
 from harness.store.baselines import Match, Store, was_replaced
@@ -429,7 +439,26 @@ class Session:
             forced = self.record(replace(case, teacher_tensors=tensors), slot, folder)
         with _reading_recordings():
             held = contract.hold(case, recording, expected, forced)
+        if self._wants_accuracy_of_contract(held, recording):
+            with self._compared.entry(other).lock:  # variants share the folder of its evaluation
+                accuracy = self.accuracy(case, recording, expected, forced, slot, base=other)
+            with _reading_recordings():
+                held = contract.hold(case, recording, expected, forced, accuracy)
         return contract.with_contract(outcome, held)
+
+    def _wants_accuracy_of_contract(self, held: ContractOutcome, recording: Recording) -> bool:
+        """Whether a variant is evaluated in float64: always where its contract depends on that.
+
+        Otherwise by the rule of every case: where asked for, or where the contract is broken and
+        the case is cheap.
+        """
+        if held.same_bits is not False or not held.free:  # not moved, or not comparable by stage
+            return False
+        if held.kind is ContractKind.NO_WORSE or self._when is WhenEvaluated.ALWAYS:
+            return True
+        is_cheap = recording.cost.first_seconds <= CHEAP_SECONDS
+        is_broken = held.state is ContractState.BROKEN
+        return is_broken and is_cheap and self._when is WhenEvaluated.CHEAP
 
     def _record_compared(self, case: Case, slot: Slot, *, is_companion: bool = False) -> Recording:
         """Return the recording of a case that others may be held against: it runs once in a run.

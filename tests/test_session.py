@@ -867,3 +867,26 @@ def test_a_teacher_forced_run_that_fails_takes_no_verdict_away(
     assert outcome.reason is Reason.OTHER_BITS
     assert outcome.origins
     assert outcome.local == ()
+
+
+def test_a_contract_on_accuracy_is_held_against_float64(pooled, tmp_path: Path):
+    """Sliced attention rounds otherwise, and no worse; the same bits need no evaluation."""
+    text = (
+        "description: A prompt.\n"
+        "pipeline: StableDiffusionPipeline\n"
+        "checkpoint: {bundled: digits-sd}\n"
+        "scheduler: {class: DDIMScheduler}\n"
+        "call: {prompt: a handwritten two, num_inference_steps: 1, output_type: np}\n"
+        "cost: {rounds: 1}\n"
+        "variants:\n"
+        "  sliced: {enable: attention_slicing, contract: no-worse}\n"
+        "  again: {contract: no-worse}\n"
+    )
+    (tmp_path / "scenarios").mkdir()
+    (tmp_path / "scenarios" / "prompt.yaml").write_text(text, encoding="utf-8")
+    found = {outcome.variant: outcome for outcome in ran(tmp_path).outcomes}
+    sliced, again = found["sliced"], found["again"]
+    assert (sliced.verdict, sliced.reason) == (Verdict.WITHIN, Reason.CONTRACT_HOLDS)
+    assert sliced.contract.accuracy
+    assert all(each.verdict.holds for each in sliced.contract.accuracy)
+    assert (again.verdict, again.contract.accuracy) == (Verdict.IDENTICAL, ())

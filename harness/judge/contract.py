@@ -12,10 +12,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from harness.judge import drift, first_difference, reasons
+from harness.judge.accuracy import deciding
 from harness.judge.checks import check_local, check_output, failed
 from harness.judge.cost import THE_BASELINE, THIS_RUN, judge_cost
 from harness.judge.structure import same_bits, structure
 from harness.records import (
+    AccuracyVerdict,
     Check,
     ContractKind,
     ContractOutcome,
@@ -25,6 +27,7 @@ from harness.records import (
     Metric,
     Outcome,
     Reason,
+    StageAccuracy,
     Verdict,
 )
 from harness.scenario.model import Contract, CostBounds
@@ -42,7 +45,8 @@ ANY_CHANGE = CostBounds(slower=1.0)
 
 def wants_teacher_forcing(contract: Contract, actual: Observed, expected: Observed) -> bool:
     """Whether the variant must run once more, with the other case's inputs for every stage."""
-    if not contract.tolerance.local or structure(actual, expected):
+    wants = contract.kind is ContractKind.NO_WORSE or contract.tolerance.local
+    if not wants or structure(actual, expected):
         return False
     return not same_bits(actual, expected)
 
@@ -52,6 +56,7 @@ def hold(
     actual: Recording,
     expected: Recording,
     teacher_forced: Recording | None = None,
+    accuracy: tuple[StageAccuracy, ...] = (),
 ) -> ContractOutcome:
     """Return how a variant compares with the case that its contract names.
 
@@ -61,6 +66,8 @@ def hold(
         expected: The recording of the other case.
         teacher_forced: The variant's recording in which every stage got the other case's tensors,
             where `wants_teacher_forcing` says so.
+        accuracy: How far both sides of each stage that moved lie from float64, where that was
+            evaluated: for the contract `no-worse`, or because it was asked for.
     """
     contract = _contract_of(case)
     draft = replace(
@@ -82,7 +89,9 @@ def hold(
         return _concluded(replace(draft, same_bits=True, outputs=outputs))
     outputs = drift.of_outputs(actual, expected)
     free = drift.of_stages(actual, expected)
-    draft = replace(draft, same_bits=False, outputs=outputs, free=free)
+    draft = replace(draft, same_bits=False, outputs=outputs, free=free, accuracy=accuracy)
+    if contract.kind is ContractKind.NO_WORSE:
+        return _by_accuracy(draft)
     return _concluded(replace(draft, checks=_checks(contract, draft)))
 
 
@@ -194,6 +203,17 @@ def _concluded(draft: ContractOutcome) -> ContractOutcome:
     over = draft.failed_checks
     state = ContractState.BROKEN if over else ContractState.HOLDS
     return replace(draft, state=state, message=reasons.contract(draft))
+
+
+def _by_accuracy(draft: ContractOutcome) -> ContractOutcome:
+    """Return the outcome of the contract `no-worse`: the worst of the stages that moved decides."""
+    decided = deciding(draft.accuracy)
+    state = ContractState.UNVERIFIED
+    if decided is not None and decided.verdict.holds:
+        state = ContractState.HOLDS
+    elif decided is not None and decided.verdict is AccuracyVerdict.WORSE:
+        state = ContractState.BROKEN
+    return replace(draft, state=state, message=reasons.contract_on_accuracy(draft, decided))
 
 
 def _is_other_structure(held: ContractOutcome) -> bool:

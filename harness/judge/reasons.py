@@ -11,6 +11,7 @@ from harness.judge.expectations import Held
 from harness.judge.origins import component_of
 from harness.records import (
     AccuracyReason,
+    AccuracyVerdict,
     Against,
     Change,
     ChangeKind,
@@ -260,6 +261,24 @@ def contract(held: ContractOutcome, problem: str = "") -> str:
     why = problem or exceeded(over[0])
     broken = f"the contract `{held.terms}` with {held.against} is broken: {why}"
     return broken + and_first(held.first_difference)
+
+
+def contract_on_accuracy(held: ContractOutcome, decided: StageAccuracy | None) -> str:
+    """Return whether a variant is as accurate as the case that it is held against.
+
+    Args:
+        held: The contract.
+        decided: The stage with the worst accuracy; None where none was judged.
+    """
+    against = f"the contract `{held.terms}` with {held.against}"
+    if decided is None:
+        return f"{against} could not be held: outputs moved, and no stage that is kept did"
+    if decided.verdict is AccuracyVerdict.UNKNOWN:
+        return f"{against} could not be held: the accuracy of {decided.name} is unknown"
+    times = f"{decided.ratio:.3g} times the other's error against float64"
+    if decided.verdict is AccuracyVerdict.WORSE:
+        return f"{against} is broken: {decided.name} has {times}{and_first(held.first_difference)}"
+    return f"no worse than {held.against}: at most {times}, at {decided.name}"
 
 
 def no_companion(against: str, reason: str) -> str:

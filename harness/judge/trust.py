@@ -132,10 +132,10 @@ def _an_output_that_moved(outcome: Outcome) -> str:
 
 
 def _no_check(outcome: Outcome) -> str:
-    checks = outcome.checks
+    stated: tuple[object, ...] = outcome.checks
     if outcome.reason is Reason.CONTRACT_HOLDS and outcome.contract is not None:
-        checks = outcome.contract.checks
-    unchecked = outcome.verdict is Verdict.WITHIN and not checks
+        stated = outcome.contract.checks or outcome.contract.accuracy
+    unchecked = outcome.verdict is Verdict.WITHIN and not stated
     return "and states no check" if unchecked else ""
 
 

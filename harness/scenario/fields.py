@@ -18,7 +18,7 @@ from harness.scenario import executions, weights
 from harness.scenario.inputs import Call
 from harness.scenario.located_yaml import Anything, Either, Number, OneOrMore, Record, Table, Text
 from harness.scenario.overlay import AxisValue, Overlay
-from harness.scenario.tolerance import EXACT
+from harness.scenario.tolerance import EXACT, NO_WORSE
 
 
 class Framework(StrEnum):
@@ -221,7 +221,7 @@ _WITHOUT_VARIANTS = Record(
     },
 )
 _CONTRACT = Either(
-    Text((EXACT,)),
+    Text((EXACT, NO_WORSE)),
     Record(
         {
             **_BOUNDS.fields,

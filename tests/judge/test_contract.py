@@ -13,11 +13,14 @@ from builders import IMAGE, MOVED, moved
 from harness.judge import contract
 from harness.judge.trust import contradiction
 from harness.records import (
+    AccuracyVerdict,
     ContractKind,
     ContractState,
     CostReason,
     CostVerdict,
     Reason,
+    Stage,
+    StageAccuracy,
     Verdict,
 )
 from harness.scenario.model import Case, Contract
@@ -183,3 +186,35 @@ def test_seconds_of_one_run_are_not_compared(made):
     once = replace(builders.figures(1.0), rounds_seconds=())
     held = contract.hold(variant(LOOSE), made(cost=once), made())
     assert (held.cost.ratio, held.cost.reason) == (None, CostReason.ONE_RUN_ONLY)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "state"),
+    [
+        (AccuracyVerdict.BETTER, ContractState.HOLDS),
+        (AccuracyVerdict.NO_WORSE, ContractState.HOLDS),
+        (AccuracyVerdict.WORSE, ContractState.BROKEN),
+        (AccuracyVerdict.UNKNOWN, ContractState.UNVERIFIED),
+        (None, ContractState.UNVERIFIED),
+    ],
+)
+def test_a_contract_on_accuracy_follows_the_worst_stage(made, verdict, state):
+    """However far the outputs lie apart; what cannot be told is not verified."""
+    base = builders.scenario()
+    owed = Contract(ContractKind.NO_WORSE, base)
+    case = Case(replace(base, variant="other", contract=owed), builders.CPU)
+    best = StageAccuracy(Stage("unet", 0), "sample", AccuracyVerdict.BETTER)
+    accuracy = () if verdict is None else (best, replace(best, verdict=verdict))
+    actual, expected = made(**moved()), made()
+    assert contract.wants_teacher_forcing(owed, actual, expected)
+    held = contract.hold(case, actual, expected, accuracy=accuracy)
+    assert held.state is state
+    assert held.message.startswith("no worse than" if state is ContractState.HOLDS else "the con")
+    judged = contract.with_contract(builders.outcome("missing"), held)
+    expected_verdict = {
+        ContractState.HOLDS: Verdict.WITHIN,
+        ContractState.BROKEN: Verdict.DRIFTED,
+        ContractState.UNVERIFIED: Verdict.UNVERIFIED,
+    }
+    assert judged.verdict is expected_verdict[state]
+    assert contradiction(judged) == ""
