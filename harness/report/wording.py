@@ -163,6 +163,8 @@ def paragraph(outcome: Outcome, run: Path) -> str:
         lines.append(f"  accuracy: {accuracy.line(outcome.accuracy)}")
     if outcome.first_difference is not None:
         lines.append(f"  first:    {reasons.difference(outcome.first_difference)}")
+    effective = [effect for effect in outcome.effects if effect.took_effect]
+    lines += [f"  effect:   {effect.asked}: {effect.seen}" for effect in effective]
     if outcome.reason is Reason.CONTRACT_BROKEN and outcome.contract is not None:
         lines += _contract_lines(outcome.contract)
     if outcome.baseline is not None:

@@ -30,7 +30,7 @@ import safetensors.torch
 import torch
 
 from . import protocol
-from .conditions import cost, determinism, numerics
+from .conditions import compiler, cost, determinism, numerics
 from .faults import injected
 from .observe.capture import Capture
 from .observe.modules import NO_STAGE, Detail, Enough, Tracer
@@ -41,6 +41,7 @@ from .pipeline import checkpoints
 from .pipeline.call import Pipeline, Within, nothing_within
 from .pipeline.enable import TF32
 from .pipeline.endpoint import Http, Server
+from .pipeline.executions.plan import AT_LOAD, NATIVE, Executions, backends_in, executions_in
 from .pipeline.framework import Framework
 from .pipeline.own_code import Digests, OwnCode
 from .pipeline.torch_ import Torch
@@ -151,9 +152,6 @@ class Recorder:
                 not at hand.
             CaseError: The case names what this environment's libraries do not have.
         """
-        if "executions" in case:
-            asked = ", ".join(f"`{key}`" for key in case["executions"])
-            raise protocol.CaseError(f"this worker cannot apply {asked} yet")
         framework = _framework(case["framework"], case["device"], case["checkpoint"])
         if case["teacher_tensors"] is not None and not framework.can_feed:
             raise protocol.CannotRunHere(
@@ -169,13 +167,18 @@ class Recorder:
         code = OwnCode.of(case)
         own_code = code.prepare()
         dtypes = {checkpoints.DEFAULT: case["dtype"], **case["component_dtypes"]}
-        own = determinism.chosen(case["attention"], tf32=TF32 in case["enable"])
+        request = executions_in(case)
+        own = _own_switches(case)
         proof: Optional[str] = None
         with determinism.settings(case["determinism"], own), ExitStack() as cleanup:
             distinct = list(dict.fromkeys(dtypes.values()))
             here = self._environment(framework, case["device"], distinct, case["determinism"])
+            if "compile" in request:
+                here = compiler.with_compiler(here, framework.device)
             loaded = self._load(case, dtypes, framework, own_code)
-            pipeline = Pipeline(case, loaded.checkpoint, framework)
+            executions = Executions(case, loaded.checkpoint.pipeline, framework.device)
+            executions.apply(cleanup)
+            pipeline = Pipeline(case, loaded.checkpoint, framework, executions)
             cleanup.callback(pipeline.close)
             parts = [pipeline.pipeline, *pipeline.pipeline.components.values()]
             if code.takes_part(case, parts):
@@ -184,9 +187,10 @@ class Recorder:
                 proof = cleanup.enter_context(injected(pipeline.pipeline, case["fault"]))
             expected = (known or {}).get(here["numerics_class"]["name"])
             runs = self._run_all(case, pipeline, expected)
+            effects = executions.effects()
         runs.cost["load_seconds"] = loaded.seconds
         observed = _observation(case, proof, here, loaded.checkpoint, runs, pipeline.inputs)
-        write_recording(folder, observed)
+        write_recording(folder, observed._replace(effects=effects))
 
     def _run_all(
         self, case: CaseRequest, pipeline: Pipeline, expected: Optional[Mapping[str, str]]
@@ -259,11 +263,14 @@ class Recorder:
 
         self._progress(case, "recording" if evaluation is None else "evaluating in float64")
         outputs: Tensors = {}
-        with cost.measured(pipeline.framework.device) as meter, suppress(Enough):
+        executions = pipeline.executions
+        measured = cost.measured(pipeline.framework.device)
+        watching = executions.watching() if evaluation is None else nullcontext()
+        with watching, measured as meter, suppress(Enough):
             _seed(case)
             # What an evaluation reads are copies, so that nothing could be noted of it.
             with reads.noting() if evaluation is None else nullcontext():
-                outputs = pipeline.run(on_stage, on_draw, around, within=within)
+                outputs = pipeline.run(on_stage, on_draw, executions.around(around), within=within)
         if evaluation is not None and evaluation.wrote_weights:
             self._loaded = None  # the next case must find them as they were stored
         return Instrumented(outputs, capture, tracer, meter)
@@ -305,7 +312,9 @@ class Recorder:
         sources += [adapter["source"] for adapter in case.get("adapters", [])]
         files = [checkpoints.files_of(source) for source in sources]
         parts = [case["pipeline"], case["enable"], case["attention"], dtypes, own_code]
-        more = [case["checkpoint"], case.get("components"), case.get("adapters")]
+        executions = executions_in(case)
+        for_good = {key: executions.get(key) for key in AT_LOAD}
+        more = [case["checkpoint"], case.get("components"), case.get("adapters"), for_good]
         key = json.dumps([*parts, *more, files], sort_keys=True)
         if self._loaded is not None and self._loaded.key == key:
             return self._loaded
@@ -366,6 +375,14 @@ def _evaluation(form: str) -> Float64:
             f"torch {torch.__version__} is too old to be evaluated in float64: {error}"
         ) from error
     return Float64(form)
+
+
+def _own_switches(case: CaseRequest) -> Dict[str, Any]:
+    """Return the values that a case demands of torch's switches."""
+    every_kernel = NATIVE in backends_in(executions_in(case))
+    return determinism.chosen(
+        case["attention"], tf32=TF32 in case["enable"], every_kernel=every_kernel
+    )
 
 
 def _seed(case: CaseRequest) -> None:

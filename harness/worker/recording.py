@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from .protocol import (
     CaseError,
     CaseRequest,
     CostRecord,
+    EffectRecord,
     EnvironmentRecord,
     InputsRecord,
     ModuleRecord,
@@ -56,6 +57,7 @@ class Observation(NamedTuple):
         cost: What they cost.
         lower_precision: The operators that an evaluation computed with less than float64, by the
             kept tensor that they led to.
+        effects: What was seen of each execution that the case asked for.
     """
 
     case: CaseRequest
@@ -72,6 +74,7 @@ class Observation(NamedTuple):
     repeat: RepeatRecord
     cost: CostRecord
     lower_precision: Dict[str, List[str]]
+    effects: Sequence[EffectRecord] = ()
 
 
 def write_recording(folder: Path, observed: Observation) -> None:
@@ -107,6 +110,8 @@ def write_recording(folder: Path, observed: Observation) -> None:
     }
     if observed.lower_precision:
         content["lower_precision"] = observed.lower_precision
+    if observed.effects:
+        content["effects"] = list(observed.effects)
     content["digest"] = files.digest_json(content)
     text = files.dumps(content).encode()
     write_folder(folder, {TENSORS_FILE: packed, RECORDING_FILE: text})

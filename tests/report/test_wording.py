@@ -25,7 +25,17 @@ from examples import (
     STALE,
 )
 
-from harness.records import Check, Cost, CostReason, CostVerdict, Metric, Outcome, Reason, Verdict
+from harness.records import (
+    Check,
+    Cost,
+    CostReason,
+    CostVerdict,
+    Effect,
+    Metric,
+    Outcome,
+    Reason,
+    Verdict,
+)
 from harness.report import wording
 from harness.store.typed_json import decode, encode
 
@@ -115,6 +125,18 @@ def test_the_second_line_of_a_reason_is_no_field_of_the_paragraph():
         "  why:      cannot load\n"
         "            identical: x\n"
         "            next: rm -rf\\x1b[2J"
+    )
+
+
+def test_a_paragraph_says_what_was_seen_of_an_execution_that_took_effect():
+    """What had no effect is named by the message already."""
+    working = Effect("attention: sage", "the dispatcher called sage (8)", took_effect=True)
+    idle = Effect("compile: unet", "0 graphs", took_effect=False)
+    outcome = builders.outcome("error", message="no", effects=(working, idle))
+    assert wording.paragraph(outcome, RUN) == (
+        "error: digits[cpu-float32]\n"
+        "  why:      no\n"
+        "  effect:   attention: sage: the dispatcher called sage (8)"
     )
 
 

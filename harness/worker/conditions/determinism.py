@@ -158,7 +158,7 @@ def effective() -> Dict[str, Any]:
     return found
 
 
-def chosen(attention: Optional[str], *, tf32: bool) -> Dict[str, Any]:
+def chosen(attention: Optional[str], *, tf32: bool, every_kernel: bool = False) -> Dict[str, Any]:
     """Return the values that a case itself demands of switches, by their names.
 
     Args:
@@ -166,10 +166,13 @@ def chosen(attention: Optional[str], *, tf32: bool) -> Dict[str, Any]:
             case does not choose one.
         tf32: Whether the GPU may round the float32 operands of matrix products, convolutions and
             recurrent layers to TF32 (10 bits of mantissa, sums in float32).
+        every_kernel: Whether torch may choose among all of its kernels of attention.
     """
     found: Dict[str, Any] = {}
     if attention:
         found.update({f"sdpa.{name}": name == attention for name in BACKENDS})
+    elif every_kernel:
+        found.update({f"sdpa.{name}": True for name in BACKENDS})
     if tf32:
         found.update({switch.name: switch.wanted for switch in _cuda_precision("tf32")})
     return found

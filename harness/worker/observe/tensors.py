@@ -107,8 +107,23 @@ def _multipliers(device: torch.device) -> torch.Tensor:
 
 
 def digest_state(component: Any) -> Dict[str, str]:
-    """Return the digests of every parameter and persistent buffer of a component, by name."""
-    return {name: digest_tensor(tensor) for name, tensor in sorted(state_of(component).items())}
+    """Return the digests of every parameter and persistent buffer of a component, by name.
+
+    A quantized weight that holds several tensors has a digest for each.
+    """
+    found: Dict[str, str] = {}
+    for name, tensor in sorted(state_of(component).items()):
+        found.update({key: digest_tensor(part) for key, part in _plain(name, tensor)})
+    return found
+
+
+def _plain(name: str, tensor: torch.Tensor) -> Iterable[Tuple[str, torch.Tensor]]:
+    """Return a tensor by its name, or those inside a tensor that only stands for them."""
+    if not hasattr(tensor, "__tensor_flatten__") or isinstance(tensor, torch.nn.Buffer):
+        return [(name, tensor)]
+    inner, _ = tensor.__tensor_flatten__()
+    parts = [(f"{name}.{key}", getattr(tensor, key)) for key in inner]
+    return [plain for key, part in parts for plain in _plain(key, part)]
 
 
 def digest_digests(state: Mapping[str, str]) -> str:

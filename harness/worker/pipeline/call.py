@@ -17,6 +17,7 @@ from ..observe.tensors import Tensors, tensors_in
 from ..protocol import CaseError, CaseRequest
 from .checkpoints import Checkpoint
 from .components import is_tensor
+from .executions.plan import Executions
 from .framework import Framework
 from .inputs import Inputs
 from .library import nearest
@@ -41,6 +42,7 @@ class Pipeline:
     Every run gets fresh schedulers and generators.
 
     Attributes:
+        executions: How the pipeline is executed, applied already.
         inputs: What is recorded of the inputs that the call refers to.
 
     Raises:
@@ -49,9 +51,16 @@ class Pipeline:
         CannotRunHere: This device or framework lacks what the case enables.
     """
 
-    def __init__(self, case: CaseRequest, checkpoint: Checkpoint, framework: Framework) -> None:
+    def __init__(
+        self,
+        case: CaseRequest,
+        checkpoint: Checkpoint,
+        framework: Framework,
+        executions: Optional[Executions] = None,
+    ) -> None:
         _check_call(checkpoint.pipeline, case["call"])
         self.framework = framework
+        self.executions = executions or Executions(case, checkpoint.pipeline, framework.device)
         self.pipeline = framework.placed(checkpoint.pipeline, case["enable"])
         inputs = Inputs(Path(case["inputs_folder"]), framework.library, framework.device)
         self._call = inputs.resolve(case["call"])

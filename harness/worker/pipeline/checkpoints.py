@@ -34,12 +34,21 @@ import numpy as np
 from ..conditions.determinism import scatter_global_streams
 from ..observe.digest import combine, digest_bytes
 from ..observe.tensors import digest_digests, digest_state
-from ..protocol import AdapterRequest, CannotRunHere, CaseError, CaseRequest, CheckpointSource
+from ..protocol import (
+    AdapterRequest,
+    CannotRunHere,
+    CaseError,
+    CaseRequest,
+    CheckpointSource,
+    ExecutionsRequest,
+)
 from . import endpoint, hub
 from .adapters import load_adapters
 from .building import build, digest_configuration
 from .components import call_of
 from .enable import enable
+from .executions import plan
+from .executions.quantization import quantization_of
 from .framework import Framework
 from .library import automatic_class, is_automatic, is_code, nearest, pipeline_class
 from .loading import accounts, complete_weights, counted, offered_bases
@@ -95,18 +104,21 @@ class Extras(NamedTuple):
         adapters: LoRAs, IP-Adapters and textual inversions.
         call: The arguments of the case's call, in which a token of an adapter must stand.
         code: The code of the project that the case may name.
+        executions: How the pipeline is executed; `quantize` and castings change its weights.
     """
 
     components: Sources = MappingProxyType({})
     adapters: Sequence[AdapterRequest] = ()
     call: Mapping[str, Any] = MappingProxyType({})
     code: OwnCode = OwnCode()
+    executions: Optional[ExecutionsRequest] = None
 
     @classmethod
     def of(cls, case: CaseRequest) -> Extras:
         """Return what a case asks for."""
         components, adapters = case.get("components", {}), case.get("adapters", [])
-        return cls(components, adapters, case["call"], OwnCode.of(case))
+        executions = plan.executions_in(case)
+        return cls(components, adapters, case["call"], OwnCode.of(case), executions)
 
 
 class _Stored(NamedTuple):
@@ -134,10 +146,11 @@ def load(
             those unnamed.
         framework: Whose pipeline it is.
         enabled: What to enable; see `enable`.
-        extras: What is loaded beside the checkpoint.
+        extras: What is loaded beside the checkpoint, and what changes its weights for good.
 
     Raises:
-        CannotRunHere: The weights are not on this machine and cannot be fetched.
+        CannotRunHere: The weights are not on this machine and cannot be fetched, or a package that
+            quantizes them is not installed.
         CaseError: There is no such pipeline, component or repository, it has no safetensors, or
             an adapter has no effect.
     """
@@ -145,6 +158,8 @@ def load(
         return _served(source)
     if source["kind"] == "build":
         _collect_garbage()
+        if "quantize" in (extras.executions or {}):
+            raise CaseError("`quantize` reads weights from files; `build` makes a pipeline itself")
         stored = _built(source["name"], dtypes, framework, extras.code)
     else:
         stored = _stored(source, pipeline_name, dtypes, framework, extras)
@@ -161,6 +176,7 @@ def load(
         for name, state in states.items()
     }
     enable(pipeline, enabled)
+    plan.at_load(pipeline, extras.executions or {})
     return Checkpoint(pipeline, weights, tensors, stored.commit)
 
 
@@ -203,12 +219,16 @@ def _stored(
     check_names(extras.components, found_class)
     configuration: Dict[str, str] = {}
 
+    asked = extras.executions or {}
+    if is_synthetic and "quantize" in asked:
+        raise CaseError("`quantize` reads weights from files; a synthetic checkpoint has none")
+
     def make() -> Any:
         replaced = load_all(extras.components, dtypes, framework, extras.code)
         configuration.update(replaced.configurations)
         if is_synthetic:
             return synthesize(folder, found_class, dtypes, framework, replaced.components)
-        return _from_pretrained(folder, found_class, dtypes, framework, replaced.components)
+        return _from_pretrained(folder, found_class, dtypes, framework, replaced.components, asked)
 
     if is_synthetic and not extras.components:
         pipeline = make()
@@ -319,14 +339,23 @@ def _from_pretrained(
     dtypes: Mapping[str, str],
     framework: Framework,
     replaced: Mapping[str, Any],
+    request: ExecutionsRequest,
 ) -> Any:
     _hide_progress_bars(framework)
     types = {name: framework.dtype(dtype) for name, dtype in dtypes.items()}
     # A single type is given as it is: older releases of diffusers take no type per component.
     asked = types if len(types) > 1 else types[DEFAULT]
     options = {framework.dtype_argument(): asked, "use_safetensors": True, "local_files_only": True}
-    with offered_bases(_modules_of_index(folder), framework.library):
-        return found_class.from_pretrained(folder, **options, **replaced)
+    if "quantize" in request:
+        options["quantization_config"] = quantization_of(request["quantize"], read_index(folder))
+    try:
+        with offered_bases(_modules_of_index(folder), framework.library):
+            return found_class.from_pretrained(folder, **options, **replaced)
+    except Exception as error:
+        if "quantize" not in request:
+            raise
+        problem = f"`quantize`: {type(error).__name__}: {error}"
+        raise (CannotRunHere if isinstance(error, ImportError) else CaseError)(problem) from error
 
 
 def _modules_of_index(folder: Path) -> List[str]:

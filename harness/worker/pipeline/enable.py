@@ -1,9 +1,8 @@
-"""What a scenario enables on a loaded pipeline: memory formats, compilation and memory savers."""
+"""What a scenario enables on a loaded pipeline: memory formats and memory savers."""
 
 from __future__ import annotations
 
 import importlib.util
-import inspect
 from typing import Any, Callable, List, Sequence, Tuple
 
 import torch
@@ -17,6 +16,7 @@ COMPILE = "compile"
 TF32 = "tf32"
 SWITCHES = (TF32,)  # of torch instead of the pipeline: see `determinism`
 OFFLOADS = ("model_cpu_offload", "sequential_cpu_offload")  # need a device: see `place`
+ELSEWHERE = (COMPILE, *SWITCHES, *OFFLOADS)  # compiling is one of `executions`
 
 
 def enable(pipeline: Any, names: Sequence[str]) -> None:
@@ -28,9 +28,7 @@ def enable(pipeline: Any, names: Sequence[str]) -> None:
     for name in names:
         if name == CHANNELS_LAST:
             _use_channels_last(pipeline)
-        elif name == COMPILE:
-            _compile_denoisers(pipeline)
-        elif name not in SWITCHES and name not in OFFLOADS:
+        elif name not in ELSEWHERE:
             turn_on = _memory_saver(pipeline, name)
             turn_on()
 
@@ -76,14 +74,6 @@ def _use_channels_last(pipeline: Any) -> None:
             )
     for _, model in models:
         model.to(memory_format=torch.channels_last)
-
-
-def _compile_denoisers(pipeline: Any) -> None:
-    """Compile what runs in every step, which a parameter `timestep` tells."""
-    torch._dynamo.reset()  # code that was compiled under other switches must not be used again
-    for name, model in _models(pipeline):
-        if "timestep" in inspect.signature(model.forward).parameters:
-            setattr(pipeline, name, torch.compile(model))
 
 
 def _memory_saver(pipeline: Any, name: str) -> Callable[[], Any]:

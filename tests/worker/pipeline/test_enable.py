@@ -13,9 +13,10 @@ from harness.scenario.reading import read
 from harness.scenario.weights import DATA
 from harness.store.baselines import Store
 from harness.store.recording import Recording, Repeat
-from harness.worker.conditions import determinism, numerics
+from harness.worker.conditions import compiler, determinism, numerics
 from harness.worker.pipeline import checkpoints
 from harness.worker.pipeline.enable import enable, place
+from harness.worker.pipeline.executions.compilation import compilations_of
 from harness.worker.pipeline.torch_ import Torch
 from harness.worker.protocol import CannotRunHere, CaseError
 
@@ -48,7 +49,10 @@ def test_what_runs_in_every_step_is_compiled(monkeypatch):
     """That is the denoiser; encoders and decoders run once."""
     pipeline, compiled = loaded(), []
     monkeypatch.setattr(torch, "compile", lambda part: compiled.append(part) or part)
-    enable(pipeline, ["compile"])
+    monkeypatch.setattr(compiler, "missing", lambda _: "")
+    (found,) = compilations_of(pipeline, {}, torch.device("cpu"))
+    found.apply()
+    found.undo()
     assert compiled == [pipeline.unet]
 
 
