@@ -229,6 +229,9 @@ def explain(arguments: argparse.Namespace) -> int:
         raise UsageError(
             f"{run} holds no case {which} that was compared with a baseline or another case"
         )
+    if arguments.reproducer and not arguments.case:
+        raise UsageError("--reproducer needs the id of a CASE, which runs again")
+    code = 0
     with Session(store_of(arguments), run) as session:
         for outcome in outcomes:
             found, changes = _explanation(session, outcome, arguments)
@@ -236,7 +239,34 @@ def explain(arguments: argparse.Namespace) -> int:
             say(words)
             if arguments.case:  # the report of the run shows it
                 _keep_explanation(explanation_file(run, outcome.case), words)
-    return 0
+            if arguments.reproducer:
+                code = _reproduce(session, outcome, found, arguments)
+    return code
+
+
+def _reproduce(
+    session: Session, outcome: Outcome, found: Explanation, arguments: argparse.Namespace
+) -> int:
+    """Write a reproducer, run it and say what came of it; 3 where the difference does not show."""
+    from harness.store.recording import Recording
+    from harness.study.reproducer import ISSUE, reproduce
+
+    (case,) = select(read_all([Path(outcome.path)]), outcome.case, None)
+    if outcome.contract is not None and outcome.reason in BY_CONTRACT:
+        raise UsageError("a reproducer can be written only against a baseline, not for a variant")
+    actual = Recording.read(session.folder(case))
+    match = session.store.match(case, actual.numerics_class)
+    if match is None:
+        raise UsageError(f"{outcome.case}: its baseline is gone from {session.store.root}")
+    folder = Path(arguments.reproducer)
+    packages = arguments.packages
+    made = reproduce(session, case, actual, match.baseline, found, folder, packages=packages)
+    say(f"reproducer, run in both settings:\n{made.printed.rstrip()}")
+    if made.shows:
+        say(f"wrote {folder}; {folder / ISSUE} is ready for an issue tracker")
+        return 0
+    say(f"wrote {folder}; it shows no difference by itself, so that nothing is claimed")
+    return 3
 
 
 def _keep_explanation(path: Path, words: str) -> None:
@@ -344,6 +374,12 @@ def _explain_options(parser: argparse.ArgumentParser) -> None:
         default=3,
         metavar="N",
         help="look for at most N root causes (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--reproducer",
+        metavar="DIR",
+        help="write a script that shows the first root cause without the harness, and run it in "
+        "both settings",
     )
 
 

@@ -149,13 +149,18 @@ class ModuleCall:
 
 @dataclass(frozen=True)
 class OperatorCall:
-    """One call of an operator inside a module; `source` is the file and line that called it."""
+    """One call of an operator inside a module; `source` is the file and line that called it.
+
+    `arguments` are what it was called with, where that was asked for: `worker.observe.arguments`
+    explains them.
+    """
 
     operator: str
     inputs: dict[str, str]
     outputs: dict[str, str]
     shapes: tuple[str, ...]
     source: str
+    arguments: dict[str, object] | None = None
 
 
 @dataclass(frozen=True)

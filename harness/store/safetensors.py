@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -106,23 +106,63 @@ def pack_arrays(arrays: Mapping[str, Array]) -> bytes:
     import numpy as np
 
     names = {np.dtype(text): name for name, text in DTYPES.items()}
-    header: dict[str, object] = {}
     parts = []
-    start = 0
     for name, array in sorted(arrays.items()):
         if array.dtype not in names:
             raise ValueError(f"`{name}` has the dtype {array.dtype}, which cannot be written")
         data = np.ascontiguousarray(array).tobytes()
-        header[name] = {
-            "dtype": names[array.dtype],
-            "shape": list(array.shape),
-            "data_offsets": [start, start + len(data)],
-        }
-        start += len(data)
-        parts.append(data)
+        parts.append(_Part(name, names[array.dtype], list(array.shape), data))
+    return _packed(parts)
+
+
+def pack_some(path: Path, names: Mapping[str, str]) -> bytes:
+    """Return some tensors of a safetensors file as the bytes of another one, bit for bit.
+
+    Args:
+        path: The file.
+        names: The new name of each tensor by its old one.
+
+    Raises:
+        FileError: The file cannot be read, or has no such tensor.
+    """
+    header = read_header(path)
+    parts = []
+    try:
+        with path.open("rb") as file:
+            for old, new in sorted(names.items()):
+                entry: Mapping[str, Any] = header.entries[old]
+                start, end = entry["data_offsets"]
+                file.seek(header.start + start)
+                parts.append(_Part(new, entry["dtype"], entry["shape"], file.read(end - start)))
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise FileError(path, f"is damaged: {type(error).__name__} {error}") from error
+    return _packed(parts)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One tensor of a file in the making: its bytes, and what the header says of it."""
+
+    name: str
+    dtype: str
+    shape: list[int]
+    data: bytes
+
+
+def _packed(parts: Iterable[_Part]) -> bytes:
+    """Return tensors as the bytes of a safetensors file."""
+    header: dict[str, object] = {}
+    start = 0
+    data = []
+    for part in parts:
+        end = start + len(part.data)
+        offsets = [start, end]
+        header[part.name] = {"dtype": part.dtype, "shape": part.shape, "data_offsets": offsets}
+        start = end
+        data.append(part.data)
     text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
     text += b" " * (-len(text) % LENGTH_BYTES)
-    return b"".join([struct.pack("<Q", len(text)), text, *parts])
+    return b"".join([struct.pack("<Q", len(text)), text, *data])
 
 
 def digest_file(path: Path) -> str:

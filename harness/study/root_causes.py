@@ -34,6 +34,7 @@ class Operator:
 
     `shapes` are those of its inputs, `source` the file and line that called it, `moved` how far its
     result lies from the other side's, `following` the operator that comes next, empty for the last.
+    `index` is its place among the operators of this side's module.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Operator:
     source: str
     moved: Drift | None
     following: str
+    index: int = 0
 
 
 @dataclass(frozen=True)
@@ -238,7 +240,8 @@ class RootCauseSearch:
             _under(expected, f"{OPERATOR}{expected.operators.index(other)}/"),
         )
         next_name = following[0][0].operator if following else ""
-        return Operator(mine.operator, mine.shapes, mine.source, moved, next_name)
+        place = actual.operators.index(mine)
+        return Operator(mine.operator, mine.shapes, mine.source, moved, next_name, place)
 
     def _fed(self, detail: DetailRequest) -> DetailRequest:
         """Return `detail` with the results of what was found replaced by the baseline's."""

@@ -22,6 +22,7 @@ NOISE = "noise/"  # the index of the draw
 STAGE = "stage/"  # the stage and the key of the tensor: `scheduler.step#3/sample`
 MODULE = "module/"  # the stage, the module with its call, and the key
 OPERATOR = "operator/"  # the index of the operator and the key
+ARGUMENT = "argument:"  # begins the key of an operator's argument
 
 # The forms of an evaluation in float64: as it is, and with each operator's result moved by one unit
 # in the last place, which shows the evaluation's own error.
@@ -92,6 +93,7 @@ class DetailRequest(TypedDict, total=False):
     stage: Optional[str]
     to_end: bool
     operators: Optional[str]
+    arguments: Optional[int]
     keep: List[str]
     feed: List[str]
     evaluation: Optional[str]
@@ -288,7 +290,13 @@ class ModuleRecord(TypedDict):
     outputs: str
 
 
-class OperatorRecord(TypedDict):
+class _OperatorArguments(TypedDict, total=False):
+    """What an operator was called with, where it was asked for: `observe.arguments` explains it."""
+
+    arguments: Json
+
+
+class OperatorRecord(_OperatorArguments):
     """One call of an operator inside a module; `source` is the file and line that called it."""
 
     operator: str

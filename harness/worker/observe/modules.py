@@ -84,6 +84,7 @@ class Detail(NamedTuple):
         to_end: Whether the run goes on after that stage.
         operators: The module whose own operators are noted, with its call, such as `conv_in#0`;
             `#0` is the stage's own code outside its modules; None for no operators.
+        arguments: The index of the operator, among those, whose arguments are kept.
         keep: Modules whose results are kept. A request names them as `unet/conv_in`, and a whole
             stage as `unet/`; they are meant in all stages of that kind.
         feed: Modules whose results are replaced by those among the case's teacher tensors.
@@ -94,6 +95,7 @@ class Detail(NamedTuple):
     stage: Optional[str] = None
     to_end: bool = False
     operators: Optional[str] = None
+    arguments: Optional[int] = None
     keep: FrozenSet[ModuleSite] = frozenset()
     feed: FrozenSet[ModuleSite] = frozenset()
     evaluation: Optional[str] = None
@@ -105,6 +107,7 @@ class Detail(NamedTuple):
             stage=request.get("stage"),
             to_end=request.get("to_end", False),
             operators=request.get("operators"),
+            arguments=request.get("arguments"),
             keep=frozenset(map(ModuleSite.parse, request.get("keep", ()))),
             feed=frozenset(map(ModuleSite.parse, request.get("feed", ()))),
             evaluation=request.get("evaluation"),
@@ -150,7 +153,7 @@ class Tracer:
     def __init__(
         self, detail: Detail, teacher_tensors: Tensors, observe_operators: ObserveOperators
     ) -> None:
-        self.operators = OperatorLog(self._runs_wanted_module)
+        self.operators = OperatorLog(self._runs_wanted_module, detail.arguments)
         self._detail = detail
         self._teacher_tensors = teacher_tensors
         self._observe_operators = observe_operators

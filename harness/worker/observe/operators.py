@@ -9,12 +9,13 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, Sequence
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ..protocol import OPERATOR, OperatorRecord
+from ..protocol import ARGUMENT, OPERATOR, Json, OperatorRecord
+from .arguments import NotExpressibleError, arguments_as_json
 from .tensors import Tensors, digest_tensor, dtype_name, tensors_in
 
 WORKER = Path(__file__).parents[1]
@@ -29,14 +30,16 @@ class OperatorLog:
 
     Args:
         is_wanted: Returns whether what runs now is that module's own code.
+        arguments_of: The index of the operator whose arguments are kept; None for no one.
 
     Attributes:
         records: One entry per operator.
         tensors: What the operators gave, by the names that a recording uses.
     """
 
-    def __init__(self, is_wanted: Callable[[], bool]) -> None:
+    def __init__(self, is_wanted: Callable[[], bool], arguments_of: Optional[int] = None) -> None:
         self.is_wanted = is_wanted
+        self._arguments_of = arguments_of
         self.records: List[OperatorRecord] = []
         self.tensors: Tensors = {}
 
@@ -51,19 +54,37 @@ class OperatorLog:
         taken = tensors_in([*args, kwargs])
         # The digests come before the call, for operators that write into their inputs.
         inputs = {key: digest_tensor(tensor) for key, tensor in taken.items()}
+        arguments = self._arguments(args, kwargs)
         result = function(*args, **kwargs)
         given = tensors_in(result)
         self._keep(given)
-        self.records.append(
-            {
-                "operator": name,
-                "inputs": inputs,
-                "outputs": {key: digest_tensor(tensor) for key, tensor in given.items()},
-                "shapes": [_shape(tensor) for tensor in taken.values() if tensor.dim()],
-                "source": _calling_line(),
-            }
-        )
+        record: OperatorRecord = {
+            "operator": name,
+            "inputs": inputs,
+            "outputs": {key: digest_tensor(tensor) for key, tensor in given.items()},
+            "shapes": [_shape(tensor) for tensor in taken.values() if tensor.dim()],
+            "source": _calling_line(),
+        }
+        if arguments is not None:
+            record["arguments"] = arguments
+        self.records.append(record)
         return result
+
+    def _arguments(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Json:
+        """Return the arguments of the operator that was asked for, whose tensors are kept.
+
+        None for another operator, and for arguments that JSON cannot express.
+        """
+        if len(self.records) != self._arguments_of:
+            return None
+        found: Tensors = {}
+        prefix = f"{OPERATOR}{len(self.records)}/{ARGUMENT}"
+        try:
+            arguments = arguments_as_json(args, kwargs, prefix, found)
+        except NotExpressibleError:
+            return None
+        self.tensors.update(found)
+        return arguments
 
     def _keep(self, given: Tensors) -> None:
         for key, tensor in given.items():
