@@ -337,7 +337,7 @@ def test_no_op_2_a_compiler_that_falls_back_to_eager_code(record, quick_inductor
     assert_without_effect(recording, "compile: transformer", "no such kernel")
 
 
-def test_no_op_3_a_graph_that_breaks(record, quick_inductor, monkeypatch):
+def test_no_op_3_a_graph_that_breaks(record, fresh, quick_inductor, monkeypatch):
     """What lies behind the break is compiled apart; `fullgraph: false` admits it."""
     own = transformer_flux.FluxTransformerBlock.forward
 
