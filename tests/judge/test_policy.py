@@ -39,7 +39,7 @@ PASSING = tuple(verdict for verdict in Verdict if verdict.passes)
 )
 def test_a_run_s_exit_code_follows_from_its_verdicts(verdicts, code, strict):
     """0: verified and passing; 1: something fails; 3: nothing fails but too little was seen."""
-    outcomes = [builders.outcome(verdict) for verdict in verdicts]
+    outcomes = [builders.outcome(verdict, case=str(n)) for n, verdict in enumerate(verdicts)]
     assert (exit_code(outcomes, strict=False), exit_code(iter(outcomes), strict=True)) == (
         code,
         strict,
