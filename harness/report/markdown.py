@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from harness.records import Outcome, Verdict
 from harness.report import accuracy, variants, wording
 from harness.report.causes import failures
-from harness.report.runs import Run, Shown, all_outcomes, in_order
+from harness.report.runs import Run, Shown, all_outcomes, with_figures
 from harness.report.safe_text import markdown_block, markdown_code, markdown_text
 from harness.report.study_report import OVERHEAD_HEADINGS, overhead_row
 
@@ -167,7 +167,7 @@ def _table_section(
 
 def _outcome_table(runs: Sequence[Run], cut: _Cut) -> tuple[Sequence[str], list[list[str]]]:
     """Return the headings and the rows of all cases; a shortened one begins with the failing."""
-    shown = [each for each in in_order(runs) if each.outcome.verdict is not Verdict.UNVERIFIED]
+    shown = with_figures(runs)
     if cut.most is not None:
         shown = sorted(shown, key=_passes)
     rows = [

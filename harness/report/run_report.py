@@ -8,10 +8,10 @@ from shutil import get_terminal_size
 from rich.console import Console
 from rich.table import Table
 
-from harness.records import Outcome, Verdict
+from harness.records import Outcome
 from harness.report import accuracy, variants, wording
 from harness.report.causes import failures
-from harness.report.runs import Run, Shown, all_outcomes, in_order
+from harness.report.runs import Run, Shown, all_outcomes, with_figures
 from harness.report.safe_text import safe_line
 from harness.report.terminal import print_text, table
 
@@ -19,7 +19,7 @@ from harness.report.terminal import print_text, table
 def print_runs(out: Console, runs: Sequence[Run]) -> None:
     """Print runs as one: table, a paragraph for each cause of failures, accuracy, costs."""
     outcomes = all_outcomes(runs)
-    shown = [each for each in in_order(runs) if each.outcome.verdict is not Verdict.UNVERIFIED]
+    shown = with_figures(runs)
     if shown:
         out.print(_table_of(shown, width_of(out), several=len(runs) > 1))
     _print_variants(out, outcomes)

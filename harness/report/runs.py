@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.records import Outcome
+from harness.records import Outcome, Verdict
 from harness.store.recording import Environment
 
 if TYPE_CHECKING:
@@ -52,6 +52,18 @@ def in_order(runs: Iterable[Run]) -> list[Shown]:
     """Return the outcomes of several runs, each with its run, in the order of their cases."""
     found = [Shown(outcome, run) for run in runs for outcome in run.outcomes]
     return sorted(found, key=_case_of)
+
+
+def with_figures(runs: Iterable[Run]) -> list[Shown]:
+    """Return the outcomes that belong into a table: those that ran, or whose outputs were compared.
+
+    Where two runs are compared, a case whose bounds could not be checked has figures all the same.
+    """
+    return [
+        shown
+        for shown in in_order(runs)
+        if shown.outcome.verdict is not Verdict.UNVERIFIED or shown.outcome.outputs
+    ]
 
 
 def by_run(outcomes: Sequence[Outcome], runs: Sequence[Run]) -> list[tuple[Run, list[Outcome]]]:

@@ -63,7 +63,7 @@ MEANING = {
     Verdict.STALE: "the baseline belongs to another version of the scenario or other weights",
     Verdict.INCOMPARABLE: "an output has another shape or dtype, or holds NaN or infinity",
     Verdict.ERROR: "it did not run to the end, or its baseline is damaged",
-    Verdict.UNVERIFIED: "it cannot run here",
+    Verdict.UNVERIFIED: "it could not run here, or could not be checked",
 }
 
 SHOWN_CHANGES = 8  # changes of the environment in a paragraph; results.json has all of them

@@ -295,8 +295,10 @@ def test_two_runs_are_compared_with_each_other_without_baselines(recorded):
     assert "1 case: 1 identical" in same.out
     recorded.scenario(seed="1")
     recorded.harness("run", "--out", "three")
-    done = recorded.harness("diff", "one", "three", "--markdown", "--junit", "junit.xml")
+    files = ("--junit", "junit.xml", "--html", "page.html")
+    done = recorded.harness("diff", "one", "three", "--markdown", *files)
     assert done.code == 1
+    assert "stale" in (recorded.root / "page.html").read_text(encoding="utf-8")
     assert "the two runs had other settings: seeds [0] -> [1]" in done.out
     assert (recorded.root / "junit.xml").is_file()
     found = json.loads(recorded.harness("diff", "one", "three", "--json").out)
