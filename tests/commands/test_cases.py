@@ -41,7 +41,7 @@ def test_recording_says_what_it_wrote_and_leaves_what_there_is(recorded):
     assert done.code == 0
     assert re.search(
         r"^wrote baselines/other/cpu-float32/cpu-\S+\.json and \d+ KiB of tensors: "
-        r"scheduler.step \d+ KiB, ",
+        r"(noise|output|scheduler.step) \d+ KiB, ",
         done.out,
         re.MULTILINE,
     )
@@ -71,7 +71,7 @@ def test_a_case_without_a_baseline_fails_and_the_printed_command_records_it(shop
         ({}, {"scheduler": "{steps_offset: 1}"}),
         ({}, {"scheduler": "{class: DDIMScheduler}"}),
         ({}, {"generator": "numpy"}),
-        ({}, {"determinism": "full", "enable": "attention_slicing"}),
+        ({}, {"determinism": "full", "enable": "channels_last"}),
         (
             {
                 **PROMPT,

@@ -24,7 +24,10 @@ from harness.store.run_folder import read_results
         (["run", "nowhere"], "nowhere: no such file or folder"),
         (["run", "-k", "sd"], "none of 1 cases fits -k 'sd'"),
         (["run", "-k", "digits and"], "expected a word, found the end"),
-        (["run", "--device", "tpu"], "invalid choice: 'tpu' (choose from cpu, cuda, ascend)"),
+        (
+            ["run", "--device", "tpu"],
+            "invalid choice: 'tpu' (choose from cpu, cuda, ascend, endpoint)",
+        ),
         (["run", "--jobs", "many"], "expected a whole number >= 1, found 'many'"),
         (["run", "--jobs", "0"], "expected a whole number >= 1, found '0'"),
         (["record", "-j", "-3"], "expected a whole number >= 1, found '-3'"),

@@ -413,8 +413,13 @@ def test_an_outcome_holds_what_reports_show(made):
         StageDrift(Stage("unet", 0), "sample", 2.0**-10, relative),
     )
     assert outcome.baseline == JudgedBy(
-        "cpu-b", Comparison.CROSS_CLASS, reference="cpu-float32", digest="0" * 32
+        "cpu-b",
+        Comparison.CROSS_CLASS,
+        reference="cpu-float32",
+        digest="0" * 32,
+        file=outcome.baseline.file,
     )
+    assert outcome.baseline.file.endswith("cpu-b.json")
     assert reasons.environment_changes(outcome.environment_changes) == [
         "torch 2.8.0 -> 2.9.1",
         "diffusers unset -> 0.36.0",

@@ -260,6 +260,7 @@ def test_the_same_class_judges_then_the_reference_then_nobody(
         reference="" if same_class else str(target),
         digest=found.baseline.digest,
         detection_rate=None,
+        file=f"digits/{target or 'cpu-float32'}/cpu-{letter}.json",
     )
 
 

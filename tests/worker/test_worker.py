@@ -22,7 +22,7 @@ from harness.scenario.fields import Determinism
 from harness.scenario.weights import DATA
 from harness.store.recording import Recording
 from harness.worker.observe.digest import digest
-from harness.worker.pipeline import checkpoints, library
+from harness.worker.pipeline import checkpoints, library, schedulers
 from harness.worker.pipeline.synthetic import synthesize
 from harness.worker.pipeline.torch_ import Torch
 from harness.worker.protocol import CannotRunHere, CaseError
@@ -265,7 +265,7 @@ def test_a_scheduler_or_setting_that_does_not_exist_is_refused(
     from diffusers import DDIMScheduler
 
     with pytest.raises(CaseError) as caught:
-        library.make_scheduler(DDIMScheduler(), replacement)
+        schedulers.make_scheduler(DDIMScheduler(), replacement)
     assert expected in str(caught.value)
 
 

@@ -141,7 +141,7 @@ def test_another_framework_is_the_first_change_and_says_nothing_of_cost(tmp_path
     actual = builders.recording(tmp_path / "actual", environment=environment)
     expected = builders.recording(tmp_path / "expected")
     changes = list_changes(actual.environment, expected.environment)
-    assert changes[0] == "framework torch -> mindspore"
+    assert str(changes[0]) == "framework torch -> mindspore"
     cost = judge_cost(actual, expected, CostBounds(slower=1.5))
     assert cost.reason is CostReason.OTHER_MACHINE
     case = builders.case(framework=Framework.MINDSPORE)
