@@ -2,7 +2,8 @@
 
 A synthetic checkpoint is a folder in the format of diffusers without weights, which the worker
 makes. The architectures are those of the published configurations of google/ddpm-cifar10-32 and
-stable-diffusion-v1-5, and a small UnCLIP; the tokenizers are our own and know letters only.
+stable-diffusion-v1-5, a small UnCLIP and a small LTX-Video; the tokenizers are our own and know
+letters only.
 
     python training/make_synthetic.py                   # all; the largest needs 5 GiB of memory
     python training/make_synthetic.py unclip-small      # one of them
@@ -22,15 +23,27 @@ from typing import Any
 import torch
 from diffusers import (
     AutoencoderKL,
+    AutoencoderKLLTXVideo,
     DDIMScheduler,
     DDPMScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    LTXVideoTransformer3DModel,
     PriorTransformer,
     UnCLIPScheduler,
     UNet2DConditionModel,
     UNet2DModel,
 )
 from diffusers.pipelines.deprecated.unclip.text_proj import UnCLIPTextProjModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    T5Config,
+    T5EncoderModel,
+    T5TokenizerFast,
+)
 
 from harness.worker.observe.tensors import digest_digests
 from harness.worker.pipeline.checkpoints import digest_states
@@ -60,6 +73,32 @@ def make_tokenizer(folder: Path, size: int, length: int) -> CLIPTokenizer:
     (folder / "vocab.json").write_text(json.dumps(tokens))
     (folder / "merges.txt").write_text("#version: 0.2\n")
     return CLIPTokenizer.from_pretrained(folder, model_max_length=length)
+
+
+def make_t5_tokenizer(words: list[str], length: int) -> T5TokenizerFast:
+    """Return a T5 tokenizer that knows letters and some words.
+
+    Args:
+        words: Each of them is one token.
+        length: The number of tokens of a prompt.
+    """
+    costs = {"<pad>": 0.0, "</s>": 0.0, "<unk>": 0.0}
+    costs |= {f"▁{word}": -1.0 for word in words}  # less than what their letters cost
+    costs |= {"▁": -3.0} | dict.fromkeys("abcdefghijklmnopqrstuvwxyz", -4.0)
+    tokenizer = Tokenizer(models.Unigram(list(costs.items()), unk_id=2))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A </s>", special_tokens=[("</s>", 1)]
+    )
+    return T5TokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",  # noqa: S106 (a token of the vocabulary)
+        eos_token="</s>",  # noqa: S106
+        unk_token="<unk>",  # noqa: S106
+        extra_ids=0,
+        model_max_length=length,
+    )
 
 
 def ddpm_cifar10(_folder: Path) -> Parts:
@@ -208,10 +247,53 @@ def _unclip_upscaler() -> UNet2DModel:
     )
 
 
+def ltx(_folder: Path) -> Parts:
+    """Return the parts of a small LTX-Video: latents of 8 channels, a quarter in each direction."""
+    tokenizer = make_t5_tokenizer([], 32)
+    text = T5Config(
+        vocab_size=len(tokenizer),
+        d_model=32,
+        d_kv=8,
+        d_ff=64,
+        num_layers=2,
+        num_heads=4,
+        dropout_rate=0.0,
+    )
+    widths = (32, 32, 32, 32)
+    scaling = (True, True, False, False)
+    return {
+        "_class_name": "LTXPipeline",
+        "tokenizer": tokenizer,
+        "text_encoder": T5EncoderModel(text),
+        "transformer": LTXVideoTransformer3DModel(
+            in_channels=8,
+            out_channels=8,
+            num_attention_heads=4,
+            attention_head_dim=16,
+            cross_attention_dim=64,
+            num_layers=3,
+            caption_channels=32,
+        ),
+        "vae": AutoencoderKLLTXVideo(
+            latent_channels=8,
+            block_out_channels=widths,
+            decoder_block_out_channels=widths,
+            layers_per_block=(1,) * 5,
+            decoder_layers_per_block=(1,) * 5,
+            spatio_temporal_scaling=scaling,
+            decoder_spatio_temporal_scaling=scaling,
+            patch_size=1,
+            patch_size_t=1,
+        ),
+        "scheduler": FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+    }
+
+
 RECIPES: dict[str, Callable[[Path], Parts]] = {
     "ddpm-cifar10-32": ddpm_cifar10,
     "stable-diffusion-v1-5": stable_diffusion,
     "unclip-small": unclip,
+    "ltx-small": ltx,
 }
 
 

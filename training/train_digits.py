@@ -214,7 +214,7 @@ def make_tokenizer(folder: Path) -> CLIPTokenizer:
         SystemExit: A word is not one token.
     """
     letters = "abcdefghijklmnopqrstuvwxyz"
-    words = _words_of_templates()
+    words = words_of_templates()
     tokens = [*letters, *(f"{letter}</w>" for letter in letters)]
     merges: list[str] = []
     for word in words:
@@ -237,7 +237,7 @@ def make_tokenizer(folder: Path) -> CLIPTokenizer:
     return tokenizer
 
 
-def _words_of_templates() -> list[str]:
+def words_of_templates() -> list[str]:
     found = set(WORDS)
     for template in TEMPLATES:
         found.update(template.replace("{}", "").split())
@@ -268,9 +268,9 @@ def train_sd(vae_steps: int, unet_steps: int) -> None:
         set_alpha_to_one=False,
     )
     prompts = torch.tensor(
-        [[_token_ids(tokenizer, each.format(word)) for each in TEMPLATES] for word in WORDS]
+        [[token_ids(tokenizer, each.format(word)) for each in TEMPLATES] for word in WORDS]
     )
-    empty = torch.tensor(_token_ids(tokenizer, ""))
+    empty = torch.tensor(token_ids(tokenizer, ""))
 
     def loss_of(index: torch.Tensor) -> torch.Tensor:
         clean = latents[index]
@@ -354,7 +354,7 @@ def make_conditional_unet() -> UNet2DConditionModel:
     )
 
 
-def _token_ids(tokenizer: CLIPTokenizer, prompt: str) -> list[int]:
+def token_ids(tokenizer: CLIPTokenizer, prompt: str) -> list[int]:
     found: list[int] = tokenizer(prompt, padding="max_length", max_length=PROMPT_TOKENS).input_ids
     return found
 

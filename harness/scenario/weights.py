@@ -64,7 +64,7 @@ IN_FOLDERS = (  # what a scenario may name as a source of files
     CheckpointKind.HUB,
 )
 OF_CHECKPOINTS = (*IN_FOLDERS, CheckpointKind.ENDPOINT)
-OF_ADAPTERS = (CheckpointKind.PATH, CheckpointKind.HUB)
+OF_ADAPTERS = (CheckpointKind.BUNDLED, CheckpointKind.PATH, CheckpointKind.HUB)
 
 
 class AdapterKind(StrEnum):
@@ -241,7 +241,7 @@ def _adapter(kind: AdapterKind, value: Values, place: Place) -> Adapter:
     name = value.get("adapter", "")
     if name and not ADAPTER_NAME.fullmatch(name):
         raise members["adapter"][1].wrong("a name of letters, digits, `-` and `_`", f"`{name}`")
-    ours = ("path", "hub", "revision")
+    ours = (*OF_ADAPTERS, "revision")
     settings = {key: setting for key, setting in value.items() if key not in ours}
     return Adapter(kind, source, settings)
 
