@@ -7,7 +7,7 @@ run: .venv/ready  ## the main job: every bundled and synthetic case that takes s
 	$(BIN)/harness run scenarios -k "not slow and not hub and not mindspore" --device cpu --jobs 2 --out runs/main
 
 test: .venv/ready lint  ## what CI runs
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n 2 -m "not slow"
 
 lint: .venv/ready
 	$(BIN)/ruff check .
