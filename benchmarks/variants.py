@@ -7,7 +7,6 @@ or another order of the batch does not move a bit.
 
     python benchmarks/variants.py                     # all four; some 15 minutes on two cores
     python benchmarks/variants.py sd img2img          # some of them
-    python benchmarks/variants.py --explain           # also the operator that breaks an identity
 
 It writes the scenarios and the run to `--out`, and prints the table of variants as Markdown.
 """

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from contextlib import ExitStack
 from typing import Any, Dict, List, Type
 
@@ -36,8 +37,9 @@ class _OfPipeline(Execution):
         if not (self.beside_compiled and self.is_inside):
             self._observe(undo)
 
+    @abstractmethod
     def _observe(self, undo: ExitStack) -> None:
-        raise NotImplementedError
+        """Count what a run does, until `undo` is closed."""
 
 
 class SlicedAttention(_OfPipeline):
