@@ -1,0 +1,107 @@
+"""How far arrays moved, and what was held against which bound."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+
+from harness.records.cases import Stage
+
+
+class Metric(StrEnum):
+    """What a check measures; the values are the keys of YAML and JSON."""
+
+    L_INF = "l_inf"
+    REL_L2 = "rel_l2"
+    LOCAL_L_INF = "local_l_inf"
+    LOCAL_REL_L2 = "local_rel_l2"
+    ABS_SUM = "abs_sum"
+    BITS = "bits"
+    SHAPE = "shape"
+    STRUCTURE = "structure"
+    STAGE_COUNT = "stage_count"
+
+
+class Against(StrEnum):
+    """What a check holds its subject against."""
+
+    BASELINE = "baseline"
+    PUBLISHED = "published"
+    SAME_IMAGE_ALONE = "same-image-alone"
+    FIRST_IMAGE = "first-image"
+
+
+@dataclass(frozen=True)
+class Drift:
+    """How far an array moved, over all its elements.
+
+    Differences and sums are in float64 and in the array's own unit. `l_inf` and `rel_l2` are NaN
+    where either side is not finite.
+    """
+
+    l_inf: float
+    rel_l2: float
+    abs_sum: float
+    abs_sum_expected: float
+    differing: int
+    size: int
+    worst_index: tuple[int, ...]
+    worst_actual: float
+    worst_expected: float
+    finite: bool = True
+
+
+@dataclass(frozen=True)
+class StageDrift:
+    """How far one tensor of a stage moved; NaN where this run has no such tensor of that shape."""
+
+    stage: Stage
+    key: str
+    l_inf: float
+    rel_l2: float
+
+    @property
+    def name(self) -> str:
+        """`scheduler.step#3/sample`, or `noise#0`, which has one tensor only."""
+        return f"{self.stage}/{self.key}" if self.key else str(self.stage)
+
+    def value(self, metric: Metric) -> float:
+        """Return what `metric` measures: `LOCAL_L_INF` is this drift's `l_inf`."""
+        return self.l_inf if metric in (Metric.L_INF, Metric.LOCAL_L_INF) else self.rel_l2
+
+
+@dataclass(frozen=True)
+class Check:
+    """One measured value held against one bound.
+
+    `subject` is an output (`image`), one image of a batch (`image[1]`), or a stage's tensor.
+    Against a published value, `actual` and `expected` are the two abs-sums, `value` is how far they
+    lie apart, and `source` says where the published one comes from.
+    """
+
+    subject: str
+    metric: Metric
+    value: float
+    bound: float
+    against: Against = Against.BASELINE
+    actual: float | None = None
+    expected: float | None = None
+    source: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the value is at or under the bound; NaN never is."""
+        return self.value <= self.bound
+
+    @property
+    def margin(self) -> float:
+        """The bound divided by the value; infinite where the value is zero."""
+        if self.value == 0:
+            return math.inf
+        return self.bound / self.value
+
+
+def worst_first(number: float) -> float:
+    """Return a key that sorts NaN as larger than every number: what has no value is worst."""
+    return math.inf if math.isnan(number) else number
