@@ -41,7 +41,11 @@ from harness.store.baselines import Match, Store, was_replaced
 from harness.store.recording import Environment, Observed, Recording
 from harness.store.run_folder import (
     RunOwner,
+    contract_folder,
+    first_start,
     gather_parts,
+    now,
+    recording_folder,
     remove_parts,
     write_results,
 )
@@ -107,6 +111,7 @@ class Session:
         self._slots: list[Slot] = []
         self._compared = _Compared()
         self._stopping = False
+        self._started = now()
 
     def __enter__(self) -> Self:
         return self
@@ -269,19 +274,17 @@ class Session:
 
     def folder(self, case: Case) -> Path:
         """Return where the recording of a case lies, or will lie, in the run's folder."""
-        name = case.key
-        if case.image is not None:
-            name += f"-image{case.image}"
-        if case.teacher_tensors is not None:
-            name += "-teacher-forced"
-        if case.detail is not None and case.detail.get("evaluation"):
-            name += f"-float64-{case.detail['evaluation']}"
-        return self.out / "recordings" / case.scenario.name / name
+        return recording_folder(self.out, case)
 
     def write_results(self) -> Path:
         """Write all outcomes so far to `results.json`, or to this process's part, and return it."""
         return write_results(
-            self.out, self.outcomes, self.environment, self._part, self.environments
+            self.out,
+            self.outcomes,
+            self.environment,
+            self._part,
+            self.environments,
+            self._started,
         )
 
     def gather(self) -> None:
@@ -292,6 +295,7 @@ class Session:
         self.outcomes += outcomes
         self.environment = self.environment or environment
         self.environments = {**environments, **self.environments}
+        self._started = first_start(self.out, self._started)
         self.write_results()
         remove_parts(self.out)
 
@@ -435,7 +439,7 @@ class Session:
         forced = None
         if contract.wants_teacher_forcing(owed, recording, expected):
             tensors = expected.tensors_path.resolve()
-            folder = self.folder(case).with_name(f"{case.key}-contract-teacher-forced")
+            folder = contract_folder(self.out, case)
             forced = self.record(replace(case, teacher_tensors=tensors), slot, folder)
         with _reading_recordings():
             held = contract.hold(case, recording, expected, forced)

@@ -148,6 +148,7 @@ def challenge(arguments: argparse.Namespace) -> int:
     from harness.report.study_report import print_challenge
     from harness.report.terminal import console, progress
     from harness.session import Session
+    from harness.store.run_folder import now
     from harness.study.challenge import challenge as inject
 
     case = _one_case(arguments)
@@ -163,7 +164,7 @@ def challenge(arguments: argparse.Namespace) -> int:
         found = inject(session, case, platform, on_step=step)
     print_challenge(console(), found)
     _write_json(out / CHALLENGE_FILE, found.as_json())
-    rate = found.detection_rate()
+    rate = replace(found.detection_rate(), measured=now())
     if arguments.write:
         for baseline in store.files(case.scenario.name, case.key):
             store.annotate(baseline, detection_rate=rate)

@@ -61,6 +61,8 @@ def without_recording(
         tags=case.scenario.tags,
         log=log,
         fingerprint=case.scenario.fingerprint,
+        terms=case.scenario.terms,
+        evidence=case.scenario.evidence_digest,
     )
 
 
@@ -131,6 +133,9 @@ class _Judgement:
             effects=recording.effects,
             fingerprint=case.scenario.fingerprint,
             numerics_class=recording.numerics_class.name,
+            output_digests=recording.output_digests,
+            terms=case.scenario.terms,
+            evidence=case.scenario.evidence_digest,
         )
 
     def outcome(self, singles: list[Recording], teacher_forced: Recording | None) -> Outcome:

@@ -32,7 +32,8 @@ class DetectionRate:
     """How many known faults a scenario's bounds catch: what `harness challenge --write` measured.
 
     `above_noise` counts the faults whose effect exceeds that of one unit in the last place;
-    `cross_class_caught` how many of those the bounds catch on another platform.
+    `cross_class_caught` how many of those the bounds catch on another platform. `measured` is when,
+    in UTC; empty in what an older harness measured.
     """
 
     faults: int
@@ -41,6 +42,7 @@ class DetectionRate:
     cross_class_caught: int
     missed: tuple[str, ...]
     platform: str
+    measured: str = ""
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,10 @@ class Outcome:
 
     `variant` is empty for a scenario as it stands, and `contract` says how a variant compares with
     the case that it is held against.
+
+    `output_digests` has the digest of each output of this run. `terms` and `evidence` are digests
+    of what the scenario held its outputs to, and of the evidence for its bounds, see
+    `Scenario.terms`. A gate compares all three with what lies in the repository.
     """
 
     case: str
@@ -171,6 +177,9 @@ class Outcome:
     variant: str = ""
     contract: ContractOutcome | None = None
     numerics_class: str = ""
+    output_digests: dict[str, str] = field(default_factory=dict)
+    terms: str = ""
+    evidence: str = ""
 
     @property
     def key(self) -> str:

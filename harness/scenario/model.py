@@ -217,8 +217,34 @@ class Scenario:
 
         A baseline of another fingerprint is `stale`.
         """
-        text = json.dumps(list(self.decides.values()), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return _short_digest(list(self.decides.values()))
+
+    @property
+    def terms(self) -> str:
+        """Digest of what the outputs are held to; 16 hexadecimal digits.
+
+        That is every expectation, bound, published value and contract. No baseline depends on it,
+        but a verdict does: a gate tells by it that bounds were edited after a run.
+        """
+        tolerances, cost, contract = self.tolerances, self.cost, self.contract
+        bounds = (tolerances.cross_class, tolerances.batch)
+        held_to = [
+            list(self.expect),
+            [None if each is None else each.as_yaml() for each in bounds],
+            {
+                name: [each.abs_sum, each.within, each.device]
+                for name, each in self.published.items()
+            },
+            [cost.slower, cost.at_least_seconds],
+            "" if contract is None else contract.terms,
+        ]
+        return _short_digest(held_to)
+
+    @property
+    def evidence_digest(self) -> str:
+        """Digest of the evidence that the bounds rest on; empty where there is none."""
+        evidence = self.tolerances.evidence
+        return "" if evidence is None else _short_digest(evidence.as_yaml())
 
     @property
     def needs_baseline(self) -> bool:
@@ -370,6 +396,12 @@ class Case:
             root, packages = str(scenario.project.root), list(scenario.project.trust)
             request["trust"] = {"root": root, "packages": packages}
         return request
+
+
+def _short_digest(content: object) -> str:
+    """Return the digest of JSON values; 16 hexadecimal digits."""
+    text = json.dumps(content, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _single_image(call: Facts, images: int, image: int) -> Facts:

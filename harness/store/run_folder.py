@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -10,9 +11,11 @@ from urllib.parse import quote
 
 from filelock import FileLock, Timeout
 
+from harness import __version__
 from harness.errors import UsageError, writing
 from harness.records import Outcome
-from harness.store.git import git
+from harness.scenario.model import Case
+from harness.store.git import git, is_dirty
 from harness.store.recording import Environment
 from harness.store.sealed import SealedFormat, write_sealed
 from harness.worker.files import remove_leftovers
@@ -31,9 +34,12 @@ class Results:
     """The content of `results.json`: the outcomes by their ids, and where they were recorded.
 
     `environment` is that of the first recording; None where no case left one. `environments` has
-    one for each numerics class that the cases ran in. `written` is when the file was written, in
-    UTC, and `commit` the git commit of the working directory, empty where there is none. `digest`
-    seals all other keys.
+    one for each numerics class that the cases ran in. `started` and `written` are when the run
+    began and when the file was written, in UTC. `commit` is the git commit of the working
+    directory, empty where there is none, and `dirty` whether files under version control differed
+    from it, None where git cannot tell. `harness` is the version of the harness, and `machine` the
+    network name of the machine that the run was started on. `digest` seals all other keys. What a
+    file of an older harness does not hold is empty.
     """
 
     format: str
@@ -43,6 +49,10 @@ class Results:
     digest: str = ""
     environments: dict[str, Environment] = field(default_factory=dict)
     commit: str = ""
+    started: str = ""
+    dirty: bool | None = None
+    harness: str = ""
+    machine: str = ""
 
 
 def write_results(
@@ -51,6 +61,7 @@ def write_results(
     environment: Environment | None,
     part: str = "",
     environments: Mapping[str, Environment] | None = None,
+    started: str = "",
 ) -> Path:
     """Write the outcomes of a run, or of the `part` of it that one process ran.
 
@@ -60,6 +71,7 @@ def write_results(
         environment: That of the first recording.
         part: Names the part; empty for the whole run.
         environments: One for each numerics class that the cases ran in.
+        started: When the run began, as `now` gives it; empty for now.
 
     Returns:
         The file.
@@ -71,15 +83,24 @@ def write_results(
         format=RESULTS_FORMAT,
         outcomes=tuple(sorted(outcomes, key=_case_of)),
         environment=environment,
-        written=datetime.now(UTC).isoformat(timespec="seconds"),
+        written=now(),
         environments=dict(environments or {}),
         commit=git("rev-parse", "HEAD") or "",
+        started=started or now(),
+        dirty=is_dirty(),
+        harness=__version__,
+        machine=platform.node(),
     )
     path = out / (f"results-{part}.json" if part else RESULTS_FILE)
     with writing(path):
         out.mkdir(parents=True, exist_ok=True)
         write_sealed(path, results)
     return path
+
+
+def now() -> str:
+    """Return the present moment in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def read_results(run: Path) -> Results:
@@ -111,6 +132,29 @@ def gather_parts(
         environment = environment or results.environment
         environments = {**results.environments, **environments}
     return outcomes, environment, environments
+
+
+def first_start(out: Path, own: str) -> str:
+    """Return when the first of the processes that share a run's folder began; `own` is this one."""
+    parts = [read_results(part).started for part in out.glob(PART_FILES)]
+    return min([own, *filter(None, parts)])
+
+
+def recording_folder(run: Path, case: Case) -> Path:
+    """Return where the recording of a case lies, or will lie, in a run's folder."""
+    name = case.key
+    if case.image is not None:
+        name += f"-image{case.image}"
+    if case.teacher_tensors is not None:
+        name += "-teacher-forced"
+    if case.detail is not None and case.detail.get("evaluation"):
+        name += f"-float64-{case.detail['evaluation']}"
+    return run / "recordings" / case.scenario.name / name
+
+
+def contract_folder(run: Path, case: Case) -> Path:
+    """Return where a variant's run lies that had the tensors of the case of its contract."""
+    return recording_folder(run, case).with_name(f"{case.key}-contract-teacher-forced")
 
 
 def remove_parts(out: Path) -> None:

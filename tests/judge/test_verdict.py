@@ -458,6 +458,7 @@ def test_a_case_that_left_no_recording_has_an_outcome():
         case="digits[cuda-float32]",
         scenario="digits",
         target=case.target,
+        terms=case.scenario.terms,
         verdict=Verdict.ERROR,
         reason=Reason.NOT_RECORDED,
         message="crashed",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import subprocess
 import sys
 import threading
@@ -14,11 +15,13 @@ from pathlib import Path
 import builders
 import pytest
 
+from harness import __version__
 from harness.errors import FileError, UsageError
 from harness.store import run_folder
 from harness.store.run_folder import (
     RESULTS_FILE,
     RunOwner,
+    first_start,
     gather_parts,
     new_run,
     read_results,
@@ -187,6 +190,41 @@ def test_results_are_read_back_as_they_were_written(tmp_path):
     assert results.environment == builders.environment()
     assert results.written == "2026-01-02T12:00:00+00:00"
     assert [each.name for each in out.iterdir()] == [RESULTS_FILE]
+
+
+@pytest.mark.usefixtures("frozen")
+def test_results_say_by_what_where_and_when_they_were_made(tmp_path):
+    """A gate checks all of it; a part of several takes the start of the first one."""
+    write_results(tmp_path, [], None, part="gw0", started="2026-01-02T11:58:00+00:00")
+    write_results(tmp_path, [], None, part="gw1", started="2026-01-02T11:59:00+00:00")
+    assert first_start(tmp_path, "2026-01-02T11:58:30+00:00") == "2026-01-02T11:58:00+00:00"
+    write_results(tmp_path, [], None)
+    results = read_results(tmp_path)
+    assert results.started == "2026-01-02T12:00:00+00:00"
+    assert (results.harness, results.machine) == (__version__, platform.node())
+
+
+def test_results_say_whether_the_working_tree_was_dirty(tmp_path, monkeypatch):
+    """A changed file under version control; not what a run itself leaves there."""
+    monkeypatch.chdir(tmp_path)
+    found = []
+
+    def look(out: str) -> None:
+        found.append(read_results(write_results(tmp_path / out, [], None).parent).dirty)
+
+    look("without-git")
+    for arguments in (
+        ["init", "-q"],
+        ["config", "user.email", "a@b"],
+        ["config", "user.name", "A"],
+        ["commit", "-q", "--allow-empty", "-m", "first"],
+    ):
+        subprocess.run(["git", *arguments], check=True)
+    look("untracked")
+    (tmp_path / "file").write_text("x")
+    subprocess.run(["git", "add", "file"], check=True)
+    look("changed")
+    assert found == [None, False, True]
 
 
 def test_results_without_an_outcome_or_an_environment_are_results(tmp_path):
