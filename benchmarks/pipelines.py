@@ -45,14 +45,15 @@ from pathlib import Path
 import numpy as np
 
 from harness.errors import HarnessError
+from harness.launch.case_queue import settings_of
+from harness.launch.launcher import Slot
 from harness.launch.process import variables
-from harness.launch.slot import Slot
 from harness.records import Outcome, Verdict
 from harness.scenario.fields import Determinism
 from harness.scenario.model import Case
 from harness.scenario.reading import read
 from harness.scenario.write_tolerance import write_tolerance
-from harness.session import Session, settings_of
+from harness.session import Session
 from harness.store.baselines import Store
 from harness.store.recording import Recording
 from harness.store.run_folder import read_results

@@ -7,7 +7,9 @@ HarnessError            exit 4   a defect of the harness
       BaselineError     exit 2   a baseline that is damaged, misplaced or of another format
   NotRecordedError      exit 1   a case left no recording: verdict `error` or `unverified`
     LaunchError                  its worker did not start, crashed or timed out: verdict `error`
+      WorkerEndedError           its worker crashed, or was killed
     SandboxError                 no environment with the named versions can be had: `unverified`
+  WorkerLostError                a worker of a fleet or its machine was lost: the case runs again
 """
 
 from __future__ import annotations
@@ -103,6 +105,24 @@ class NotRecordedError(HarnessError):
 
 class LaunchError(NotRecordedError):
     """A worker process ended, or was ended, before it answered."""
+
+
+class WorkerEndedError(LaunchError):
+    """A worker process ended before it answered: it crashed, or was killed."""
+
+
+class WorkerLostError(HarnessError):
+    """A worker of a fleet was lost, with its machine or alone; its case may run elsewhere.
+
+    It is no NotRecordedError: whatever the case was doing, it is to run again from its beginning.
+
+    Args:
+        reason: What is known of the loss.
+    """
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(reason)
 
 
 class SandboxError(NotRecordedError):

@@ -13,17 +13,24 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Self
 
-from harness.errors import BaselineError, FileError, NotRecordedError, UsageError, writing
+from harness.errors import (
+    BaselineError,
+    FileError,
+    LaunchError,
+    NotRecordedError,
+    UsageError,
+    WorkerLostError,
+    writing,
+)
 from harness.judge import contract, reasons
 from harness.judge.accuracy import Evaluation, judge_accuracy, unit_of
 from harness.judge.cost import CHANGED, judge_cost
 from harness.judge.verdict import judge, wants_teacher_forcing, without_recording
-from harness.launch.availability import missing_environment
-from harness.launch.case_queue import CaseQueue, settings_of
+from harness.launch.case_queue import CaseQueue, spec_of
 from harness.launch.events import Described, Failed, Recorded, Unverified
+from harness.launch.launcher import Launcher, Slot, WorkerSpec
+from harness.launch.local import LocalLauncher
 from harness.launch.process import variables
-from harness.launch.sandbox import PINS, interpreter
-from harness.launch.slot import Slot
 from harness.records import (
     ContractKind,
     ContractOutcome,
@@ -87,6 +94,7 @@ class Session:
         on_progress: Called with a case and, in words, what is being done for it.
         part: Names this process's results and logs, where several processes share the folder.
         evaluated: Which cases are evaluated in float64.
+        launcher: Where workers start; this machine without one. The session closes it.
     """
 
     def __init__(
@@ -96,6 +104,7 @@ class Session:
         on_progress: OnProgress = _say_nothing,
         part: str = "",
         evaluated: WhenEvaluated = WhenEvaluated.CHEAP,
+        launcher: Launcher | None = None,
     ) -> None:
         self.store = store
         self.out = out
@@ -108,6 +117,7 @@ class Session:
         self._when = evaluated
         self._owner: RunOwner | None = None
         self._claiming = threading.Lock()
+        self._launcher: Launcher = LocalLauncher() if launcher is None else launcher
         self._slots: list[Slot] = []
         self._compared = _Compared()
         self._stopping = False
@@ -120,6 +130,7 @@ class Session:
         """End every worker and write `results.json`, also when the run was interrupted."""
         self._stop()
         try:
+            self._launcher.close()
             if self.outcomes:
                 self.write_results()
         finally:
@@ -145,7 +156,7 @@ class Session:
     def run(self, case: Case, slot: Slot | None = None) -> Outcome:
         """Run one case, judge it and remember the outcome."""
         try:
-            outcome = self._run_and_judge(case, slot or self.slot(0))
+            outcome = self._run_also_elsewhere(case, slot or self.slot(0))
         except NotRecordedError as error:
             outcome = without_recording(case, error.verdict, error.reason, error.log)
         except BaselineError as error:
@@ -170,7 +181,8 @@ class Session:
 
         Args:
             cases: What to run.
-            jobs: The number of workers, each with a thread of this process.
+            jobs: The number of workers, each with a thread of this process; or `Jobs.AUTO`, which
+                is as many as the launcher has room for.
             on_outcome: Called with each outcome, in the thread of its worker.
 
         Raises:
@@ -181,19 +193,18 @@ class Session:
             return
         self.claim()  # in this thread, because it also releases the folder
         self._compared.choose(waiting)
-        queue = CaseQueue(waiting)
+        queue = CaseQueue(waiting, keep_together=not self._launcher.is_one_machine)
         failures: list[BaseException] = []
 
-        def work(slot: Slot) -> None:
-            try:
-                for case in queue.take_until(lambda: self._stopping):
-                    on_outcome(self.run(case, slot))
-            except Exception as error:  # raised again in the caller's thread
-                failures.append(error)
-                self._stopping = True
-
-        slots = [self.slot(index) for index in range(jobs)]
-        threads = [threading.Thread(target=work, args=(slot,), daemon=True) for slot in slots]
+        before = len(self._slots)
+        slots = self._launcher.slots(waiting, jobs, lambda index: self._log(before + index))
+        self._slots += slots
+        threads = [
+            threading.Thread(
+                target=self._work, args=(slot, queue, on_outcome, failures), daemon=True
+            )
+            for slot in slots
+        ]
         for thread in threads:
             thread.start()
         try:
@@ -207,6 +218,24 @@ class Session:
             raise
         if failures:
             raise failures[0]
+
+    def _work(
+        self,
+        slot: Slot,
+        queue: CaseQueue,
+        on_outcome: OnOutcome,
+        failures: list[BaseException],
+    ) -> None:
+        """Run cases of the queue on one slot; what goes wrong is raised in the caller's thread."""
+        try:
+            if slot.open(lambda: not self._stopping and queue.has(slot.accepts)):
+                for case in queue.take_until(lambda: self._stopping, slot.accepts):
+                    on_outcome(self.run(case, slot))
+        except Exception as error:
+            failures.append(error)
+            self._stopping = True
+        finally:
+            slot.give_back()
 
     def describe(
         self, framework: Framework, device: Device, dtype: Dtype, determinism: Determinism
@@ -224,12 +253,13 @@ class Session:
                 "mode": determinism,
             }
         }
-        settings = variables(determinism, {}, framework=framework)
+        spec = WorkerSpec(variables(determinism, {}, framework=framework), framework)
         try:
-            python = _interpreter(framework, ())
+            event = self.slot(0).ask(request, spec, DESCRIBE_SECONDS, lambda _: None)
+        except LaunchError:
+            raise
         except NotRecordedError as error:
             raise UsageError(error.reason) from error
-        event = self.slot(0).ask(request, settings, DESCRIBE_SECONDS, lambda _: None, python)
         if isinstance(event, Described):
             return event.environment
         raise UsageError(_refusal(event).reason)
@@ -302,8 +332,7 @@ class Session:
     def slot(self, index: int) -> Slot:
         """Return the slot of this index; a slot holds at most one worker."""
         while len(self._slots) <= index:
-            log = self.out / "logs" / f"worker-{self._part}{len(self._slots)}.log"
-            self._slots.append(Slot(log))
+            self._slots.append(self._launcher.slot(self._log(len(self._slots))))
         return self._slots[index]
 
     def record(self, case: Case, slot: Slot | None = None, folder: Path | None = None) -> Recording:
@@ -323,21 +352,40 @@ class Session:
         }
         if case.env:
             self._on_progress(case, f"an environment with {', '.join(case.env)}")
-        python = _interpreter(case.scenario.framework, case.env)
         with writing(folder):  # an older recording must not be mistaken for this run's
             (folder / RECORDING_FILE).unlink(missing_ok=True)
             remove_leftovers(folder.parent)
         event = slot.ask(
             request,
-            settings_of(case),
+            spec_of(case),
             case.scenario.timeout,
             lambda doing: self._on_progress(case, doing),
-            python,
         )
         if not isinstance(event, Recorded):
             raise _refusal(event)
         with _reading_recordings():
             return Recording.read(folder)
+
+    def _log(self, index: int) -> Path:
+        return self.out / "logs" / f"worker-{self._part}{index}.log"
+
+    def _run_also_elsewhere(self, case: Case, slot: Slot) -> Outcome:
+        """Run a case and judge it; once more from its beginning where its worker was lost.
+
+        Raises:
+            NotRecordedError: It left no recording, or its worker was lost twice.
+        """
+        try:
+            return self._run_and_judge(case, slot)
+        except WorkerLostError as error:
+            first = error
+        self._compared.forget(case)
+        self._on_progress(case, f"starts again: {first.reason}")
+        try:
+            return self._run_and_judge(case, slot)
+        except WorkerLostError as error:
+            reason = f"its worker was lost twice: {first.reason}; then: {error.reason}"
+            raise LaunchError(reason) from error
 
     def _run_and_judge(self, case: Case, slot: Slot) -> Outcome:
         """Run a case, and judge it by its baseline and by its contract."""
@@ -432,7 +480,7 @@ class Session:
         if other is None or owed is None:
             return outcome
         try:
-            expected = self._record_compared(other, slot, is_companion=True)
+            expected = self._companion(case, other, recording, slot)
         except NotRecordedError as error:
             held = contract.not_held(case, reasons.no_companion(other.id, error.reason))
             return contract.with_contract(outcome, held, error.verdict)
@@ -449,6 +497,17 @@ class Session:
             with _reading_recordings():
                 held = contract.hold(case, recording, expected, forced, accuracy)
         return contract.with_contract(outcome, held)
+
+    def _companion(self, case: Case, other: Case, recording: Recording, slot: Slot) -> Recording:
+        """Return the recording that a variant's is held against, of the same numerics class.
+
+        One of another class, made on another machine of a fleet, says nothing of the variant.
+        """
+        expected = self._record_compared(other, slot, is_companion=True)
+        if self._launcher.is_one_machine or _same_class(expected, recording):
+            return expected
+        folder = self.folder(case).with_name(f"{case.key}-companion")
+        return self.record(other, slot, folder)
 
     def _wants_accuracy_of_contract(self, held: ContractOutcome, recording: Recording) -> bool:
         """Whether a variant is evaluated in float64: always where its contract depends on that.
@@ -488,6 +547,9 @@ class Session:
                 return self.record(entry.case if is_companion else case, slot, folder)
             except NotRecordedError as error:
                 entry.error = error
+                raise
+            except WorkerLostError:
+                entry.folder = None
                 raise
 
     def _timed_again(
@@ -550,6 +612,12 @@ class _Compared:
             for case in cases:
                 self._entries.setdefault(case.id, _Entry(case))
 
+    def forget(self, case: Case) -> None:
+        """Forget the recording of a case, which then runs again."""
+        entry = self.entry(case)
+        with entry.lock:
+            entry.folder, entry.error = None, None
+
     def entry(self, case: Case) -> _Entry:
         """Return what is known of a case."""
         with self._lock:
@@ -576,6 +644,10 @@ def _shown(path: Path) -> str:
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
+def _same_class(one: Recording, other: Recording) -> bool:
+    return one.numerics_class == other.numerics_class
+
+
 @contextlib.contextmanager
 def _reading_recordings() -> Iterator[None]:
     """Turn an error in a recording's files into an error of its case; one of a baseline passes."""
@@ -594,23 +666,3 @@ def _refusal(event: object) -> NotRecordedError:
     if isinstance(event, Failed):
         return NotRecordedError(event.reason, Verdict.ERROR, event.traceback)
     return NotRecordedError(f"the worker answered with {type(event).__name__}")
-
-
-def _interpreter(framework: Framework, env: tuple[str, ...]) -> Path | None:
-    """Return the Python of an environment with the packages `env`; None for this process's own.
-
-    A framework's own environment is large, so only `harness env --make` makes it.
-
-    Raises:
-        NotRecordedError: The framework's environment was not made, or `env` adds packages to it.
-    """
-    if framework not in PINS:
-        return interpreter(env)
-    if env:
-        asked = ", ".join(env)
-        reason = f"{asked} is for scenarios in torch; the packages of {framework} are pinned"
-        raise NotRecordedError(reason, Verdict.UNVERIFIED)
-    missing = missing_environment(framework)
-    if missing:
-        raise NotRecordedError(missing, Verdict.UNVERIFIED)
-    return interpreter(PINS[framework])

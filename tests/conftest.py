@@ -15,7 +15,7 @@ import pytest
 from builders import scenario_text
 
 from harness.judge import drift
-from harness.launch import slot
+from harness.launch import local
 from harness.launch.events import Final, Recorded
 from harness.launch.process import Worker, variables
 from harness.scenario.fields import Determinism
@@ -213,7 +213,7 @@ def pooled(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> Pool:
     """Sessions of this process borrow their workers from the pool."""
     monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
     monkeypatch.setattr(
-        slot, "Worker", lambda settings, log, python=None: pool.lend(settings, python)
+        local, "Worker", lambda settings, log, python=None: pool.lend(settings, python)
     )
     return pool
 

@@ -15,18 +15,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO
 
-from harness.errors import LaunchError, writing
+from harness.errors import LaunchError, WorkerEndedError, writing
 from harness.launch.events import Event, Final, Progress, Ready, parse_event
+from harness.launch.launcher import OnProgress, Request, Settings
 from harness.scenario.fields import Determinism, Framework, Profile
 from harness.store.typed_json import MalformedError
-from harness.worker.protocol import DescribeRequest, RunRequest
-
-Settings = Mapping[str, str | None]  # variables on top of the caller's own; None takes one away
-OnProgress = Callable[[str], None]
 
 START_SECONDS = 300.0  # importing torch from a cold disk takes tens of seconds
 EXIT_SECONDS = 10.0  # from the end of a worker's output to its own end
@@ -124,13 +120,12 @@ class Worker:
         reader.start()
         self._started = False
 
-    def ask(
-        self, request: RunRequest | DescribeRequest, timeout: float, on_progress: OnProgress
-    ) -> Final:
+    def ask(self, request: Request, timeout: float, on_progress: OnProgress) -> Final:
         """Send one request and return its final event.
 
         Raises:
-            LaunchError: The worker crashed, wrote what is no event or nobody asked for, or did not
+            WorkerEndedError: The worker crashed.
+            LaunchError: The worker wrote what is no event or nobody asked for, or did not
                 finish within `timeout` seconds. It is then of no further use.
         """
         if not self._started:
@@ -178,10 +173,10 @@ class Worker:
         with contextlib.suppress(queue.Empty):
             line = self._lines.get_nowait()
             if line is None:
-                raise LaunchError(self._end_of(deadline))
+                raise WorkerEndedError(self._end_of(deadline))
             raise LaunchError(f"the worker wrote without being asked: {line.strip()[:80]}")
 
-    def _send(self, request: RunRequest | DescribeRequest, deadline: _Deadline) -> None:
+    def _send(self, request: Request, deadline: _Deadline) -> None:
         """Write one request; does not wait for a worker that has ended, which `_next` reports.
 
         A request may be larger than the pipe's buffer, and a worker may read none of it.
@@ -202,7 +197,7 @@ class Worker:
         """Return the next event; only a final one is taken after the deadline."""
         line = self._next_line(deadline)
         if line is None:
-            raise LaunchError(self._end_of(deadline))
+            raise WorkerEndedError(self._end_of(deadline))
         if len(line) >= MOST_LINE:
             raise LaunchError(f"the worker wrote a line of over {MOST_LINE} characters")
         try:

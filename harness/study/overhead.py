@@ -11,7 +11,8 @@ from pathlib import Path
 from statistics import median
 
 from harness.errors import FileError, NotRecordedError, writing
-from harness.launch.slot import Slot
+from harness.launch.launcher import Slot
+from harness.launch.local import LocalSlot
 from harness.scenario.fields import Determinism, Profile
 from harness.scenario.model import Case
 from harness.session import Session, timed
@@ -122,7 +123,7 @@ def measure_overheads(
     found: list[Overhead] = []
     missed: dict[str, str] = {}
     for name in pairs:
-        slots = [Slot(session.out / "logs" / f"overhead-{side}.log") for side in (0, 1)]
+        slots = [LocalSlot(session.out / "logs" / f"overhead-{side}.log") for side in (0, 1)]
         try:
             for case in cases:
                 on_step(case.id, name)

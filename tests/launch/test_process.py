@@ -16,6 +16,8 @@ from marked import MARK, alive, until
 from harness.errors import FileError, LaunchError
 from harness.launch import process
 from harness.launch.events import Final, Unverified
+from harness.launch.launcher import WorkerSpec
+from harness.launch.local import LocalSlot
 from harness.launch.process import (
     FULL,
     MINDSPORE,
@@ -24,7 +26,6 @@ from harness.launch.process import (
     Worker,
     variables,
 )
-from harness.launch.slot import Slot
 from harness.scenario.fields import Determinism, Framework, Profile
 
 # A worker under the real guardian, which does what its requests say, in Python.
@@ -218,23 +219,23 @@ def mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 @pytest.fixture
-def slot(puppet: Path, mark: str, tmp_path: Path) -> Iterator[Slot]:
+def slot(puppet: Path, mark: str, tmp_path: Path) -> Iterator[LocalSlot]:
     """Return a slot for the script; at the end nothing that it started is alive."""
-    slot = Slot(tmp_path / "worker.log")
+    slot = LocalSlot(tmp_path / "worker.log")
     yield slot
     slot.end()
     assert until(lambda: not alive(mark), 2), alive(mark)
 
 
-def asked(slot: Slot, do: str = "", timeout: float = LONG, **settings: str) -> Final:
+def asked(slot: LocalSlot, do: str = "", timeout: float = LONG, **settings: str) -> Final:
     """Ask a worker with these settings to do something, and return its answer."""
     request = {"case": {"id": "x", "call": {"do": do}}, "out": "", "known": {}}
-    return slot.ask(request, settings, timeout, lambda _doing: None)
+    return slot.ask(request, WorkerSpec(settings), timeout, lambda _doing: None)
 
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_fault_of_a_worker_is_its_case_s_error_and_the_next_worker_works(
-    name: str, slot: Slot, mark: str
+    name: str, slot: LocalSlot, mark: str
 ):
     """The error soon says what happened, no process is left, and another worker takes over."""
     do, timeout, error = FAULTS[name]
@@ -252,7 +253,7 @@ def test_a_fault_of_a_worker_is_its_case_s_error_and_the_next_worker_works(
 
 @pytest.mark.parametrize("name", FAULTS_AT_START)
 def test_a_fault_at_the_start_of_a_worker_is_an_error_and_the_next_worker_works(
-    name: str, slot: Slot, mark: str, monkeypatch: pytest.MonkeyPatch
+    name: str, slot: LocalSlot, mark: str, monkeypatch: pytest.MonkeyPatch
 ):
     """A worker that cannot start must not stop those with other settings."""
     do, error = FAULTS_AT_START[name]
@@ -266,7 +267,7 @@ def test_a_fault_at_the_start_of_a_worker_is_an_error_and_the_next_worker_works(
     assert isinstance(asked(slot), Unverified)
 
 
-def test_a_worker_that_answers_twice_does_not_answer_the_next_case(slot: Slot, mark: str):
+def test_a_worker_that_answers_twice_does_not_answer_the_next_case(slot: LocalSlot, mark: str):
     """The second answer is found before the next request is sent, and the worker is replaced."""
     assert asked(slot, "send('unverified', reason='the first')").reason == "the first"
     assert until(lambda: not slot._worker._lines.empty(), 5)
@@ -277,7 +278,7 @@ def test_a_worker_that_answers_twice_does_not_answer_the_next_case(slot: Slot, m
     assert isinstance(asked(slot), Unverified)
 
 
-def test_a_worker_that_reads_no_requests_does_not_stop_the_launcher(slot: Slot, mark: str):
+def test_a_worker_that_reads_no_requests_does_not_stop_the_launcher(slot: LocalSlot, mark: str):
     """A request may be larger than a pipe's buffer; the time-out holds for writing it too."""
     sleeper = "send('ready'); time.sleep(600)"
     with pytest.raises(LaunchError) as caught:
@@ -286,13 +287,13 @@ def test_a_worker_that_reads_no_requests_does_not_stop_the_launcher(slot: Slot, 
     assert until(lambda: not alive(mark), 2)
 
 
-def test_a_request_of_several_megabytes_arrives_whole(slot: Slot):
+def test_a_request_of_several_megabytes_arrives_whole(slot: LocalSlot):
     """Such as prompt embeddings, which a scenario may hold as lists."""
     answer = asked(slot, f"send('failed', reason=str(len(call['do']))) #{'x' * 3_000_000}")
     assert int(answer.reason) > 3_000_000
 
 
-def test_what_a_worker_writes_unasked_does_not_fill_the_memory(slot: Slot, mark: str):
+def test_what_a_worker_writes_unasked_does_not_fill_the_memory(slot: LocalSlot, mark: str):
     """It waits as it writes, and is ended all the same."""
     flood = "send('recorded')\nwhile True: send('progress', case='x', doing='d' * 1000)"
     asked(slot, flood)
@@ -305,7 +306,7 @@ def test_what_a_worker_writes_unasked_does_not_fill_the_memory(slot: Slot, mark:
     assert until(lambda: not alive(mark), 2)
 
 
-def test_closing_a_worker_ends_what_it_started(slot: Slot, mark: str):
+def test_closing_a_worker_ends_what_it_started(slot: LocalSlot, mark: str):
     """Also what left its session and its group of processes; a second time does no harm."""
     asked(slot, "daemonise(); os.fork() or time.sleep(600)")
     worker = slot._worker
@@ -316,7 +317,7 @@ def test_closing_a_worker_ends_what_it_started(slot: Slot, mark: str):
 
 
 def test_the_status_of_a_worker_without_a_guardian_is_told_while_others_hold_its_output(
-    slot: Slot, mark: str
+    slot: LocalSlot, mark: str
 ):
     """Where the system cannot fork, a process that lives on must not be waited for."""
     started = time.monotonic()
@@ -326,13 +327,13 @@ def test_the_status_of_a_worker_without_a_guardian_is_told_while_others_hold_its
     assert until(lambda: not alive(mark), 2)
 
 
-def test_a_worker_is_kept_while_its_settings_stay(slot: Slot):
+def test_a_worker_is_kept_while_its_settings_stay(slot: LocalSlot):
     """Each start costs the seconds that torch takes to be imported."""
     first, same, other = asked(slot), asked(slot), asked(slot, OTHER="1")
     assert first == same != other
 
 
-def test_a_slot_that_was_ended_starts_no_other_worker(slot: Slot, mark: str):
+def test_a_slot_that_was_ended_starts_no_other_worker(slot: LocalSlot, mark: str):
     """A thread that asks after Ctrl-C gets an error instead of a process that nobody ends."""
     slot.end()
     with pytest.raises(LaunchError, match="the run is over"):
@@ -383,7 +384,7 @@ def test_a_worker_s_variables_follow_from_its_case(arguments, expected):
 
 
 def test_a_worker_starts_with_its_variables_in_place_of_the_caller_s(
-    slot: Slot, monkeypatch: pytest.MonkeyPatch
+    slot: LocalSlot, monkeypatch: pytest.MonkeyPatch
 ):
     """One that is set to nothing is taken away; a debugger's blocking launches are never passed."""
     for name in ("PYTHONOPTIMIZE", "CUDA_LAUNCH_BLOCKING", "OMP_NUM_THREADS", "KEPT"):
@@ -391,7 +392,7 @@ def test_a_worker_starts_with_its_variables_in_place_of_the_caller_s(
     tell = "send('failed', reason=json.dumps(dict(os.environ)))"
     request = {"case": {"id": "x", "call": {"do": tell}}, "out": "", "known": {}}
     settings = {"PYTHONOPTIMIZE": None, "OMP_NUM_THREADS": "7"}
-    answer = slot.ask(request, settings, LONG, lambda _doing: None)
+    answer = slot.ask(request, WorkerSpec(settings), LONG, lambda _doing: None)
     given = json.loads(answer.reason)
     assert (given["OMP_NUM_THREADS"], given["KEPT"], given["PYTHONSAFEPATH"]) == ("7", "1", "1")
     assert not {"PYTHONOPTIMIZE", "CUDA_LAUNCH_BLOCKING"} & set(given)
@@ -421,10 +422,10 @@ def test_a_portable_worker_restricts_what_a_native_one_leaves_open():
     assert changed == set(PORTABLE)
 
 
-def test_progress_is_passed_on_in_order(slot: Slot):
+def test_progress_is_passed_on_in_order(slot: LocalSlot):
     """What a person sees while a case runs."""
     doing: list[str] = []
     do = "send('progress', case='x', doing='run 2 of 2')"
     request = {"case": {"id": "x", "call": {"do": do}}, "out": "", "known": {}}
-    slot.ask(request, {}, LONG, doing.append)
+    slot.ask(request, WorkerSpec(), LONG, doing.append)
     assert doing == ["run 1 of 2", "run 2 of 2"]

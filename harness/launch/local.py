@@ -1,0 +1,116 @@
+"""Workers on this machine, in this environment or in one with other package versions."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from harness.errors import LaunchError, NotRecordedError
+from harness.launch.availability import missing_environment
+from harness.launch.events import Final
+from harness.launch.launcher import OnProgress, Request, Settings, Slot, WorkerSpec
+from harness.launch.process import Worker
+from harness.launch.sandbox import PINS, interpreter
+from harness.records import Verdict
+from harness.scenario.fields import Framework
+from harness.scenario.model import Case
+
+
+class LocalLauncher:
+    """Starts workers on this machine."""
+
+    is_one_machine = True
+
+    def slot(self, log: Path) -> Slot:
+        """Return a slot for cases of every kind."""
+        return LocalSlot(log)
+
+    def slots(self, _cases: Sequence[Case], jobs: int, logs: Callable[[int], Path]) -> list[Slot]:
+        """Return one slot for each job."""
+        return [LocalSlot(logs(index)) for index in range(jobs)]
+
+    def close(self) -> None:
+        """Do nothing: the slots hold everything."""
+
+
+class LocalSlot:
+    """At most one live worker on this machine.
+
+    Args:
+        log: The file that receives what its workers' libraries print.
+    """
+
+    def __init__(self, log: Path) -> None:
+        self._log = log
+        self._worker: Worker | None = None
+        self._lock = threading.Lock()
+        self._ended = False
+
+    def accepts(self, _case: Case) -> bool:
+        """Every case: its worker says whether it can run here."""
+        return True
+
+    def open(self, _is_wanted: Callable[[], bool]) -> bool:
+        """Return at once: a worker can always start."""
+        return True
+
+    def ask(
+        self, request: Request, spec: WorkerSpec, timeout: float, on_progress: OnProgress
+    ) -> Final:
+        """Send a request to a worker of this kind, and return its final event; see `Slot`."""
+        worker = self._with(spec.settings, spec.python or interpreter_of(spec.framework, spec.env))
+        try:
+            return worker.ask(request, timeout, on_progress)
+        except BaseException:
+            self._close()
+            raise
+
+    def give_back(self) -> None:
+        """Keep the worker: another worker of this machine can start beside it."""
+
+    def end(self) -> None:
+        """End the worker, if there is one, for good.
+
+        A thread that asks for another one gets a LaunchError.
+        """
+        with self._lock:
+            self._ended = True
+        self._close()
+
+    def _with(self, settings: Settings, python: Path | None) -> Worker:
+        worker = self._worker
+        if worker is not None and worker.settings == dict(settings) and worker.python == python:
+            return worker
+        self._close()
+        with self._lock:
+            if self._ended:
+                raise LaunchError("the run is over")
+            self._worker = Worker(settings, self._log, python)
+            return self._worker
+
+    def _close(self) -> None:
+        with self._lock:
+            worker, self._worker = self._worker, None
+        if worker is not None:
+            worker.close()
+
+
+def interpreter_of(framework: Framework, env: tuple[str, ...]) -> Path | None:
+    """Return the Python of an environment with the packages `env`; None for this process's own.
+
+    A framework's own environment is large, so only `harness env --make` makes it.
+
+    Raises:
+        NotRecordedError: The framework's environment was not made, or `env` adds packages to it.
+    """
+    if framework not in PINS:
+        return interpreter(env)
+    if env:
+        asked = ", ".join(env)
+        reason = f"{asked} is for scenarios in torch; the packages of {framework} are pinned"
+        raise NotRecordedError(reason, Verdict.UNVERIFIED)
+    missing = missing_environment(framework)
+    if missing:
+        raise NotRecordedError(missing, Verdict.UNVERIFIED)
+    return interpreter(PINS[framework])
