@@ -3,6 +3,7 @@
 HarnessError            exit 4   a defect of the harness
   UsageError            exit 2   a wrong option, path or selection
     ScenarioError       exit 2   a mistake in a YAML file: file, line, field, expected, found
+      ScenarioErrors    exit 2   several of them in one file
     FileError           exit 2   a file that cannot be used: path, problem, remedy
       BaselineError     exit 2   a baseline that is damaged, misplaced or of another format
   NotRecordedError      exit 1   a case left no recording: verdict `error` or `unverified`
@@ -22,6 +23,7 @@ from pathlib import Path
 from harness.records import Verdict
 
 IN_THE_WAY = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
+MOST_MISTAKES = 20  # that one message tells
 MAKE_ROOM = "make room, or give this user the right to write there"
 
 
@@ -64,6 +66,35 @@ class ScenarioError(UsageError):
             lines.append(f"  hint:     {hint}")
         super().__init__("\n".join(lines))
 
+    @property
+    def mistakes(self) -> tuple[ScenarioError, ...]:
+        """Every mistake that the error is about: itself, where there is one."""
+        return (self,)
+
+
+class ScenarioErrors(ScenarioError):
+    """Several mistakes in one YAML file, told at once; the attributes are those of the first.
+
+    Args:
+        found: At least one mistake.
+    """
+
+    def __init__(self, found: Sequence[ScenarioError]) -> None:
+        first = found[0]
+        super().__init__(
+            first.path, first.line, first.field, first.expected, first.found, first.hint
+        )
+        self._found = tuple(found)
+        told = [str(each) for each in found[:MOST_MISTAKES]]
+        if len(found) > MOST_MISTAKES:
+            told.append(f"and {len(found) - MOST_MISTAKES} more mistakes in {first.path}")
+        self.args = ("\n".join(told),)
+
+    @property
+    def mistakes(self) -> tuple[ScenarioError, ...]:
+        """Every mistake, in the order of the file."""
+        return self._found
+
 
 class FileError(UsageError):
     """A file or folder that cannot be used as it is.
@@ -72,13 +103,16 @@ class FileError(UsageError):
         path: The file or folder, or its URL.
         problem: What is wrong with it, as the end of a sentence that begins with the path.
         remedy: What to do; empty if the problem says it.
+        line: On which line of the file, counted from 1; 0 where it is about no line.
     """
 
-    def __init__(self, path: Path | str, problem: str, remedy: str = "") -> None:
+    def __init__(self, path: Path | str, problem: str, remedy: str = "", line: int = 0) -> None:
         self.path = path
         self.problem = problem
         self.remedy = remedy
-        super().__init__(f"{path}: {problem}" + (f"\n  do: {remedy}" if remedy else ""))
+        self.line = line
+        place = f"{path}:{line}" if line else str(path)
+        super().__init__(f"{place}: {problem}" + (f"\n  do: {remedy}" if remedy else ""))
 
 
 class BaselineError(FileError):

@@ -10,14 +10,16 @@ from __future__ import annotations
 import difflib
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
 import yaml
 
-from harness.errors import ScenarioError
+from harness.errors import ScenarioError, ScenarioErrors
 
 MOST_BYTES = 1 << 20  # of a file: 1 MiB
 MOST_LEVELS = 40  # of nesting
@@ -101,6 +103,36 @@ class Place:
                 )
             found[key] = (place, self.inside(value_node, key))
         return found
+
+
+class Mistakes:
+    """Collects the mistakes of a file, so that whoever wrote it is told all of them at once."""
+
+    def __init__(self) -> None:
+        self._found: list[ScenarioError] = []
+
+    @contextmanager
+    def collected(self) -> Iterator[None]:
+        """Keep the mistakes that are raised inside, and go on behind it."""
+        try:
+            yield
+        except ScenarioError as error:
+            self._found += error.mistakes
+
+    def add(self, mistake: ScenarioError) -> None:
+        """Keep one mistake."""
+        self._found.append(mistake)
+
+    def raise_all(self) -> None:
+        """Raise what was collected, if anything was.
+
+        Raises:
+            ScenarioError: The one mistake, or all of them as `ScenarioErrors`.
+        """
+        if len(self._found) == 1:
+            raise self._found[0]
+        if self._found:
+            raise ScenarioErrors(self._found)
 
 
 class Shape(Protocol):
@@ -345,6 +377,29 @@ class Flag:
 
 
 @dataclass(frozen=True)
+class Day:
+    """A day, such as `2026-12-31`."""
+
+    def read(self, place: Place) -> date:
+        value = _construct(place) if isinstance(place.node, yaml.ScalarNode) else None
+        if isinstance(value, str) and len(value) <= MOST_SHOWN:
+            value = _day_of(value)
+        if not isinstance(value, date) or isinstance(value, datetime):
+            raise place.wrong("a day such as `2026-12-31`")
+        return value
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "string", "format": "date"}
+
+
+def _day_of(text: str) -> date | None:
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        return None
+
+
+@dataclass(frozen=True)
 class OneOrMore:
     """One item, or a list of at least one; always read as a list."""
 
@@ -357,7 +412,11 @@ class OneOrMore:
         places = [place.inside(node, index) for index, node in enumerate(place.node.value)]
         if not places:
             raise place.wrong("at least one item", "an empty list")
-        values = [self.item.read(item) for item in places]
+        values, mistakes = [], Mistakes()
+        for item in places:
+            with mistakes.collected():
+                values.append(self.item.read(item))
+        mistakes.raise_all()
         if self.distinct:
             _check_distinct(values, places)
         return values
@@ -394,20 +453,25 @@ class Record:
         if self.required and not isinstance(place.node, yaml.MappingNode):
             names = ", ".join(f"`{name}`" for name in self.required)
             raise place.wrong(f"a mapping with {names}")
-        members = place.members()
-        for key, (key_place, _) in members.items():
-            if key not in self.fields:
-                known = ", ".join(f"`{name}`" for name in self.fields)
-                raise key_place.wrong(f"one of {known}", f"`{key}`", nearest(key, self.fields))
+        members, mistakes = place.members(), Mistakes()
         for key in self.required:
             if key not in members:
-                raise place.wrong(f"the key `{key}`", "no such key")
+                mistakes.add(place.wrong(f"the key `{key}`", "no such key"))
         if self.filled and not members:
-            raise place.wrong(
-                "at least one of " + ", ".join(f"`{name}`" for name in self.fields),
-                "an empty mapping",
-            )
-        return {key: self.fields[key].read(value) for key, (_, value) in members.items()}
+            names = ", ".join(f"`{name}`" for name in self.fields)
+            mistakes.add(place.wrong(f"at least one of {names}", "an empty mapping"))
+        values = {}
+        for key, (key_place, value) in members.items():
+            with mistakes.collected():
+                values[key] = self._shape_of(key, key_place).read(value)
+        mistakes.raise_all()
+        return values
+
+    def _shape_of(self, key: str, place: Place) -> Shape:
+        if key not in self.fields:
+            known = ", ".join(f"`{name}`" for name in self.fields)
+            raise place.wrong(f"one of {known}", f"`{key}`", nearest(key, self.fields))
+        return self.fields[key]
 
     def schema(self) -> dict[str, Any]:
         properties = {}
@@ -430,7 +494,12 @@ class Table:
     value: Shape
 
     def read(self, place: Place) -> dict[str, Any]:
-        return {key: self.value.read(value) for key, (_, value) in place.members().items()}
+        values, mistakes = {}, Mistakes()
+        for key, (_, value) in place.members().items():
+            with mistakes.collected():
+                values[key] = self.value.read(value)
+        mistakes.raise_all()
+        return values
 
     def schema(self) -> dict[str, Any]:
         return {"type": "object", "additionalProperties": self.value.schema()}

@@ -303,7 +303,8 @@ class Store:
         try:
             baseline = _parsed(path)
         except FileError as error:
-            raise BaselineError(error.path, error.problem, error.remedy or REMEDY) from error
+            remedy = error.remedy or REMEDY
+            raise BaselineError(error.path, error.problem, remedy, error.line) from error
         stated = (baseline.scenario, baseline.key, f"{baseline.numerics_class.name}.json")
         if path.parts[-3:] != stated:
             belongs = "/".join(stated)

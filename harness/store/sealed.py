@@ -6,13 +6,21 @@ signature.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
 from harness.errors import FileError
-from harness.store.typed_json import MalformedError, decode, encode, parse_json, read_json
+from harness.store.typed_json import (
+    MalformedError,
+    decode,
+    encode,
+    line_of,
+    parse_json,
+    read_json,
+)
 from harness.worker.files import digest_json, dumps, write_file
 
 T = TypeVar("T")
@@ -40,7 +48,7 @@ class SealedFormat(Generic[T]):
         Raises:
             FileError: It is missing, damaged, or of another format.
         """
-        return self._checked(read_json(path), path)
+        return self._checked(read_json(path), path, lambda: path.read_text(encoding="utf-8"))
 
     def parse(self, data: bytes, place: Path | str) -> T:
         """Return the content of a file whose bytes were read from `place`.
@@ -51,10 +59,12 @@ class SealedFormat(Generic[T]):
         try:
             content = parse_json(data.decode())
         except (MalformedError, UnicodeDecodeError) as error:
-            raise FileError(place, f"is not the JSON that the harness writes: {error}") from error
-        return self._checked(content, place)
+            problem = f"is not the JSON that the harness writes: {error}"
+            raise FileError(place, problem, line=getattr(error, "line", 0)) from error
+        return self._checked(content, place, data.decode)
 
-    def _checked(self, content: object, path: Path | str) -> T:
+    def _checked(self, content: object, path: Path | str, text: Callable[[], str]) -> T:
+        """Return the content as its type; `text` gives the file's text, to name a line of it."""
         found = content.get("format") if isinstance(content, dict) else None
         if found != self.name:
             raise FileError(
@@ -68,7 +78,11 @@ class SealedFormat(Generic[T]):
         try:
             return decode(self.kind, content)
         except MalformedError as error:
-            raise FileError(path, f"is not {self.what}: {error}", self.remedy) from error
+            line = 0
+            with suppress(OSError, UnicodeDecodeError):  # the file may have gone since
+                line = line_of(text(), error.where)
+            problem = f"is not {self.what}: {error}"
+            raise FileError(path, problem, self.remedy, line) from error
 
 
 def write_sealed(path: Path, content: object) -> None:

@@ -16,9 +16,11 @@ import math
 import types
 import typing
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import MISSING, Field, fields, is_dataclass
 from enum import StrEnum
 from functools import cache
+from json.decoder import scanstring  # type: ignore[attr-defined]  # typeshed leaves it out
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -34,7 +36,18 @@ T = TypeVar("T")
 
 
 class MalformedError(ValueError):
-    """A value that does not fit its type; the message begins with the path of the value."""
+    """A text that is no JSON of ours, or a value in it that does not fit its type.
+
+    Args:
+        problem: What is wrong.
+        where: The path of the value, with which the message begins; empty for the whole text.
+        line: On which line of the text, counted from 1; 0 where that is not known.
+    """
+
+    def __init__(self, problem: str, where: str = "", line: int = 0) -> None:
+        super().__init__(f"{where}: {problem}" if where else problem)
+        self.where = where
+        self.line = line
 
 
 def read_json(path: Path) -> object:
@@ -54,7 +67,8 @@ def read_json(path: Path) -> object:
     try:
         return parse_json(text)
     except MalformedError as error:
-        raise FileError(path, f"is not the JSON that the harness writes: {error}") from error
+        problem = f"is not the JSON that the harness writes: {error}"
+        raise FileError(path, problem, line=error.line) from error
 
 
 def parse_json(text: str) -> object:
@@ -73,9 +87,62 @@ def parse_json(text: str) -> object:
     except MalformedError:
         raise
     except ValueError as error:
-        raise MalformedError(str(error)) from error
+        raise MalformedError(str(error), line=getattr(error, "lineno", 0)) from error
     except RecursionError as error:
         raise MalformedError("it is nested too deeply") from error
+
+
+def line_of(text: str, where: str) -> int:
+    """Return the line of a JSON text on which a value stands, counted from 1; 0 if it is not there.
+
+    Args:
+        text: A text that `parse_json` has read.
+        where: The path of the value, as `MalformedError` has it.
+    """
+    with suppress(ValueError, IndexError, RecursionError):
+        at, rest = _skip_space(text, 0), where.removeprefix("$")
+        while rest and at >= 0:
+            at, rest = _member(text, at, rest)
+        return text.count("\n", 0, at) + 1 if at >= 0 else 0
+    return 0
+
+
+def _member(text: str, at: int, rest: str) -> tuple[int, str]:
+    """Return where the member of a value begins that a path leads to, and the rest of the path.
+
+    The place is -1 where there is no such member.
+    """
+    is_list = text[at] == "["
+    index, best = 0, (-1, "")
+    at = _skip_space(text, at + 1)
+    while text[at] not in "]}":
+        if is_list:
+            step = f"[{index}]"
+        else:
+            key, at = scanstring(text, at + 1, True)
+            step = f".{key}"
+            at = _skip_space(text, _skip_space(text, at) + 1)  # the colon
+        # A key may hold a dot: of those that fit, the longest is meant.
+        after = rest.removeprefix(step)
+        if (
+            after != rest
+            and after[:1] in ("", ".", "[")
+            and (best[0] < 0 or len(after) < len(best[1]))
+        ):
+            best = (at, after)
+        at = _skip_space(text, _DECODER.raw_decode(text, at)[1])
+        at = _skip_space(text, at + 1) if text[at] == "," else at
+        index += 1
+    return best
+
+
+def _skip_space(text: str, at: int) -> int:
+    while at < len(text) and text[at] in " \t\r\n":
+        at += 1
+    return at
+
+
+_DECODER = json.JSONDecoder()
 
 
 def decode(kind: type[T], value: object, where: str = "$") -> T:
@@ -184,17 +251,17 @@ def _read_float(value: object, where: str) -> float:
     if value is None:
         return math.nan
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise MalformedError(f"{where}: expected a number, found {_shown(value)}")
+        raise MalformedError(f"expected a number, found {_shown(value)}", where)
     try:
         return float(value)
     except OverflowError:
-        raise MalformedError(f"{where}: the number {_shown(value)} is too large") from None
+        raise MalformedError(f"the number {_shown(value)} is too large", where) from None
 
 
 def _plain(kind: type) -> Decoder:
     def read(value: object, where: str) -> object:
         if type(value) is not kind:
-            raise MalformedError(f"{where}: expected {_NAMES[kind]}, found {_shown(value)}")
+            raise MalformedError(f"expected {_NAMES[kind]}, found {_shown(value)}", where)
         return value
 
     return read
@@ -210,7 +277,7 @@ def _enumeration(kind: type[StrEnum]) -> Decoder:
     def read(value: object, where: str) -> object:
         if isinstance(value, str) and value in known:
             return kind(value)
-        raise MalformedError(f"{where}: expected one of {words}, found {_shown(value)}")
+        raise MalformedError(f"expected one of {words}, found {_shown(value)}", where)
 
     return read
 
@@ -225,7 +292,7 @@ def _optional(inner: Decoder) -> Decoder:
 def _sequence(item: Decoder, make: Callable[[list[object]], object]) -> Decoder:
     def read(value: object, where: str) -> object:
         if not isinstance(value, list):
-            raise MalformedError(f"{where}: expected a list, found {_shown(value)}")
+            raise MalformedError(f"expected a list, found {_shown(value)}", where)
         return make([item(each, f"{where}[{index}]") for index, each in enumerate(value)])
 
     return read
@@ -234,7 +301,7 @@ def _sequence(item: Decoder, make: Callable[[list[object]], object]) -> Decoder:
 def _mapping(item: Decoder) -> Decoder:
     def read(value: object, where: str) -> object:
         if not isinstance(value, dict):
-            raise MalformedError(f"{where}: expected an object, found {_shown(value)}")
+            raise MalformedError(f"expected an object, found {_shown(value)}", where)
         return {key: item(each, f"{where}.{key}") for key, each in value.items()}
 
     return read
@@ -251,18 +318,18 @@ def _dataclass(kind: type[object]) -> Decoder:
         if from_text is not None and isinstance(value, str):
             return from_text(value)
         if not isinstance(value, dict):
-            raise MalformedError(f"{where}: expected an object, found {_shown(value)}")
+            raise MalformedError(f"expected an object, found {_shown(value)}", where)
         for key in value:
             if key not in readers:
-                raise MalformedError(f"{where}: unknown key `{key}`")
+                raise MalformedError(f"unknown key `{key}`", where)
         for key in required:
             if key not in value:
-                raise MalformedError(f"{where}: the key `{key}` is missing")
+                raise MalformedError(f"the key `{key}` is missing", where)
         read_values = {key: readers[key](each, f"{where}.{key}") for key, each in value.items()}
         try:
             return kind(**read_values)
         except ValueError as error:  # what a type says of its own values
-            raise MalformedError(f"{where}: {error}") from error
+            raise MalformedError(str(error), where) from error
 
     return read
 

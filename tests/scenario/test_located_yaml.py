@@ -10,10 +10,21 @@ from pathlib import Path
 import pytest
 from builders import scenario_text
 
-from harness.errors import ScenarioError
+from harness.errors import ScenarioError, ScenarioErrors
 from harness.scenario import reading
 from harness.scenario.fields import SHAPE
-from harness.scenario.located_yaml import MOST_BYTES, MOST_LEVELS, load
+from harness.scenario.located_yaml import (
+    MOST_BYTES,
+    MOST_LEVELS,
+    Day,
+    Flag,
+    Number,
+    OneOrMore,
+    Record,
+    Table,
+    Text,
+    load,
+)
 
 SECONDS = 10  # of processor time; importing the reader takes a fraction of one
 BYTES = 1 << 29  # of memory, which the interpreter, numpy and the reader share
@@ -24,7 +35,7 @@ from pathlib import Path
 
 resource.setrlimit(resource.RLIMIT_CPU, ({seconds}, {seconds}))
 resource.setrlimit(resource.RLIMIT_AS, ({bytes}, {bytes}))
-from harness.errors import ScenarioError
+from harness.errors import ScenarioError, ScenarioErrors
 from harness.scenario.reading import read
 
 try:
@@ -336,3 +347,49 @@ def test_a_file_that_is_not_there_is_refused_with_its_path(tmp_path):
     with pytest.raises(ScenarioError, match="No such file or directory") as caught:
         load(path, SHAPE)
     assert caught.value.path == path
+
+
+def test_all_mistakes_of_a_file_are_told_at_once(tmp_path):
+    """Each with its line, in the order in which a reader meets them; a long list is cut short."""
+    shape = Record({"name": Text(), "sizes": OneOrMore(Number(least=0)), "by": Table(Flag())})
+    path = tmp_path / "file.yaml"
+    path.write_text("name: [1]\nsizes: [1, -1, two]\nby:\n  a: yes\n  b: 7\nother: 1\n")
+    with pytest.raises(ScenarioErrors) as caught:
+        load(path, shape)
+    assert [each.line for each in caught.value.mistakes] == [1, 2, 2, 5, 6]
+    assert [each.field for each in caught.value.mistakes] == [
+        "name",
+        "sizes[1]",
+        "sizes[2]",
+        "by.b",
+        "other",
+    ]
+    assert str(caught.value).count(f"{path}:") == 5
+    assert caught.value.line == 1
+    path.write_text("sizes:\n" + "- -1\n" * 25)
+    with pytest.raises(ScenarioErrors) as caught:
+        load(path, shape)
+    assert str(caught.value).endswith(f"and 5 more mistakes in {path}")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("2026-12-31", "2026-12-31"),
+        ("'2026-12-31'", "2026-12-31"),
+        ("2026-13-31", None),
+        ("2026-12-31T10:00:00", None),
+        ("soon", None),
+        ("20261231", None),
+        ("[2026-12-31]", None),
+    ],
+)
+def test_a_day_is_a_date_without_a_time(tmp_path, text, value):
+    """With or without quotes."""
+    path = tmp_path / "file.yaml"
+    path.write_text(f"day: {text}\n")
+    if value is None:
+        with pytest.raises(ScenarioError):
+            load(path, Record({"day": Day()}))
+    else:
+        assert load(path, Record({"day": Day()}))[0]["day"].isoformat() == value

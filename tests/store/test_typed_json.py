@@ -56,6 +56,7 @@ from harness.store.typed_json import (
     MalformedError,
     decode,
     encode,
+    line_of,
     parse_json,
     read_json,
     to_text,
@@ -358,7 +359,7 @@ OUTCOME = Outcome(
         reference="cpu-float32",
         digest="d" * 32,
         file="digits/cuda-bfloat16/cpu-a.json",
-        detection_rate=DetectionRate(5, 4, 3, 2, ("scale",), "avx2"),
+        detection_rate=DetectionRate(5, 4, 3, 2, ("scale",), "avx2", "2026-01-02"),
         run="runs/old",
     ),
     outputs={"image": DRIFT, "audio": replace(DRIFT, finite=False, l_inf=1 / 3)},
@@ -416,6 +417,9 @@ OUTCOME = Outcome(
     repeat_l_inf=1e-7,
     effects=(Effect("compile: unet", "1 graph, no break", took_effect=True),),
     environment_changes=(EnvironmentChange("torch", "2.9.1", "2.10.0", ChangeKind.LIBRARY),),
+    output_digests={"image": "i" * 32},
+    terms="t" * 16,
+    evidence="e" * 16,
     log="Traceback …",
     recording="recordings/digits/cuda-bfloat16",
     path="scenarios/digits.yaml",
@@ -531,3 +535,48 @@ def test_a_type_that_has_no_reader_is_a_defect_of_the_harness():
     """It is noticed when the reader is made, not when a file happens to hold it."""
     with pytest.raises(TypeError, match="no reader for the type"):
         decode(set, [])
+
+
+@pytest.mark.parametrize(
+    ("where", "line"),
+    [
+        ("$", 1),
+        ("$.a", 2),
+        ("$.a[1]", 4),
+        ("$.a[1].b.c", 6),
+        ("$.a.b", 9),
+        ("$.a[7]", 0),
+        ("$.nothing", 0),
+        ("", 1),
+    ],
+)
+def test_the_line_of_a_value_is_found_by_its_path(where, line):
+    """A key may hold a dot; what is not there has no line."""
+    text = """{"a": "",
+ "a": [
+  1,
+  {
+   "x": [{"b": 2}, "]}"],
+   "b": {"c": 3}
+  }
+ ],
+ "a.b": 4}
+"""
+    assert line_of(text.replace('"a": "",', "", 1), where) == line
+
+
+def test_no_path_and_no_text_breaks_the_search_for_a_line():
+    """Whatever a message quotes."""
+    for text in ("", "{", "[1", '{"a"', "7", '"a'):
+        for where in ("", "$", "$.a", "$[0]", "$.a[0].b"):
+            assert line_of(text, where) in (0, 1)
+
+
+def test_a_malformed_error_knows_where_it_is():
+    """The path of a value, or the line of a text."""
+    with pytest.raises(MalformedError) as caught:
+        decode(list[int], [1, "two"])
+    assert (caught.value.where, caught.value.line) == ("$[1]", 0)
+    with pytest.raises(MalformedError) as caught:
+        parse_json("{\n1}")
+    assert (caught.value.where, caught.value.line) == ("", 2)
