@@ -57,8 +57,11 @@ def outputs_of(folder: Path) -> list[str]:
         for saver in asked.get("enable", ()):
             component, _, what = saver.partition("_")
             getattr(getattr(pipeline, component), f"enable_{what}")()
-        call = {name: value_of(folder, value) for name, value in asked["call"].items()}
+        call = value_of(folder, asked["call"])
         determinism.seed_global_streams(SEED)
+        for method, arguments in asked.get("before", {}).items():
+            generator = torch.Generator("cpu").manual_seed(SEED)
+            getattr(pipeline, method)(**value_of(folder, arguments), generator=generator)
         result = pipeline(**call, generator=torch.Generator("cpu").manual_seed(SEED))
     fields = result.values() if hasattr(result, "values") else result
     return sorted(digest(array) for field in fields for array in arrays_in(field))

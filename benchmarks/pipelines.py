@@ -3,6 +3,7 @@
     python benchmarks/pipelines.py FOLDER              # all of them; it resumes where it stopped
     python benchmarks/pipelines.py FOLDER NAME...      # some of them
     python benchmarks/pipelines.py FOLDER --steps record,verify,bare
+    python benchmarks/pipelines.py FOLDER --minutes 90 # no batch is begun after this time
     python benchmarks/pipelines.py FOLDER --table      # only the table of what is known by now
 
 Every folder `FOLDER/NAME` is a pipeline as `save_pretrained` writes it, with safetensors, and a
@@ -11,9 +12,10 @@ file `call.json` beside `model_index.json`:
     {"pipeline": "FluxPipeline", "call": {"prompt": "a cat", "image": {"image": "inputs/cat.png"}}}
 
 `call` holds what a scenario's `call` holds (docs/scenarios.md); the files that it names are
-relative to `FOLDER/NAME`. A key `enable` lists memory savers of the VAE, such as `vae_tiling`. The
-script writes a scenario beside it, `FOLDER/NAME/NAME.yaml`, and
-results into `FOLDER/.results`: one line of JSON per pipeline in `results.jsonl`.
+relative to `FOLDER/NAME`. A key `before` holds what a scenario's `before` holds; `enable` lists
+memory savers of the VAE, such as `vae_tiling`. The script writes a scenario beside it,
+`FOLDER/NAME/NAME.yaml`, and results into `FOLDER/.results`: one line of JSON per pipeline in
+`results.jsonl`.
 
 The steps, in this order:
 
@@ -24,8 +26,9 @@ The steps, in this order:
 - `calibrate`  its tolerance is measured on a few platforms, which are not those of `cross`;
 - `judged`     it runs in the other class again: the verdict must be `identical` or `within`.
 
-One worker runs at a time, and a batch of pipelines shares it. A step is not run for a pipeline
-that failed in one of the steps that it needs.
+The smallest pipelines come first. One worker runs at a time, and a batch of pipelines shares it. A
+step is not run for a pipeline that failed in one of the steps that it needs. A case that takes more
+than `--timeout` seconds ends as an error.
 """
 
 from __future__ import annotations
@@ -33,7 +36,9 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 import os
+import re
 import subprocess
 import sys
 import time
@@ -64,8 +69,7 @@ from harness.worker.files import write_file
 CALL_FILE = "call.json"
 RESULTS_FOLDER = ".results"
 RESULTS_FILE = "results.jsonl"
-BATCH = 24  # pipelines that share one worker
-TIMEOUT = 1800  # seconds that one case may take
+BATCH = 12  # pipelines that share one worker
 # The other numerics class, and the platforms over which a tolerance is measured: none of them sets
 # what the other class sets.
 OTHER_CLASS = {"ATEN_CPU_CAPABILITY": "avx2"}
@@ -120,6 +124,11 @@ class Pipeline:
     def case_id(self) -> str:
         return f"{self.name}[cpu-float32]"
 
+    @property
+    def size(self) -> int:
+        """The size of its folder, in bytes."""
+        return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
+
     def is_due(self, step: Step) -> bool:
         """Whether a step is not done yet, and may be."""
         needed = NEEDS.get(step)
@@ -167,19 +176,28 @@ class Results:
         return self.out / "baselines"
 
 
-def write_scenario(pipeline: Pipeline) -> None:
-    """Write the scenario of a saved pipeline beside it, unless there is one."""
+def write_scenario(pipeline: Pipeline, timeout: int) -> None:
+    """Write the scenario of a saved pipeline beside it; if there is one, only its time-out.
+
+    Args:
+        pipeline: A saved pipeline.
+        timeout: How long one of its cases may take, in seconds.
+    """
     if pipeline.scenario.exists():
+        before = pipeline.scenario.read_text(encoding="utf-8")
+        after = re.sub(r"(?m)^timeout: .*$", f"timeout: {timeout}", before)
+        pipeline.scenario.write_text(after, encoding="utf-8")
         return
     asked = json.loads((pipeline.folder / CALL_FILE).read_text(encoding="utf-8"))
     keys = {
         "description": json.dumps(f"The saved pipeline {pipeline.name}."),
         "pipeline": asked["pipeline"],
         "checkpoint": "{path: .}",
-        "call": json.dumps(asked["call"], ensure_ascii=False),  # JSON is YAML
+        "before": json.dumps(asked.get("before", []), ensure_ascii=False),  # JSON is YAML
+        "call": json.dumps(asked["call"], ensure_ascii=False),
         "enable": json.dumps(asked.get("enable", [])),
         "seed": "0",
-        "timeout": str(TIMEOUT),
+        "timeout": str(timeout),
     }
     text = "".join(f"{key}: {value}\n" for key, value in keys.items() if value != "[]")
     pipeline.scenario.write_text(text, encoding="utf-8")
@@ -360,26 +378,37 @@ RUN: dict[Step, Callable[[Results, Sequence[Pipeline]], dict[str, Result]]] = {
 }
 
 
-def run_all(results: Results, names: Sequence[str], steps: Sequence[Step]) -> None:
+def run_all(results: Results, arguments: argparse.Namespace, steps: Sequence[Step]) -> None:
     """Run the steps that are due, batch by batch, and keep what became of each."""
-    chosen = [results.pipelines[name] for name in (names or results.pipelines)]
-    for first in range(0, len(chosen), BATCH):
+    ends = time.monotonic() + 60 * arguments.minutes
+    named = [results.pipelines[name] for name in (arguments.names or results.pipelines)]
+    due = [pipeline for pipeline in named if any(pipeline.is_due(step) for step in steps)]
+    for pipeline in due:
+        write_scenario(pipeline, arguments.timeout)
+    smallest_first = sorted(due, key=lambda pipeline: pipeline.size)
+    for first in range(0, len(smallest_first), BATCH):
+        if time.monotonic() > ends:
+            print(f"{len(smallest_first) - first} pipelines are left: the time is over")
+            return
         for step in steps:
-            due = [each for each in chosen[first : first + BATCH] if each.is_due(step)]
-            if not due:
-                continue
-            for pipeline in due:
-                write_scenario(pipeline)
-            started = time.monotonic()
-            found = RUN[step](results, due)
-            seconds = (time.monotonic() - started) / len(due)
-            for pipeline in due:
-                result = found[pipeline.name]
-                result.seconds = round(seconds, 2)
-                pipeline.steps[step] = result
-                print(f"{step:<10} {pipeline.name:<48} {result.word}  {result.why[:200]}")
-            sys.stdout.flush()
-            results.save()
+            run_step(results, smallest_first[first : first + BATCH], step)
+
+
+def run_step(results: Results, batch: Sequence[Pipeline], step: Step) -> None:
+    """Run one step for those of a batch for which it is due, and keep what became of each."""
+    due = [pipeline for pipeline in batch if pipeline.is_due(step)]
+    if not due:
+        return
+    started = time.monotonic()
+    found = RUN[step](results, due)
+    seconds = (time.monotonic() - started) / len(due)
+    for pipeline in due:
+        result = found[pipeline.name]
+        result.seconds = round(seconds, 2)
+        pipeline.steps[step] = result
+        print(f"{step:<10} {pipeline.name:<48} {result.word}  {result.why[:200]}")
+    sys.stdout.flush()
+    results.save()
 
 
 def print_table(results: Results) -> None:
@@ -404,6 +433,8 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="the folder of saved pipelines")
     parser.add_argument("names", nargs="*", help="some of them (default: all)")
     parser.add_argument("--steps", default=",".join(Step), help="(default: %(default)s)")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="begin none after these")
+    parser.add_argument("--timeout", type=int, default=1800, help="seconds that a case may take")
     parser.add_argument("--again", action="store_true", help="run these steps again")
     parser.add_argument("--table", action="store_true", help="only print the table")
     arguments = parser.parse_args()
@@ -414,7 +445,7 @@ def main() -> None:
             if not arguments.names or name in arguments.names:
                 pipeline.steps = {s: r for s, r in pipeline.steps.items() if s not in steps}
     if not arguments.table:
-        run_all(results, arguments.names, steps)
+        run_all(results, arguments, steps)
     print_table(results)
 
 

@@ -153,6 +153,7 @@ _WITHOUT_VARIANTS = Record(
         **weights.FIELDS,
         "scheduler": Table(Anything()),
         "call": Call(),
+        "before": Table(Call()),
         "seed": OneOrMore(Number(least=0, whole=True)),
         "generator": Text(tuple(Generator)),
         "cases": Record(
@@ -201,6 +202,7 @@ _WITHOUT_VARIANTS = Record(
         **weights.HELP,
         "scheduler": "replaces the checkpoint's own: class, and settings of that class",
         "call": "arguments of the pipeline's call, passed as they are",
+        "before": "methods of the pipeline that are called before it, with their arguments",
         "seed": "one seed, or a list: one per image",
         "generator": "where noise comes from; made anew for every run",
         "cases": "devices, dtypes and arguments of the call with which the scenario runs",

@@ -28,6 +28,7 @@ from harness.scenario.tolerance import (
 )
 from harness.scenario.weights import Adapter, AdapterKind, Checkpoint, Component
 from harness.worker.protocol import (
+    CaseExtras,
     CaseRequest,
     DetailRequest,
     ExecutionsRequest,
@@ -152,6 +153,7 @@ class Scenario:
     checkpoint: Checkpoint
     call: Facts
     framework: Framework = Framework.TORCH
+    before: Mapping[str, Facts] = field(default_factory=dict)
     components: Mapping[str, tuple[Component, ...]] = field(default_factory=dict)
     adapters: tuple[Adapter, ...] = ()
     scheduler: Facts | None = None
@@ -195,6 +197,8 @@ class Scenario:
             "enable": list(self.enable),
             "determinism": self.determinism,
         }
+        if self.before:
+            found["before"] = [[method, arguments] for method, arguments in self.before.items()]
         if self.attention:
             found["attention"] = self.attention
         if self.component_dtypes:
@@ -357,7 +361,7 @@ class Case:
         call, seeds = scenario.call, list(scenario.seeds)
         if self.image is not None:
             call, seeds = _single_image(call, len(seeds), self.image), [seeds[self.image]]
-        request: CaseRequest = {
+        return {
             "id": self.id,
             "framework": scenario.framework,
             "pipeline": scenario.pipeline,
@@ -380,7 +384,13 @@ class Case:
             "perturbation": self.perturbation,
             "fault": None if self.fault is None else dict(self.fault),
             "detail": self.detail,
+            **self._extras(),
         }
+
+    def _extras(self) -> CaseExtras:
+        """Return the keys of the request that stand there only where they ask for something."""
+        scenario = self.scenario
+        request: CaseExtras = {}
         if self.env:
             request["env"] = list(self.env)
         if scenario.executions:
@@ -390,6 +400,8 @@ class Case:
                 name: [part.request() for part in parts]
                 for name, parts in scenario.components.items()
             }
+        if scenario.before:
+            request["before"] = {name: dict(each) for name, each in scenario.before.items()}
         if scenario.adapters:
             request["adapters"] = [adapter.request() for adapter in scenario.adapters]
         if scenario.project is not None and scenario.project.trust:

@@ -43,7 +43,7 @@ TORCH_ONLY = (*executions.FIELDS, *weights.FIELDS, "component-dtype")
 BESIDE_BUILD = ("pipeline", "checkpoint", "components")  # what a function that builds decides
 IDENTICAL_TO, IMAGES = "identical-to", "images"  # keys of a contract beside its bounds
 ENDPOINT_CALL = "images/generations"  # the pipeline of a served engine
-INSIDE_PIPELINES = ("scheduler", "enable", "determinism", "profile", "keep-every")
+INSIDE_PIPELINES = ("before", "scheduler", "enable", "determinism", "profile", "keep-every")
 
 Members = Mapping[str, Place]
 
@@ -198,7 +198,7 @@ def _scenario(path: Path, values: Values, members: Members) -> Scenario:
     }
     if isinstance(values.get("attention"), str):
         given["attention"] = values["attention"]
-    plain = {"scheduler": "scheduler", "keep-every": "keep_every"}
+    plain = {"scheduler": "scheduler", "before": "before", "keep-every": "keep_every"}
     given |= {field: values[key] for key, field in plain.items() if key in values}
     if "components" in values:
         given["components"] = weights.read_components(values["components"], members["components"])
@@ -338,11 +338,13 @@ def _listed(words: Iterable[str]) -> str:
 
 
 def _check_call(members: Members) -> None:
-    call = members["call"].members()
-    for key in FROM_SEEDS:
-        if key in call:
-            hint = "noise is set by `generator` and `seed`"
-            raise call[key][0].wrong("call arguments without it", f"`{key}`", hint)
+    before = members["before"].members() if "before" in members else {}
+    for arguments in (members["call"], *(place for _, place in before.values())):
+        call = arguments.members()
+        for key in FROM_SEEDS:
+            if key in call:
+                hint = "noise is set by `generator` and `seed`"
+                raise call[key][0].wrong("call arguments without it", f"`{key}`", hint)
 
 
 def _check_expectations(scenario: Scenario, members: Members, place: Place) -> None:

@@ -182,8 +182,8 @@ class Inputs:
     """What a run started from, apart from noise.
 
     `weights` has one digest per component, and `configuration`; `schedulers` each scheduler's
-    configuration; `tables` the digests of what each scheduler held after its first step;
-    `arguments` the inputs of the call in order.
+    configuration; `tables` the digests of what each scheduler held before its first step and
+    unchanged after it; `arguments` the inputs of the call in order.
     """
 
     weights: dict[str, str]

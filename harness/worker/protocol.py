@@ -177,20 +177,26 @@ class _CaseBasics(TypedDict):
     detail: Optional[DetailRequest]
 
 
-class CaseRequest(_CaseBasics, total=False):
-    """A case as the worker reads it.
+class CaseExtras(TypedDict, total=False):
+    """The keys that a case has only where it asks for something by them.
 
     It has `env` only where other package versions than the installed ones were asked for, such as
     `diffusers==0.30.3`, and `executions` only where it asks for one. `components` has what replaces
-    each component, in a list; an empty one stands for none. `trust` is there where the project
-    trusts code of its own.
+    each component, in a list; an empty one stands for none. `before` has the arguments of methods
+    of the pipeline that are called before it, by name and in order; they are as those of `call`.
+    `trust` is there where the project trusts code of its own.
     """
 
     env: List[str]
     executions: ExecutionsRequest
     components: Dict[str, List[ComponentSource]]
     adapters: List[AdapterRequest]
+    before: Dict[str, Dict[str, Any]]
     trust: TrustRequest
+
+
+class CaseRequest(_CaseBasics, CaseExtras):
+    """A case as the worker reads it."""
 
 
 class RunRequest(TypedDict):
@@ -324,8 +330,8 @@ class InputsRecord(TypedDict):
     """Digests of what a run started from, apart from noise.
 
     `weights` has one digest per component, and `configuration`. `commit` is the Hub's. `schedulers`
-    has each scheduler's configuration, `tables` the digests of what each one held after its first
-    step. `arguments` are the inputs of the call, in order.
+    has each scheduler's configuration, `tables` the digests of what each one held before its
+    first step and unchanged after it. `arguments` are the inputs of the call, in order.
     """
 
     weights: Dict[str, str]

@@ -258,8 +258,11 @@ class Recorder:
 
         @contextmanager
         def around(stage: Stage, component: Any) -> Iterator[None]:
-            with reads.paused(), tracer.around(stage, component):
-                yield
+            with reads.paused():
+                with unobserved():
+                    capture.before(stage)
+                with tracer.around(stage, component):
+                    yield
 
         self._progress(case, "recording" if evaluation is None else "evaluating in float64")
         outputs: Tensors = {}

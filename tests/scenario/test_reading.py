@@ -224,6 +224,7 @@ ip-adapter: {hub: acme/ip, weight_name: models/ip.safetensors, scale: 0.25}
 textual-inversion: {hub: acme/cat, weight_name: cat.safetensors, token: <cat>}
 scheduler: {class: DDIMScheduler, eta: 0.5}
 call: {num_inference_steps: 2}
+before: {invert: {skip: 0.5}}
 seed: [3, 4]
 generator: device
 cases: {device: [cpu, cuda], dtype: [float32, bfloat16]}
@@ -262,6 +263,7 @@ def test_every_key_of_a_file_becomes_a_typed_field(tmp_path):
         pipeline="DDIMPipeline",
         checkpoint=DIGITS,
         call={"num_inference_steps": 2},
+        before={"invert": {"skip": 0.5}},
         framework=Framework.TORCH,
         components={
             "vae": (Component(hub("acme/vae", "v2"), "AutoencoderTiny"),),
@@ -446,6 +448,14 @@ def test_a_single_image_of_a_batch_is_asked_for_alone(call, expected):
     assert (request["call"], request["seeds"], request["rounds"]) == (expected, [8], 0)
 
 
+def test_methods_that_are_called_before_are_asked_for_in_their_order(tmp_path: Path):
+    """The second may need what the first one left."""
+    path = tmp_path / "edited.yaml"
+    path.write_text(MINIMAL + "before: {invert: {skip: 0.5}, align: {}}\n", encoding="utf-8")
+    (case,) = reading.read(path).cases()
+    assert list(case.request()["before"].items()) == [("invert", {"skip": 0.5}), ("align", {})]
+
+
 def test_the_fingerprint_of_a_scenario_never_changes_by_itself():
     """Another way to compute it would make every stored baseline stale."""
     assert builders.scenario().fingerprint == "c4c2b59b102a68f4"
@@ -460,6 +470,7 @@ def test_the_fingerprint_of_a_scenario_never_changes_by_itself():
         {"checkpoint": Checkpoint(CheckpointKind.HUB, repository="a/b", revision="main")},
         {"call": {"num_inference_steps": 3, "output_type": "np"}},
         {"call": {"num_inference_steps": 2, "output_type": "np", "prompt": "seven"}},
+        {"before": {"invert": {"skip": 0.5}}},
         {"scheduler": {"class": "DDIMScheduler"}},
         {"seeds": (1,)},
         {"seeds": (0, 0)},

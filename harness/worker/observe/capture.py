@@ -76,7 +76,9 @@ class Capture:
         self._evaluation = evaluation
         self.lower_precision: Dict[str, List[str]] = {}
         self._stages: List[_NotedStage] = []
-        self._tables: Dict[str, PendingDigests] = {}
+        # What each scheduler held before its first step, and after it.
+        self._before_step: Dict[str, PendingDigests] = {}
+        self._after_step: Dict[str, PendingDigests] = {}
         self._noise: List[torch.Tensor] = []
         self._kept: Tensors = {}
         # The last stage's tensors, kept unless a scheduler's step follows, which contains them.
@@ -88,6 +90,11 @@ class Capture:
         self._keep({name: drawn})
         self._noise.append(self._kept[name])
         self._end_after(stage)
+
+    def before(self, stage: Stage) -> None:
+        """Note what a scheduler holds before its first step."""
+        if stage.scheduler is not None and stage.index == 0:
+            self._before_step[stage.scheduler] = self._held_by(stage.scheduler)
 
     def on_stage(self, stage: Stage, inputs: Mapping[str, Any], result: Any) -> Any:
         """Note a stage's digests, keep its tensors, and return its result."""
@@ -117,8 +124,17 @@ class Capture:
         ]
 
     def tables(self) -> Dict[str, Dict[str, str]]:
-        """Return the digests of what each scheduler held after its first step, by its name."""
-        return {scheduler: _finish_digests(held) for scheduler, held in self._tables.items()}
+        """Return the digests of what each scheduler held around its first step, by its name.
+
+        What the step itself made or changed is the solver's state and no table: it differs because
+        the stages before it did.
+        """
+        found = {}
+        for scheduler, held in self._after_step.items():
+            before = _finish_digests(self._before_step.get(scheduler, {}))
+            after = _finish_digests(held)
+            found[scheduler] = {key: after[key] for key in after if after[key] == before.get(key)}
+        return found
 
     def tensors(self) -> Tensors:
         """Return the tensors of noise and stages that were kept, by their names in a recording."""
@@ -132,7 +148,7 @@ class Capture:
     def _on_step(self, stage: Stage, scheduler: str, outputs: Tensors) -> None:
         """Keep the sample of a scheduler's step if it is due, or if the baseline has it."""
         if stage.index == 0:
-            self._tables[scheduler] = _start_digests(self._pipeline.scheduler_tensors(scheduler))
+            self._after_step[scheduler] = self._held_by(scheduler)
         self._pending = {}
         is_due = (stage.index + 1) % self._keep_every == 0
         sample = _sample_of(outputs)
@@ -140,6 +156,9 @@ class Capture:
         if sample is not None and (is_due or name in self._teacher_tensors):
             self._keep({name: sample})
             self._note_lower_precision([name])
+
+    def _held_by(self, scheduler: str) -> PendingDigests:
+        return _start_digests(self._pipeline.scheduler_tensors(scheduler))
 
     def _on_call(self, stage: Stage, outputs: Tensors) -> None:
         """Keep a call's tensors at once if the baseline has any of them, else when the next comes.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import importlib
 import inspect
 from pathlib import Path
 from typing import Any, Callable, ContextManager, Dict, Iterable, List, Mapping, Optional, Tuple
@@ -25,6 +26,7 @@ from .own_code import OwnCode
 from .schedulers import make_scheduler
 
 REPLACEABLE = "scheduler"  # the component that a case's `scheduler` replaces
+GENERATOR = "generator"  # the argument that draws noise
 FIRST_OUTPUT = "image"  # the name of the first element of a tuple, as every image pipeline has it
 
 # Takes a pipeline of the library; returns what a call of it runs within.
@@ -59,10 +61,17 @@ class Pipeline:
         executions: Optional[Executions] = None,
     ) -> None:
         _check_call(checkpoint.pipeline, case["call"])
+        for method, arguments in case.get("before", {}).items():
+            _check_method(checkpoint.pipeline, method, framework.library)
+            _check_call(checkpoint.pipeline, arguments, method)
         self.framework = framework
         self.executions = executions or Executions(case, checkpoint.pipeline, framework.device)
         self.pipeline = framework.placed(checkpoint.pipeline, case["enable"])
         inputs = Inputs(Path(case["inputs_folder"]), framework.library, framework.device)
+        self._before = {
+            method: inputs.resolve(arguments)
+            for method, arguments in case.get("before", {}).items()
+        }
         self._call = inputs.resolve(case["call"])
         self.inputs = inputs.records
         self._replacement = case["scheduler"]
@@ -122,9 +131,19 @@ class Pipeline:
                 stack.enter_context(stages.observed(self.pipeline, on_stage, around))
             if on_step is not None:
                 stack.enter_context(stages.observed_steps(self.pipeline, on_step))
+            for method, arguments in self._before.items():
+                self._call_before(method, arguments)
             call = copy.deepcopy(self._call)  # a pipeline may write into its inputs
             result = self.pipeline(**call, generator=self._source.fresh())
         return outputs_of(result)
+
+    def _call_before(self, method: str, arguments: Mapping[str, Any]) -> None:
+        """Call a method for what it leaves in the pipeline, with generators if it takes any."""
+        call = getattr(self.pipeline, method)
+        given = copy.deepcopy(dict(arguments))
+        if GENERATOR in inspect.signature(call).parameters:
+            given[GENERATOR] = self._source.fresh()
+        call(**given)
 
     def scheduler_configuration(self) -> Dict[str, Dict[str, Any]]:
         """Return the configuration in effect of every scheduler, by component name."""
@@ -224,16 +243,37 @@ def _is_array(value: Any) -> bool:
     return is_tensor(value) or isinstance(value, np.ndarray)
 
 
-def _check_call(pipeline: Any, call: Mapping[str, Any]) -> None:
-    """Refuse an argument that the pipeline does not name.
+def _check_method(pipeline: Any, method: str, library: str) -> None:
+    """Refuse a method that is not the own one of a pipeline's class.
+
+    What every pipeline has could write files, fetch them, or change how the pipeline is executed.
+    """
+    base = importlib.import_module(library).DiffusionPipeline
+    own = [
+        name
+        for each in type(pipeline).__mro__
+        if issubclass(each, base) and each is not base
+        for name, member in vars(each).items()
+        if inspect.isfunction(member) and not name.startswith("_")
+    ]
+    if method not in own:
+        raise CaseError(
+            f"`before`: {type(pipeline).__name__} has no method `{method}` of its own"
+            f"{nearest(method, own)}"
+        )
+
+
+def _check_call(pipeline: Any, call: Mapping[str, Any], method: str = "__call__") -> None:
+    """Refuse an argument that the pipeline, or a method of it, does not name.
 
     Many pipelines take `**kwargs` and ignore what they do not know.
     """
-    parameters = inspect.signature(type(pipeline).__call__).parameters.values()
+    parameters = inspect.signature(getattr(type(pipeline), method)).parameters.values()
     known = [
         parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD
     ]
+    said = "call" if method == "__call__" else f"before.{method}"
     for name in call:
         if name not in known:
             hint = nearest(name, known) or f"; it takes {', '.join(known[1:])}"
-            raise CaseError(f"`call`: {type(pipeline).__name__} takes no `{name}`{hint}")
+            raise CaseError(f"`{said}`: {type(pipeline).__name__} takes no `{name}`{hint}")

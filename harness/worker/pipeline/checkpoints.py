@@ -54,7 +54,7 @@ from .library import automatic_class, is_automatic, is_code, nearest, pipeline_c
 from .loading import accounts, complete_weights, counted, offered_bases
 from .own_code import OwnCode
 from .replacements import Sources, check_names, load_all, without_versions
-from .synthetic import INDEX_FILE, read_index, synthesize
+from .synthetic import INDEX_FILE, components_in, read_index, synthesize
 
 DIGESTS_FILE = "digests.json"  # of a synthetic checkpoint: the digests that its weights must have
 LIBRARIES = ("diffusers", "transformers")  # besides the pipelines' own modules
@@ -360,7 +360,7 @@ def _from_pretrained(
 
 def _modules_of_index(folder: Path) -> List[str]:
     """Return the modules that an index names, of those that were imported: the project's too."""
-    entries = [entry for entry in read_index(folder).values() if isinstance(entry, list)]
+    entries = components_in(read_index(folder)).values()
     return [entry[0] for entry in entries if entry[0] in sys.modules]
 
 
@@ -378,14 +378,14 @@ def _check_classes(folder: Path, framework: Framework, code: OwnCode) -> None:
     code that lies beside a component of a folder, without being told to trust it.
     """
     pipelines = Path(str(importlib.import_module(f"{framework.library}.pipelines").__file__)).parent
-    for name, entry in read_index(folder).items():
-        is_component = isinstance(entry, list) and not name.startswith("_")
-        if name == "_class_name" and not isinstance(entry, str):
-            raise CaseError(f"{folder} asks for code of its own as the pipeline: {entry}")
-        if is_component and _is_of_the_project(entry, folder / name, code):
+    index = read_index(folder)
+    own_class = index.get("_class_name", "")
+    if not isinstance(own_class, str):
+        raise CaseError(f"{folder} asks for code of its own as the pipeline: {own_class}")
+    for name, entry in components_in(index).items():
+        if _is_of_the_project(entry, folder / name, code):
             code.load(":".join(entry))  # diffusers imports no module that an index names
-            continue
-        if is_component and not _is_of_a_library(entry, pipelines):
+        elif not _is_of_a_library(entry, pipelines):
             raise CaseError(
                 f"{folder} asks for code that is no part of the libraries: `{name}` is {entry}; "
                 "code of a checkpoint is never run"
@@ -454,8 +454,8 @@ def _digest_configuration(folder: Path, replaced: Iterable[str] = ()) -> str:
 
 def _component_files(folder: Path, replaced: Iterable[str]) -> Iterator[Path]:
     """Yield the files that configure components, without weights and without those replaced."""
-    for name, entry in read_index(folder).items():
-        if name in replaced or not isinstance(entry, list) or entry[0] is None:
+    for name, entry in components_in(read_index(folder)).items():
+        if name in replaced or entry[0] is None:
             continue
         home = folder / name if (folder / name).is_dir() else folder
         has_weights = (home / "config.json").is_file()

@@ -19,7 +19,7 @@ from .components import call_of
 from .framework import Framework
 from .library import nearest
 from .own_code import OwnCode
-from .synthetic import INDEX_FILE, make_component, read_index
+from .synthetic import INDEX_FILE, components_in, make_component, read_index
 
 # Where a component's own files name its class: files, and the keys to look under.
 CLASS_KEYS = (
@@ -100,8 +100,8 @@ def _home(name: str, source: ComponentSource) -> Path:
     folder = _folder_of(name, source)
     subfolder = source["subfolder"]
     if not subfolder and (folder / INDEX_FILE).is_file():
-        entries = read_index(folder).items()
-        known = [key for key, entry in entries if isinstance(entry, list) and entry[0] is not None]
+        entries = components_in(read_index(folder)).items()
+        known = [key for key, entry in entries if entry[0] is not None]
         if name not in known:
             raise CaseError(
                 f"`components.{name}`: the pipeline in {folder} has no such component"

@@ -10,7 +10,7 @@ import importlib
 import inspect
 import json
 from pathlib import Path
-from typing import Any, Dict, Iterator, Mapping, Optional
+from typing import Any, Dict, Iterator, List, Mapping, Optional
 
 import torch
 
@@ -37,6 +37,22 @@ def read_index(folder: Path) -> Dict[str, Any]:
     return found
 
 
+def components_in(index: Mapping[str, Any]) -> Dict[str, List[Any]]:
+    """Return the entries of an index that name the classes of components.
+
+    Every list does, but one of numbers, which is a setting of the pipeline and can name no code.
+    """
+    return {
+        name: entry
+        for name, entry in index.items()
+        if isinstance(entry, list) and not name.startswith("_") and not _has_only_numbers(entry)
+    }
+
+
+def _has_only_numbers(entry: List[Any]) -> bool:
+    return bool(entry) and all(isinstance(value, (int, float)) for value in entry)
+
+
 def synthesize(
     folder: Path,
     pipeline_class: Any,
@@ -56,13 +72,14 @@ def synthesize(
     Raises:
         CaseError: The framework's libraries here lack the class of a component.
     """
+    index = read_index(folder)
+    components = components_in(index)
     arguments: Dict[str, Any] = {}
-    for name, entry in read_index(folder).items():
-        if name in (replaced or {}):
+    for name, entry in index.items():
+        if name in (replaced or {}) or name.startswith("_"):
             continue
-        if not isinstance(entry, list):
-            if not name.startswith("_"):
-                arguments[name] = entry
+        if name not in components:
+            arguments[name] = entry
             continue
         library, class_name = entry
         if library is None:  # an optional component that this pipeline goes without

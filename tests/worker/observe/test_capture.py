@@ -196,6 +196,21 @@ def test_a_perturbation_never_makes_an_infinity(dtype: torch.dtype):
     assert (moved != tensor).any()
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # diffusers' Heun calls numpy's old way
+def test_the_state_of_a_solver_is_no_table(recorder: Recorder, tmp_path: Path):
+    """Heun's derivative comes of the denoiser, and its sigmas of the settings alone."""
+    path = tmp_path / "scenario.yaml"
+    keys = {"pipeline": "StableDiffusionPipeline", "checkpoint": "{bundled: digits-sd}"}
+    keys["scheduler"] = "{class: HeunDiscreteScheduler}"
+    call = "{prompt: a handwritten seven, num_inference_steps: 2, output_type: np}"
+    path.write_text(builders.scenario_text(call=call, **keys), encoding="utf-8")
+    request: Any = {**read(path).cases()[0].request(), "rounds": 0}
+    recorder.record(request, tmp_path / "recording")
+    tables = Recording.read(tmp_path / "recording").inputs.tables["scheduler"]
+    assert {"sigmas", "timesteps"} <= set(tables)
+    assert not {"prev_derivative", "dt", "sample"} & set(tables)
+
+
 def test_what_the_run_does_not_read_of_a_stage_is_not_kept(recorder: Recorder, tmp_path: Path):
     """Of a text encoder, the pipeline takes the hidden state; the pooled one goes nowhere."""
     path = tmp_path / "scenario.yaml"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler
+from diffusers import DDIMScheduler, DDPMScheduler, DiffusionPipeline
 from PIL import Image
 
 from harness.worker.observe.stages import observed_steps
@@ -16,6 +16,7 @@ from harness.worker.pipeline.checkpoints import Checkpoint
 from harness.worker.pipeline.torch_ import Torch
 from harness.worker.protocol import CaseError
 
+NOISE = {"noise": {"shape": [1, 2], "seed": 3}}
 FRAME = Image.new("RGB", (6, 4), (7, 7, 7))
 
 
@@ -58,6 +59,22 @@ class Unscheduled(Combined):
     @property
     def components(self) -> dict[str, Any]:
         return {}
+
+
+class Editing(DiffusionPipeline):
+    """A pipeline that edits what its method `invert` took apart."""
+
+    def __init__(self, scheduler: Any) -> None:
+        super().__init__()
+        self.register_modules(scheduler=scheduler)
+        self.drawn: list[torch.Tensor] = []
+
+    def invert(self, image: torch.Tensor, skip: float, generator: Any = None) -> None:
+        self.drawn.append(torch.rand(1, generator=generator))
+        self.inverted = image * skip
+
+    def __call__(self, scale: float, **_: Any) -> dict[str, torch.Tensor]:
+        return {"image": self.inverted * scale}
 
 
 def case(scheduler: dict[str, Any] | None) -> Any:
@@ -124,6 +141,39 @@ def test_a_second_call_of_one_object_is_made_only_where_it_is_asked_for(ask):
     repeat = ask(expect="[repeatable, stateless]").recording.repeat
     assert (repeat.reused_equals_fresh, repeat.distinct) == (True, 1)
     assert ask().recording.repeat.reused_equals_fresh is None
+
+
+def editing(**before: Any) -> Pipeline:
+    """Return the harness's view of a pipeline, one of whose methods is called before it."""
+    request = {**case(None), "call": {"scale": 2.0}, "before": before}
+    return Pipeline(request, Checkpoint(Editing(DDIMScheduler()), {}, {}, None), Torch("cpu"))
+
+
+def test_a_method_that_is_called_before_every_run_gets_inputs_and_a_fresh_generator():
+    """So that a pipeline which edits an image finds it taken apart, each time in the same way."""
+    view = editing(invert={"image": NOISE, "skip": 0.5})
+    first, second = view.run()["image"], view.run()["image"]
+    (record,) = view.inputs
+    assert (record["name"], record["argument"]) == ("noise#0", "image")
+    assert first.abs().sum() > 0
+    assert torch.equal(first, second)
+    assert torch.equal(*view.pipeline.drawn)
+
+
+@pytest.mark.parametrize(
+    ("before", "message"),
+    [
+        ({"save_pretrained": {"save_directory": "here"}}, "no method `save_pretrained` of its own"),
+        ({"__init__": {"scheduler": 1}}, "no method `__init__` of its own"),
+        ({"inverse": {}}, "no method `inverse` of its own; did you mean `invert`"),
+        ({"invert": {"picture": 1}}, "`before.invert`: Editing takes no `picture`"),
+    ],
+    ids=["of-every-pipeline", "a-special-one", "misspelt", "an-unknown-argument"],
+)
+def test_only_an_own_method_of_the_pipeline_s_class_is_called_before(before: Any, message: str):
+    """One that every pipeline has could write files, or change how the pipeline is executed."""
+    with pytest.raises(CaseError, match=message):
+        editing(**before)
 
 
 @pytest.mark.parametrize(

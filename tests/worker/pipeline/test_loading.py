@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -40,6 +41,17 @@ def change(folder: Path, component: str, edit: Callable[[Weights], object]) -> N
     weights = load_file(path)
     edit(weights)
     save_file(weights, path, metadata={"format": "pt"})
+
+
+def test_a_list_of_numbers_in_an_index_is_a_setting_and_no_component(folder: Path):
+    """As Krea2's layers of its text encoder; a list that names code is refused."""
+    index = folder / "model_index.json"
+    content = json.loads(index.read_text(encoding="utf-8"))
+    index.write_text(json.dumps({**content, "select_layers": [0, 1, 2]}), encoding="utf-8")
+    assert load(folder).pipeline.components["unet"] is not None
+    index.write_text(json.dumps({**content, "select_layers": ["evil", 1]}), encoding="utf-8")
+    with pytest.raises(CaseError, match="asks for code that is no part of the libraries"):
+        load(folder)
 
 
 def remove_a_bias(weights: Weights) -> None:

@@ -13,6 +13,7 @@ import torch
 from ...observe.tensors import dtype_name
 from ...protocol import CannotRunHere, CaseError
 from ..library import nearest
+from ..synthetic import components_in
 from .base import Execution, Seen, check_arguments, component_of
 
 Request = Mapping[str, Mapping[str, Any]]
@@ -32,11 +33,12 @@ def quantization_of(request: Request, index: Mapping[str, Any]) -> Any:
         CannotRunHere: The package of a backend is not installed.
         CaseError: A component, a backend or one of its settings does not exist.
     """
+    components = components_in(index)
     mapping: Dict[str, Any] = {}
     for component, settings in request.items():
-        entry = index.get(component)
-        if not isinstance(entry, list) or entry[0] is None:
-            known = [name for name, each in index.items() if isinstance(each, list)]
+        entry = components.get(component)
+        if entry is None or entry[0] is None:
+            known = list(components)
             raise CaseError(
                 f"`quantize`: the checkpoint has no `{component}`{nearest(component, known)}"
             )
