@@ -167,7 +167,7 @@ class Session:
             outcome,
             recording=self._kept_at(case),
             path=_shown(case.scenario.path),
-            store=_shown(self.store.root),
+            store=self.store.url or _shown(self.store.root),
         )
         if not self._stopping:  # a case that was cut short by Ctrl-C has no outcome
             self.outcomes.append(outcome)

@@ -49,12 +49,13 @@ def write_baselines(
         for each in new:
             written.append(_write(store, each, reason))
             note = f" ({each.note})" if each.note else ""
-            say(wording.wrote(written[-1], each.recording) + note)
-            warning = wording.too_large(written[-1], each.recording, warn_above << 20)
+            shown = store.shown(written[-1])
+            say(wording.wrote(shown, each.recording) + note)
+            warning = wording.too_large(shown, each.recording, warn_above << 20)
             if warning:
                 complain(f"warning: {warning}")
     except BaseException:  # also Ctrl-C: whoever looks must know what is in the store now
-        complain(_how_far(written, new))
+        complain(_how_far(store, written, new))
         raise
     return written
 
@@ -67,6 +68,7 @@ def _write(store: Store, new: NewBaseline, reason: str) -> Path:
         return store.write(case, recording, reason)
     same_scenario = old.fingerprint == case.scenario.fingerprint
     starts_anew = not same_scenario or old.weights != recording.weights
+    store.fetch_ledger(case.scenario.name, case.key)
     ledger = Ledger(store.folder(case.scenario.name, case.key))
     first = ledger.keep_first(old, starts_anew=starts_anew)
     first_outputs = ledger.first_outputs(*first)
@@ -77,11 +79,12 @@ def _write(store: Store, new: NewBaseline, reason: str) -> Path:
         from_first = distance(outputs, first_outputs, measure)
     path = store.write(case, recording, reason)
     entry = entry_of(old, store.read(path), starts_anew=starts_anew)
-    ledger.add(with_distances(entry, step, from_first, first))
+    added = ledger.add(with_distances(entry, step, from_first, first))
+    store.send_ledger(added, first[0])
     return path
 
 
-def _how_far(written: Sequence[Path], new: Sequence[NewBaseline]) -> str:
-    done = ", ".join(map(str, written)) or "nothing"
+def _how_far(store: Store, written: Sequence[Path], new: Sequence[NewBaseline]) -> str:
+    done = ", ".join(map(store.shown, written)) or "nothing"
     left = ", ".join(each.case.id for each in new[len(written) :])
     return f"harness: written: {done}; not written: {left or 'nothing'}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,6 +33,7 @@ from harness.errors import UsageError
 from harness.records import Comparison, Device, Dtype, Outcome, Verdict
 from harness.scenario.fields import Determinism, Expectation, Framework
 from harness.scenario.model import Case
+from harness.store.shared_folder import is_url
 
 if TYPE_CHECKING:
     from harness.commands.baseline_writing import NewBaseline
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
 OWN_FOLDER = "the run's folder (default: runs/ and the time)"
 EIGHT_BITS = "uint8"  # the dtype of an output that the pipeline returned as images of Pillow
 FIRST_RECORDING = "first recording on this class"
+
+ClassesOf = Callable[[str, str], list[str]]  # from the name of a scenario and the key of a case
 
 
 # harness list
@@ -54,31 +57,45 @@ def list_cases(arguments: argparse.Namespace) -> int:
     """
     from harness.report.terminal import console, table
 
-    rows = [_listed(case, Path(arguments.baselines)) for case in _cases(arguments)]
+    baselines_of = _shared_baselines if is_url(arguments.baselines) else _baselines_of
+    classes = baselines_of(arguments.baselines)
+    rows = [_listed(case, classes) for case in _cases(arguments)]
     headings = ("case", "weights", "runs here", "baselines", "tags")
     console().print(table(headings, rows))
     return 0
 
 
-def _listed(case: Case, store: Path) -> tuple[str, ...]:
+def _listed(case: Case, classes: ClassesOf) -> tuple[str, ...]:
     """Return one row of the list."""
     from harness.launch.availability import availability
 
     scenario = case.scenario
     tags = " ".join(scenario.tags)
     can_run = str(availability(case))
-    return case.id, str(scenario.checkpoint), can_run, _baselines_of(case, store), tags
+    baselines = "needs none"
+    if scenario.needs_baseline:
+        baselines = ", ".join(classes(scenario.name, case.key)) or "none"
+    return case.id, str(scenario.checkpoint), can_run, baselines, tags
 
 
-def _baselines_of(case: Case, store: Path) -> str:
-    """Return the numerics classes that a case has baselines of.
+def _baselines_of(folder: str) -> ClassesOf:
+    """Return what tells the numerics classes that a case has baselines of.
 
     Their names are those of the files; `store.baselines` would load numpy to tell more.
     """
-    if not case.scenario.needs_baseline:
-        return "needs none"
-    files = (store / case.scenario.name / case.key).glob("*.json")
-    return ", ".join(sorted(file.stem for file in files)) or "none"
+
+    def classes(scenario: str, key: str) -> list[str]:
+        return sorted(file.stem for file in (Path(folder) / scenario / key).glob("*.json"))
+
+    return classes
+
+
+def _shared_baselines(url: str) -> ClassesOf:
+    """Return what tells the numerics classes that a case has baselines of, behind a URL."""
+    from harness.store.shared_baselines import SharedStore
+    from harness.store.shared_files import SharedFiles
+
+    return SharedStore(SharedFiles(url)).classes
 
 
 def _list_options(parser: argparse.ArgumentParser) -> None:

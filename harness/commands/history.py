@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.commands.output import complain, say, write_text
-from harness.commands.parser import Command, at_least_one
+from harness.commands.parser import Command, at_least_one, store_of
 from harness.errors import UsageError
 
 if TYPE_CHECKING:
@@ -92,7 +92,9 @@ def _search(arguments: argparse.Namespace) -> Found:
     series = series_of(read, admits)
     if not series:
         _refuse_empty(arguments, read)
-    ledgers, damaged = walks(Path(arguments.baselines))
+    store = store_of(arguments)
+    store.fetch_ledger()
+    ledgers, damaged = walks(store.root)
     return Found(
         history=read,
         series=tuple(series),

@@ -170,10 +170,15 @@ def chosen_cases(arguments: argparse.Namespace, paths: Sequence[str]) -> list[Ca
 
 
 def store_of(arguments: argparse.Namespace) -> Store:
-    """Return the store of baselines."""
-    from harness.store.baselines import Store
+    """Return the store of baselines, which a path or a URL names.
 
-    return Store(Path(arguments.baselines))
+    Raises:
+        UsageError: It is a URL that cannot be used.
+        FileError: The URL is not reached, or access to it is refused.
+    """
+    from harness.store.shared_baselines import open_store
+
+    return open_store(arguments.baselines)
 
 
 def out_of(arguments: argparse.Namespace) -> Path:

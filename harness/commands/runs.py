@@ -160,11 +160,11 @@ def _what_decides(request: Mapping[str, object]) -> dict[str, object]:
     return found
 
 
-def _outdated(store: Store, case: Case) -> list[Path]:
+def _outdated(store: Store, case: Case) -> list[str]:
     """Return the baselines of a case that belong to another version of its scenario."""
     current = store.known(case)
     files = store.files(case.scenario.name, case.key)
-    return [path for path in files if path.stem not in current]
+    return [store.shown(path) for path in files if path.stem not in current]
 
 
 def _accept_options(parser: argparse.ArgumentParser) -> None:

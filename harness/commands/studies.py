@@ -110,7 +110,7 @@ def _write_calibration(store: Store, case: Case, found: Calibration) -> None:
     say(f"wrote {path}")
     for baseline in store.files(case.scenario.name, case.key):
         store.annotate(baseline, evidence=evidence)
-        say(f"wrote {baseline}: evidence")
+        say(f"wrote {store.shown(baseline)}: evidence")
 
 
 def _calibrate_options(parser: argparse.ArgumentParser) -> None:
@@ -168,7 +168,7 @@ def challenge(arguments: argparse.Namespace) -> int:
     if arguments.write:
         for baseline in store.files(case.scenario.name, case.key):
             store.annotate(baseline, detection_rate=rate)
-            say(f"wrote {baseline}: detection rate")
+            say(f"wrote {store.shown(baseline)}: detection rate")
     return 1 if rate.missed else 0
 
 

@@ -92,7 +92,9 @@ def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:
 def pytest_report_header(config: pytest.Config) -> str:
     """Name the versions of torch and diffusers, without importing them, and the baselines."""
     versions = ", ".join(map(_version, ("torch", "diffusers")))
-    baselines = os.path.relpath(_folder_option(config, "baselines"), config.rootpath)
+    baselines = _folder_option(config, "baselines")
+    if "://" not in baselines:
+        baselines = os.path.relpath(baselines, config.rootpath)
     return f"harness: {versions}; baselines: {baselines}"
 
 
@@ -264,13 +266,13 @@ def _session(config: pytest.Config) -> Session:
     """
     if _SESSION not in config.stash:
         from harness.session import Session
-        from harness.store.baselines import Store
         from harness.store.run_folder import new_run
+        from harness.store.shared_baselines import open_store
 
         given: dict[str, str] = getattr(config, "workerinput", {})
         named = given.get("harness_out") or _folder_option(config, "out")
         out = Path(named) if named else new_run()
-        store = Store(Path(_folder_option(config, "baselines")))
+        store = open_store(_folder_option(config, "baselines"))
         config.stash[_SESSION] = Session(store, out, part=given.get("workerid", ""))
     return config.stash[_SESSION]
 

@@ -345,7 +345,7 @@ def _change(actual: float, expected: float) -> str:
 # What `record` and `accept` wrote.
 
 
-def wrote(path: Path, recording: Recording) -> str:
+def wrote(path: Path | str, recording: Recording) -> str:
     """Return one line on a baseline that was written: its size, and the size by kind of stage.
 
     It warns where the cost cannot be used.
@@ -368,7 +368,7 @@ def eight_bits(cases: Sequence[str]) -> str:
     )
 
 
-def too_large(path: Path, recording: Recording, most: int) -> str:
+def too_large(path: Path | str, recording: Recording, most: int) -> str:
     """Return a warning where a baseline is larger than `most` bytes; empty where it is not."""
     size = recording.tensors_path.stat().st_size
     if size <= most:

@@ -126,10 +126,21 @@ class Match:
 
 
 class Store:
-    """The baselines below one folder."""
+    """The baselines below one folder.
+
+    Attributes:
+        root: The folder.
+        url: Where the baselines are kept, if that is not the folder (`store.shared_baselines`).
+    """
+
+    url = ""
 
     def __init__(self, root: Path) -> None:
         self.root = root
+
+    def shown(self, path: Path) -> str:
+        """Return how a file of the store is named to the user."""
+        return str(path)
 
     def folder(self, scenario: str, key: str) -> Path:
         """Return where the baselines of one case lie; `key` is that of the case."""
@@ -149,7 +160,7 @@ class Store:
             BaselineError: A baseline is damaged, misplaced or of another format.
         """
         own = self.folder(case.scenario.name, case.key) / f"{numerics_class.name}.json"
-        if own.exists():
+        if own in self.files(case.scenario.name, case.key):
             baseline = self.read(own)
             if baseline.numerics_class.hash == numerics_class.hash:
                 return Match(baseline)
@@ -171,7 +182,7 @@ class Store:
         found: dict[str, dict[str, str]] = {}
         for path in self.files(case.scenario.name, case.key):
             try:
-                baseline = _parsed(path)
+                baseline = parsed(path)
             except FileError:
                 continue
             if baseline.fingerprint == case.scenario.fingerprint:
@@ -220,7 +231,7 @@ class Store:
         packed = recording.tensors_path.read_bytes()
         folder = self.folder(case.scenario.name, case.key)
         self._check_inside(folder)
-        path = folder / f"{_file_stem(recording)}.json"
+        path = folder / f"{file_stem(recording)}.json"
         digest = recording.tensors_file.digest
         tensors = path.with_name(f"{path.stem}.{digest[:8]}.safetensors")
         with self._locked(case.scenario.name, case.key), writing(folder):
@@ -242,7 +253,7 @@ class Store:
             FileError: The name of the recording's numerics class cannot be that of a file.
         """
         folder = self.folder(case.scenario.name, case.key)
-        return self._replaced(folder / f"{_file_stem(recording)}.json")
+        return self._replaced(folder / f"{file_stem(recording)}.json")
 
     def annotate(
         self,
@@ -265,6 +276,12 @@ class Store:
             if detection_rate is not None:
                 baseline = replace(baseline, detection_rate=detection_rate)
             write_sealed(path, baseline)
+
+    def fetch_ledger(self, scenario: str = "", key: str = "") -> None:
+        """Bring the ledger of one case, or of all, into the folder: here, where it is already."""
+
+    def send_ledger(self, entry: Path, first: str) -> None:
+        """Keep a new entry of the ledger, and the file `first` beside it: they are kept already."""
 
     def _baseline(self, case: Case, recording: Recording, reason: str, path: Path) -> Baseline:
         """Return the baseline that `recording` becomes."""
@@ -301,7 +318,7 @@ class Store:
         """Return the baseline at `path`, with everything checked but its tensors."""
         self._check_inside(path)
         try:
-            baseline = _parsed(path)
+            baseline = parsed(path)
         except FileError as error:
             remedy = error.remedy or REMEDY
             raise BaselineError(error.path, error.problem, remedy, error.line) from error
@@ -366,7 +383,7 @@ def _references(case: Case) -> list[Reference]:
     return [own] if named is None or named == own else [own, named]
 
 
-def _parsed(path: Path) -> Baseline:
+def parsed(path: Path) -> Baseline:
     """Return the baseline in a JSON file, with its seal checked.
 
     Raises:
@@ -394,7 +411,7 @@ def _tensors_problem(baseline: Baseline) -> str:
 def was_replaced(baseline: Baseline) -> bool:
     """Whether another process has replaced a baseline since it was read."""
     try:
-        return _parsed(baseline.path).digest != baseline.digest
+        return parsed(baseline.path).digest != baseline.digest
     except FileError:
         return False
 
@@ -402,7 +419,7 @@ def was_replaced(baseline: Baseline) -> bool:
 def _is_reference(path: Path) -> bool:
     """Whether the baseline at `path` is a reference; False for one that cannot be read."""
     try:
-        return _parsed(path).reference
+        return parsed(path).reference
     except FileError:
         return False
 
@@ -412,7 +429,7 @@ def _remove_unnamed_tensors(folder: Path) -> None:
     named = set()
     for path in folder.glob("*.json"):
         try:
-            named.add(_parsed(path).tensors_file.file)
+            named.add(parsed(path).tensors_file.file)
         except FileError:
             return
     for path in folder.glob("*.safetensors"):
@@ -420,7 +437,7 @@ def _remove_unnamed_tensors(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _file_stem(recording: Recording) -> str:
+def file_stem(recording: Recording) -> str:
     """Return the name of a recording's numerics class, if it is safe as the name of a file.
 
     The recording may come from another machine, and so from a stranger.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from harness.store import baselines, history, ledger, recording, run_folder
+from harness.store import baselines, history, ledger, recording, run_folder, shared_files
 from harness.store.json_schema import Schema, schema_of
 from harness.worker.files import write_file
 from harness.worker.protocol import RECORDING_FORMAT
@@ -23,6 +23,7 @@ FORMATS: dict[str, tuple[type[object], str]] = {
     "history": (history.HistoryFile, history.HISTORY_FORMAT),
     "environment": (history.EnvironmentFile, history.ENVIRONMENT_FORMAT),
     "ledger": (ledger.Entry, ledger.LEDGER_FORMAT),
+    "files": (shared_files.FileSet, shared_files.FORMAT),
 }
 
 

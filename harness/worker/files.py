@@ -18,7 +18,7 @@ import platform
 import re
 import shutil
 from pathlib import Path
-from typing import Any, Mapping
+from typing import Any, Iterator, Mapping
 
 TEMPORARY = re.compile(r"\.(?P<target>.+)\.(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-\d+\.tmp")
 # Of this machine: a store may be shared, and only its own processes can be looked up.
@@ -56,6 +56,23 @@ def write_file(path: Path, data: bytes) -> None:
     try:
         _write_flushed(temporary, data)
         os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield the path of a temporary file; what stands there at the end replaces `path` as a whole.
+
+    For content that a library writes. It is not flushed to the disk: its reader checks its digest.
+
+    Raises:
+        OSError: The folder cannot be written to, or the disk is full.
+    """
+    temporary = temporary_beside(path)
+    try:
+        yield temporary
+        os.replace(temporary, path)  # where both are one file already, it stays
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -14,6 +14,8 @@ from harness.errors import FileError
 from harness.records import Drift, Outcome
 from harness.store.baselines import Store
 from harness.store.recording import Observed, Recording
+from harness.store.shared_files import mirror_of
+from harness.store.shared_folder import is_url
 
 if TYPE_CHECKING:
     from harness.records import Array
@@ -80,7 +82,8 @@ def _baseline(outcome: Outcome, notes: list[str]) -> Observed | None:
         return _recording(Path(outcome.baseline.run), outcome, notes)
     if not outcome.baseline.file:
         return None
-    store = Store(Path(outcome.store))
+    # What was fetched from a URL is read where it lies: a report asks no other machine.
+    store = Store(mirror_of(outcome.store) if is_url(outcome.store) else Path(outcome.store))
     path = store.root / outcome.baseline.file
     if not path.is_file():
         notes.append(f"The baseline is gone: {path}.")
