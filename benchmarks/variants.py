@@ -2,10 +2,11 @@
 
 The pipelines are Stable Diffusion, the same from an image, a flow-matching transformer, and video;
 all of them are small and need no download. Among the variants are the identities that a team relies
-on when it switches a feature on: that a memory saver, a cache which never hits, a LoRA at scale 0,
-or another order of the batch does not move a bit.
+on when it switches a feature on: that a memory saver, offloading, a cache which never hits, a LoRA
+at scale 0, one that was fused and taken out again, one that was unloaded, another order of the
+batch or its images one by one do not move a bit.
 
-    python benchmarks/variants.py                     # all four; some 15 minutes on two cores
+    python benchmarks/variants.py                     # all four; some 30 minutes on two cores
     python benchmarks/variants.py sd img2img          # some of them
 
 It writes the scenarios and the run to `--out`, and prints the table of variants as Markdown.
@@ -14,61 +15,71 @@ It writes the scenarios and the run to `--out`, and prints the table of variants
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-
-from common import ROOT
 
 from harness.judge.reasons import difference
 from harness.records import ContractState, Outcome
 from harness.report import variants
 from harness.report.markdown import markdown_table
 from harness.scenario.reading import read_all
+from harness.scenario.weights import DATA
 from harness.session import Session
 from harness.store.baselines import Store
 
-TIMED = "cost: {rounds: 6}\n"
+TIMED = "cost: {rounds: 4}\n"
 
-# What applies to the denoiser of every pipeline; {denoiser} is its component.
-OF_DENOISER = """\
-  channels-last: {{enable: channels_last, contract: {{rel_l2: 1.0e-4, local_rel_l2: 1.0e-5}}}}
-  compiled: {{compile: {{}}, contract: {{rel_l2: 1.0e-4, local_rel_l2: 1.0e-5}}}}
-  flash: {{attention: flash, contract: {{rel_l2: 1.0e-4, local_rel_l2: 1.0e-5}}}}
-  not-deterministic: {{determinism: default, contract: {{rel_l2: 1.0e-4, local_rel_l2: 1.0e-5}}}}
-  portable: {{profile: portable, contract: {{rel_l2: 1.0e-4, local_rel_l2: 1.0e-5}}}}
+# What applies to every pipeline; {denoiser} is its component that runs in every step.
+OF_ALL = """\
   twice: {{contract: identical}}
+  compiled: {{compile: {{}}, contract: {{rel_l2: 1.0e-4, local_rel_l2: 1.0e-5}}}}
+  flash: {{attention: flash, contract: no-worse}}
+  not-deterministic: {{determinism: default, contract: no-worse}}
+  portable: {{profile: portable, contract: {{rel_l2: 1.0e-4, local_rel_l2: 1.0e-5}}}}
+  fused-qkv: {{fuse-qkv: {denoiser}, contract: no-worse}}
+  float8-weights:
+    layerwise-casting: {{{denoiser}: float8_e4m3fn}}
+    contract: {{local_rel_l2: 0.2}}
+  group-offload:
+    group-offload: {{{denoiser}: {{offload_type: leaf_level, offload_device: disk}}}}
+    contract: identical
+  model-offload: {{enable: model_cpu_offload, contract: identical}}
+  sliced-vae: {{enable: vae_slicing, contract: identical}}
+  lora: {{lora: {{path: {lora}}}, contract: {{rel_l2: 10.0}}}}
+  lora-at-zero: {{lora: {{path: {lora}, scale: 0.0}}, contract: identical}}
+  lora-unloaded: {{lora: {{path: {lora}}}, lora-then: unload, contract: identical}}
+  lora-fused: {{lora: {{path: {lora}}}, lora-then: fuse, contract: {{identical-to: lora}}}}
+  lora-unfused:
+    lora: {{path: {lora}}}
+    lora-then: [fuse, unfuse]
+    contract: {{identical-to: lora}}
 """
 OF_TRANSFORMER = """\
   cache-never-hits: {cache: {first_block: {threshold: 0.0}}, contract: identical}
   cached: {cache: {first_block: {threshold: 0.1}}, contract: {rel_l2: 0.2}}
-  fused-qkv: {fuse-qkv: transformer, contract: {rel_l2: 1.0e-4, local_rel_l2: 1.0e-5}}
-  float8-weights: {layerwise-casting: {transformer: float8_e4m3fn}, contract: {local_rel_l2: 0.2}}
 """
 OF_UNET = """\
+  channels-last: {enable: channels_last, contract: {rel_l2: 1.0e-4, local_rel_l2: 1.0e-5}}
   sliced-attention: {enable: attention_slicing, contract: identical}
-  sliced-vae: {enable: vae_slicing, contract: identical}
-  fused-qkv: {fuse-qkv: unet, contract: {rel_l2: 1.0e-4, local_rel_l2: 1.0e-5}}
-  float8-weights: {layerwise-casting: {unet: float8_e4m3fn}, contract: {local_rel_l2: 0.2}}
 """
 OF_BATCH = """\
-  turned-round: {seed: [1, 0], contract: {identical-to: base, images: [1, 0]}}
+  turned-round: {{seed: [1, 0], contract: {{identical-to: base, images: [1, 0]}}}}
   first-alone:
     seed: 0
-    call: {num_images_per_prompt: 1}
-    contract: {identical-to: base, images: 0}
+    call: {{{count}: 1}}
+    contract: {{identical-to: base, images: 0}}
   second-alone:
     seed: 1
-    call: {num_images_per_prompt: 1}
-    contract: {identical-to: base, images: 1}
+    call: {{{count}: 1}}
+    contract: {{identical-to: base, images: 1}}
 """
-LORA = """\
-  lora-at-zero: {{lora: {{path: {lora}, scale: 0.0}}, contract: identical}}
-  lora: {{lora: {{path: {lora}}}}}
-"""
+OF_IMAGES, OF_VIDEOS = "num_images_per_prompt", "num_videos_per_prompt"
+RANK = 2  # of the LoRAs that are made here
 
-SD = (
-    """\
+SD = """\
 description: Text to image, Stable Diffusion's architecture with trained digits.
 pipeline: StableDiffusionPipeline
 checkpoint: {bundled: digits-sd}
@@ -81,14 +92,7 @@ call:
   output_type: np
 seed: [0, 1]
 """
-    + TIMED
-    + "variants:\n"
-    + OF_DENOISER.format(denoiser="unet")
-    + OF_UNET
-    + OF_BATCH
-)
-IMG2IMG = (
-    """\
+IMG2IMG = """\
 description: Image to image with the same weights.
 pipeline: StableDiffusionImg2ImgPipeline
 checkpoint: {bundled: digits-sd}
@@ -103,14 +107,7 @@ call:
   output_type: np
 seed: [0, 1]
 """
-    + TIMED
-    + "variants:\n"
-    + OF_DENOISER.format(denoiser="unet")
-    + OF_UNET
-    + OF_BATCH
-)
-FLUX = (
-    """\
+FLUX = """\
 description: A flow-matching transformer, the architecture of Flux with trained digits.
 pipeline: FluxPipeline
 checkpoint: {bundled: digits-flux}
@@ -124,35 +121,82 @@ call:
   output_type: np
 seed: [0, 1]
 """
-    + TIMED
-    + "variants:\n"
-    + OF_DENOISER.format(denoiser="transformer")
-    + OF_TRANSFORMER
-    + OF_BATCH
-)
-VIDEO = (
-    """\
+VIDEO = """\
 description: Video, a small LTX-Video with synthetic weights.
 pipeline: LTXPipeline
 checkpoint: {synthetic: ltx-small}
 call:
   prompt: a cat
+  num_videos_per_prompt: 2
   num_frames: 9
   height: 32
   width: 32
   num_inference_steps: 10
   guidance_scale: 3.0
   output_type: np
+seed: [0, 1]
 """
-    + TIMED
-    + "variants:\n"
-    + OF_DENOISER.format(denoiser="transformer")
-    + OF_TRANSFORMER
-    + "  sliced-vae: {enable: vae_slicing, contract: identical}\n"
-)
-SCENARIOS = {"sd": SD, "img2img": IMG2IMG, "flux": FLUX, "video": VIDEO}
-WITH_LORA = ("sd", "img2img")
-BOLD = ROOT / "harness" / "data" / "bundled" / "digits-lora-bold"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of pipeline: its scenario, and what applies to it.
+
+    Attributes:
+        scenario: The scenario without variants.
+        denoiser: The component that runs in every step.
+        own: The variants that apply to this architecture alone.
+        model: The folder of its denoiser's configuration; a LoRA is made for it.
+        count: The argument of the call that says how large the batch is.
+    """
+
+    scenario: str
+    denoiser: str
+    own: str
+    model: Path
+    count: str = OF_IMAGES
+
+    def text(self, lora: Path) -> str:
+        """Return the scenario with its variants."""
+        common = OF_ALL.format(denoiser=self.denoiser, lora=lora)
+        variants = common + self.own + OF_BATCH.format(count=self.count)
+        return f"{self.scenario}{TIMED}variants:\n{variants}"
+
+
+KINDS = {
+    "sd": Kind(SD, "unet", OF_UNET, DATA / "bundled" / "digits-sd" / "unet"),
+    "img2img": Kind(IMG2IMG, "unet", OF_UNET, DATA / "bundled" / "digits-sd" / "unet"),
+    "flux": Kind(
+        FLUX, "transformer", OF_TRANSFORMER, DATA / "bundled" / "digits-flux" / "transformer"
+    ),
+    "video": Kind(
+        VIDEO,
+        "transformer",
+        OF_TRANSFORMER,
+        DATA / "synthetic" / "ltx-small" / "transformer",
+        OF_VIDEOS,
+    ),
+}
+
+
+def make_lora(kind: Kind, path: Path) -> None:
+    """Write a LoRA of fixed numbers for every query projection of a denoiser."""
+    import diffusers
+    import torch
+    from safetensors.torch import save_file
+
+    configuration = json.loads((kind.model / "config.json").read_text(encoding="utf-8"))
+    found = getattr(diffusers, configuration["_class_name"])
+    with torch.device("meta"):
+        model = found.from_config(configuration)
+    tensors = {}
+    for name, layer in model.named_modules():
+        if name.endswith(".to_q"):
+            numbers = torch.arange(RANK * layer.in_features) % 7 - 3.0
+            stem = f"{kind.denoiser}.{name}"
+            tensors[f"{stem}.lora_A.weight"] = (numbers / 7).reshape(RANK, -1)
+            tensors[f"{stem}.lora_B.weight"] = torch.full((layer.out_features, RANK), 0.05)
+    save_file(tensors, path)
 
 
 def write(folder: Path, names: Sequence[str]) -> list[Path]:
@@ -160,11 +204,10 @@ def write(folder: Path, names: Sequence[str]) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for name in names:
-        text = SCENARIOS[name]
-        if name in WITH_LORA and BOLD.is_dir():
-            text += LORA.format(lora=BOLD)
+        lora = folder / f"{name}-lora.safetensors"
+        make_lora(KINDS[name], lora)
         paths.append(folder / f"{name}.yaml")
-        paths[-1].write_text(text, encoding="utf-8")
+        paths[-1].write_text(KINDS[name].text(lora), encoding="utf-8")
     return paths
 
 
@@ -202,10 +245,10 @@ def not_run(outcomes: Sequence[Outcome]) -> list[str]:
 def main() -> None:
     """Run what the command line names."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("names", nargs="*", choices=[*SCENARIOS, []], metavar="NAME")
+    parser.add_argument("names", nargs="*", choices=[*KINDS, []], metavar="NAME")
     parser.add_argument("--out", metavar="DIR", help="default: a folder that is removed")
     arguments = parser.parse_args()
-    names = arguments.names or list(SCENARIOS)
+    names = arguments.names or list(KINDS)
     with tempfile.TemporaryDirectory() as temporary:
         out = Path(arguments.out or temporary)
         outcomes = run(write(out / "scenarios", names), out)

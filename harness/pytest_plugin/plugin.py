@@ -32,7 +32,10 @@ FOLDER_OPTIONS = {
     "out": ("", "folder of this run's results (default: runs/ and the time)"),
     "history": ("", "history that the outcomes are added to: a folder, or an fsspec URL"),
 }
-STRICT_HELP = "cases that cannot run here fail"
+FLAG_OPTIONS = {
+    "strict": "cases that cannot run here fail",
+    "accuracy": "every case that moved is evaluated in float64",
+}
 SCENARIOS_HELP = "folders of scenarios (default: scenarios)"
 XDIST_CONTROLLER = "dsession"  # the plugin that xdist registers in its controller only
 SCENARIO_SUFFIXES = (".yaml", ".yml")
@@ -50,10 +53,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     for name, (default, text) in FOLDER_OPTIONS.items():
         group.addoption(f"--harness-{name}", metavar="DIR", help=f"{text}; ini key harness_{name}")
         parser.addini(f"harness_{name}", help=text, default=default)
-    group.addoption(
-        "--harness-strict", action="store_true", help=f"{STRICT_HELP}; ini key harness_strict"
-    )
-    parser.addini("harness_strict", type="bool", default=False, help=STRICT_HELP)
+    for name, text in FLAG_OPTIONS.items():
+        words = f"{text}; ini key harness_{name}"
+        group.addoption(f"--harness-{name}", action="store_true", help=words)
+        parser.addini(f"harness_{name}", type="bool", default=False, help=text)
     parser.addini("harness_scenarios", type="paths", default=[], help=SCENARIOS_HELP)
 
 
@@ -205,7 +208,7 @@ class CaseItem(pytest.Item):
         outcome = _session(self.config).run(self.case)
         self.user_properties += _properties(outcome)
         benchmark.add(self, outcome)
-        if outcome.verdict is Verdict.UNVERIFIED and not _is_strict(self.config):
+        if outcome.verdict is Verdict.UNVERIFIED and not _flag_option(self.config, "strict"):
             # Not `pytest.skip()`: the skip is reported at the scenario's file, not at this line.
             raise pytest.skip.Exception(_safe(outcome.message), _use_item_location=True)
         if not outcome.passes:
@@ -265,7 +268,7 @@ def _session(config: pytest.Config) -> Session:
     In a process of xdist it writes into the controller's folder, as one part of the results.
     """
     if _SESSION not in config.stash:
-        from harness.session import Session
+        from harness.session import Session, WhenEvaluated
         from harness.store.run_folder import new_run
         from harness.store.shared_baselines import open_store
 
@@ -273,7 +276,10 @@ def _session(config: pytest.Config) -> Session:
         named = given.get("harness_out") or _folder_option(config, "out")
         out = Path(named) if named else new_run()
         store = open_store(_folder_option(config, "baselines"))
-        config.stash[_SESSION] = Session(store, out, part=given.get("workerid", ""))
+        is_always = _flag_option(config, "accuracy")
+        evaluated = WhenEvaluated.ALWAYS if is_always else WhenEvaluated.CHEAP
+        part = given.get("workerid", "")
+        config.stash[_SESSION] = Session(store, out, part=part, evaluated=evaluated)
     return config.stash[_SESSION]
 
 
@@ -333,8 +339,8 @@ def _scenario_folders(config: pytest.Config) -> list[Path]:
     return [Path(folder) for folder in named or [config.rootpath / "scenarios"]]
 
 
-def _is_strict(config: pytest.Config) -> bool:
-    return bool(config.getoption("--harness-strict") or config.getini("harness_strict"))
+def _flag_option(config: pytest.Config, name: str) -> bool:
+    return bool(config.getoption(f"--harness-{name}") or config.getini(f"harness_{name}"))
 
 
 def _version(package: str) -> str:

@@ -156,6 +156,7 @@ class Scenario:
     before: Mapping[str, Facts] = field(default_factory=dict)
     components: Mapping[str, tuple[Component, ...]] = field(default_factory=dict)
     adapters: tuple[Adapter, ...] = ()
+    lora_then: tuple[str, ...] = ()
     scheduler: Facts | None = None
     seeds: tuple[int, ...] = (0,)
     generator: Generator = Generator.CPU
@@ -211,6 +212,8 @@ class Scenario:
             of_kind = [adapter.identity for adapter in self.adapters if adapter.kind is kind]
             if of_kind:
                 found[kind] = of_kind
+        if self.lora_then:
+            found["lora-then"] = list(self.lora_then)
         if self.executions:
             found["executions"] = dict(self.executions)
         return found
@@ -404,6 +407,8 @@ class Case:
             request["before"] = {name: dict(each) for name, each in scenario.before.items()}
         if scenario.adapters:
             request["adapters"] = [adapter.request() for adapter in scenario.adapters]
+        if scenario.lora_then:
+            request["lora_then"] = list(scenario.lora_then)
         if scenario.project is not None and scenario.project.trust:
             root, packages = str(scenario.project.root), list(scenario.project.trust)
             request["trust"] = {"root": root, "packages": packages}

@@ -198,6 +198,8 @@ def _scenario(path: Path, values: Values, members: Members) -> Scenario:
     }
     if isinstance(values.get("attention"), str):
         given["attention"] = values["attention"]
+    if weights.LORA_THEN in values:
+        given["lora_then"] = tuple(values[weights.LORA_THEN])
     plain = {"scheduler": "scheduler", "before": "before", "keep-every": "keep_every"}
     given |= {field: values[key] for key, field in plain.items() if key in values}
     if "components" in values:

@@ -39,6 +39,8 @@ REVISION = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*")  # a branch, a tag or a commit;
 SUBFOLDER = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*")
 WEIGHTS_FILE = re.compile(r"\w[\w .+-]*(/\w[\w .+-]*)*\.safetensors")
 ADAPTER_NAME = re.compile(r"\w[\w-]*")  # a part of the names of layers: it may hold no dot
+LORA_THEN = "lora-then"
+LORA_ACTIONS = ("fuse", "unfuse", "unload")  # methods of diffusers
 WITHOUT = "none"  # a component that the pipeline goes without
 
 
@@ -172,6 +174,7 @@ FIELDS: Mapping[str, Shape] = {
     "build": Text(what="a function of the project, such as `package.module:function`"),
     "components": Table(Either(Text((WITHOUT,)), OneOrMore(_COMPONENT))),
     str(AdapterKind.LORA): OneOrMore(Record({**_FILES, "adapter": Text(), "scale": _SCALE})),
+    LORA_THEN: OneOrMore(Text(LORA_ACTIONS)),
     str(AdapterKind.IP_ADAPTER): OneOrMore(Record({**_FILES, "scale": _SCALE})),
     str(AdapterKind.TEXTUAL_INVERSION): OneOrMore(Record({**_FILES, "token": Text()})),
 }
@@ -179,6 +182,7 @@ HELP = {
     "build": "a function that returns the pipeline, in place of `pipeline` and `checkpoint`",
     "components": "components that replace the checkpoint's own, or are added, by name; or none",
     str(AdapterKind.LORA): "LoRAs in their order: path or hub, weight_name, adapter, scale",
+    LORA_THEN: "what is done with the LoRAs after they are loaded, in order",
     str(AdapterKind.IP_ADAPTER): "IP-Adapters in their order: path or hub, weight_name, scale",
     str(AdapterKind.TEXTUAL_INVERSION): "embeddings of tokens: path or hub, weight_name, token",
 }
@@ -226,6 +230,8 @@ def read_adapters(values: Values, members: Mapping[str, Place]) -> tuple[Adapter
         for value, place in zip(values.get(kind, ()), _places(members.get(kind)), strict=True):
             found.append(_adapter(kind, value, place))
     _check_distinct(found, members.get(AdapterKind.LORA))
+    if LORA_THEN in members and AdapterKind.LORA not in values:
+        raise members[LORA_THEN].wrong(f"`{LORA_THEN}` beside `lora` alone", "no `lora`")
     return tuple(found)
 
 

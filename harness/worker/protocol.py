@@ -184,6 +184,7 @@ class CaseExtras(TypedDict, total=False):
     `diffusers==0.30.3`, and `executions` only where it asks for one. `components` has what replaces
     each component, in a list; an empty one stands for none. `before` has the arguments of methods
     of the pipeline that are called before it, by name and in order; they are as those of `call`.
+    `lora_then` is what is done with the LoRAs after they are loaded: `fuse`, `unfuse`, `unload`.
     `trust` is there where the project trusts code of its own.
     """
 
@@ -191,6 +192,7 @@ class CaseExtras(TypedDict, total=False):
     executions: ExecutionsRequest
     components: Dict[str, List[ComponentSource]]
     adapters: List[AdapterRequest]
+    lora_then: List[str]
     before: Dict[str, Dict[str, Any]]
     trust: TrustRequest
 

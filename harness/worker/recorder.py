@@ -176,7 +176,9 @@ class Recorder:
             if "compile" in request:
                 here = compiler.with_compiler(here, framework.device)
             loaded = self._load(case, dtypes, framework, own_code)
-            executions = Executions(case, loaded.checkpoint.pipeline, framework.device)
+            executions = Executions(
+                case, loaded.checkpoint.pipeline, framework.device, loaded.checkpoint.effects
+            )
             executions.apply(cleanup)
             pipeline = Pipeline(case, loaded.checkpoint, framework, executions)
             cleanup.callback(pipeline.close)
@@ -317,7 +319,8 @@ class Recorder:
         parts = [case["pipeline"], case["enable"], case["attention"], dtypes, own_code]
         executions = executions_in(case)
         for_good = {key: executions.get(key) for key in AT_LOAD}
-        more = [case["checkpoint"], case.get("components"), case.get("adapters"), for_good]
+        adapters = [case.get("adapters"), case.get("lora_then")]
+        more = [case["checkpoint"], case.get("components"), adapters, for_good]
         key = json.dumps([*parts, *more, files], sort_keys=True)
         if self._loaded is not None and self._loaded.key == key:
             return self._loaded

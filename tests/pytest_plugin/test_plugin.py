@@ -9,6 +9,7 @@ import sys
 import xml.etree.ElementTree as ET  # the file is pytest's own
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from inner import Run, path_of_pytester  # noqa: F401 (the second is a fixture)
@@ -160,6 +161,31 @@ def test_in_strict_mode_a_case_that_cannot_run_here_fails(run: Run, shop):
     result.stdout.fnmatch_lines(
         ["unverified: x[[]cuda-float32]", "  why: *no CUDA device on this machine"]
     )
+
+
+@pytest.mark.parametrize(
+    ("options", "ini", "expected"),
+    [((), "", "CHEAP"), (("--harness-accuracy",), "", "ALWAYS"), ((), "true", "ALWAYS")],
+    ids=["neither", "option", "ini-key"],
+)
+def test_accuracy_can_be_asked_for_of_every_case_that_moved(
+    run: Run, shop, monkeypatch: pytest.MonkeyPatch, options, ini: str, expected: str
+):
+    """As `harness run --accuracy` does; without it, only cheap cases that drifted are evaluated."""
+    asked = []
+    own = Session.__init__
+
+    def watched(self: Session, *args: Any, **kwargs: Any) -> None:
+        asked.append(kwargs["evaluated"].name)
+        own(self, *args, **kwargs)
+
+    monkeypatch.setattr(Session, "__init__", watched)
+    shop.recorded("x")
+    asked.clear()  # the command line recorded it
+    if ini:
+        (shop.root / "pytest.ini").write_text(f"[pytest]\nharness_accuracy = {ini}\n")
+    run(*options).assert_outcomes(passed=1)
+    assert asked == [expected]
 
 
 def test_every_option_has_a_key_in_the_ini_file(run: Run, shop):

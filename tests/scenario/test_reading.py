@@ -220,6 +220,7 @@ components:
   controlnet: [{synthetic: ldm-small, subfolder: unet}]
   safety_checker: none
 lora: [{hub: acme/ink, weight_name: ink.safetensors, adapter: ink, scale: 0.5}]
+lora-then: [fuse, unfuse]
 ip-adapter: {hub: acme/ip, weight_name: models/ip.safetensors, scale: 0.25}
 textual-inversion: {hub: acme/cat, weight_name: cat.safetensors, token: <cat>}
 scheduler: {class: DDIMScheduler, eta: 0.5}
@@ -264,6 +265,7 @@ def test_every_key_of_a_file_becomes_a_typed_field(tmp_path):
         checkpoint=DIGITS,
         call={"num_inference_steps": 2},
         before={"invert": {"skip": 0.5}},
+        lora_then=("fuse", "unfuse"),
         framework=Framework.TORCH,
         components={
             "vae": (Component(hub("acme/vae", "v2"), "AutoencoderTiny"),),
@@ -471,6 +473,7 @@ def test_the_fingerprint_of_a_scenario_never_changes_by_itself():
         {"call": {"num_inference_steps": 3, "output_type": "np"}},
         {"call": {"num_inference_steps": 2, "output_type": "np", "prompt": "seven"}},
         {"before": {"invert": {"skip": 0.5}}},
+        {"lora_then": ("fuse",)},
         {"scheduler": {"class": "DDIMScheduler"}},
         {"seeds": (1,)},
         {"seeds": (0, 0)},

@@ -10,7 +10,7 @@ from harness.errors import FileError, writing
 from harness.judge.cause import by_cause
 from harness.judge.output_layout import layout_of
 from harness.records import Outcome, Verdict
-from harness.report import causes, wording
+from harness.report import causes, variants, wording
 from harness.report.html import views
 from harness.report.html.kept import Kept, kept_of
 from harness.report.html.page import page
@@ -40,6 +40,8 @@ class ReportView:
     groups: tuple[GroupView, ...]
     matrix: Table
     cases: Table
+    variants: Table | None
+    not_compared: tuple[str, ...]
     verdicts: tuple[str, ...]
     details: tuple[CaseView, ...]
 
@@ -100,6 +102,8 @@ class _Report:
             groups=self._groups(cases),
             matrix=views.matrix(cases),
             cases=views.case_list(cases),
+            variants=views.variants_table(cases),
+            not_compared=tuple(variants.notes(outcomes)),
             verdicts=tuple(str(verdict) for verdict in Verdict if verdict in verdicts),
             details=tuple(view for _, view in cases),
         )

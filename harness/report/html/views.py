@@ -19,6 +19,7 @@ from harness.records import (
     Appearance,
     Check,
     ContractOutcome,
+    ContractState,
     Cost,
     Drift,
     Metric,
@@ -27,7 +28,7 @@ from harness.records import (
     StageDrift,
     Verdict,
 )
-from harness.report import advice, wording
+from harness.report import advice, variants, wording
 from harness.report.html.charts import Chart, Series, draw
 from harness.report.html.pictures import Picture, PictureSet
 from harness.report.html.tables import Badge, Cell, Table, text_table, verdict_badge
@@ -211,6 +212,38 @@ def _listed(view: CaseView) -> tuple[Cell, ...]:
             cell = Cell(text, badge=view.badge)
         cells.append(cell)
     return tuple(cells)
+
+
+def variants_table(cases: Sequence[tuple[Run, CaseView]]) -> Table | None:
+    """Return what each variant buys and costs against the case that it is held to; None for none.
+
+    They stand in the order of their names, so that those of one scenario stand together.
+    """
+    held = [view for _, view in cases if view.outcome.contract is not None]
+    if not held:
+        return None
+    held.sort(key=lambda view: (view.outcome.case, view.title))
+    caption = "What each variant is held to, what it buys and what it costs, in the same run"
+    return Table(caption, variants.HEADINGS, tuple(map(_variant_cells, held)))
+
+
+def _variant_cells(view: CaseView) -> tuple[Cell, ...]:
+    (row,) = variants.rows([view.outcome])
+    cells = [Cell(text) for text in row]
+    cells[0] = Cell(view.title, anchor=view.anchor)
+    contract = view.outcome.contract
+    if contract is not None:
+        cells[variants.STATE_COLUMN] = Cell(row[variants.STATE_COLUMN], badge=_state(contract))
+    return tuple(cells)
+
+
+def _state(contract: ContractOutcome) -> Badge:
+    """Return how a page shows whether a contract holds."""
+    badges = {
+        ContractState.HOLDS: Badge("holds", "\N{CHECK MARK}", "passes"),
+        ContractState.BROKEN: Badge("broken", "\N{MULTIPLICATION SIGN}", "fails"),
+    }
+    return badges.get(contract.state, Badge(str(contract.state), "?", "neither"))
 
 
 def _row_numbers(outcome: Outcome) -> tuple[float | None, ...]:

@@ -8,16 +8,26 @@ or hold zeros alone, are an error that says what was seen.
 from __future__ import annotations
 
 import contextlib
-import importlib
 import importlib.util
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Sequence
 
 import torch
 
 from ..observe.tensors import digest_digests, digest_tensor
 from ..protocol import AdapterRequest, CannotRunHere, CaseError
 from . import hub
+from .executions.adapters import (
+    FUSE,
+    UNFUSE,
+    IpAdapter,
+    Lora,
+    TextualInversion,
+    lora_layers,
+    loras_of,
+    models_of,
+)
+from .executions.base import Execution
 from .loading import counted
 
 SUFFIX = ".safetensors"
@@ -50,19 +60,38 @@ class _File(NamedTuple):
         """What a message calls it."""
         return f"`{self.request['kind']}`: {self.path.name}"
 
+    @property
+    def asked(self) -> str:
+        """What a recording calls it: `lora: ink`."""
+        kind, _, name = self.name.partition(".")
+        return f"{kind}: {name}"
+
+
+class LoadedAdapters(NamedTuple):
+    """What was loaded on top of a checkpoint.
+
+    Attributes:
+        digests: One of each file's tensors, by a name such as `lora.ink`.
+        effects: What shows in a run that each of them acts.
+    """
+
+    digests: Dict[str, str]
+    effects: Sequence[Execution]
+
 
 def load_adapters(
-    pipeline: Any, adapters: Sequence[AdapterRequest], call: Mapping[str, Any]
-) -> Dict[str, str]:
+    pipeline: Any,
+    adapters: Sequence[AdapterRequest],
+    call: Mapping[str, Any],
+    then: Sequence[str] = (),
+) -> LoadedAdapters:
     """Load adapters into a pipeline on the CPU, and make sure that each of them acts.
 
     Args:
         pipeline: The pipeline of a checkpoint.
         adapters: What the case asks for, in its order.
         call: The arguments of the case's call.
-
-    Returns:
-        The digest of each file's tensors, by a name such as `lora.ink`.
+        then: What is done with the LoRAs afterwards, in order: `fuse`, `unfuse`, `unload`.
 
     Raises:
         CannotRunHere: A file is not on this machine, or a package that loads it is missing.
@@ -70,13 +99,14 @@ def load_adapters(
     """
     files = [_read(pipeline, request, index) for index, request in enumerate(adapters)]
     by_kind = {kind: [file for file in files if file.request["kind"] == kind] for kind in LOADERS}
+    effects: List[Execution] = []
     if by_kind[LORA]:
-        _load_loras(pipeline, by_kind[LORA])
+        effects += _load_loras(pipeline, by_kind[LORA], then)
     if by_kind[IP_ADAPTER]:
-        _load_ip_adapters(pipeline, by_kind[IP_ADAPTER])
+        effects += _load_ip_adapters(pipeline, by_kind[IP_ADAPTER])
     for file in by_kind[TEXTUAL_INVERSION]:
-        _load_textual_inversion(pipeline, file, call)
-    return {file.name: digest_of(file.tensors) for file in files}
+        effects.append(_load_textual_inversion(pipeline, file, call))
+    return LoadedAdapters({file.name: digest_of(file.tensors) for file in files}, effects)
 
 
 def digest_of(tensors: Mapping[str, torch.Tensor]) -> str:
@@ -136,7 +166,7 @@ def _path_of(request: AdapterRequest) -> Path:
 # LoRA.
 
 
-def _load_loras(pipeline: Any, files: Sequence[_File]) -> None:
+def _load_loras(pipeline: Any, files: Sequence[_File], then: Sequence[str]) -> List[Lora]:
     names = [file.name.replace(".", "-") for file in files]
     scales = [float(file.request["settings"].get("scale", 1.0)) for file in files]
     for name, file in zip(names, files):
@@ -154,6 +184,34 @@ def _load_loras(pipeline: Any, files: Sequence[_File]) -> None:
         pipeline.set_adapters(names, adapter_weights=scales)
     for name, file in zip(names, files):
         _check_active(pipeline, file, name)
+    for action in then:
+        with _loading(pipeline, files[-1]):
+            _handle_loras(pipeline, action, names)
+        if action == FUSE:
+            _check_fused(pipeline, files, names)
+    return [
+        Lora(pipeline, name, file.asked, scale, then)
+        for name, file, scale in zip(names, files, scales)
+    ]
+
+
+def _handle_loras(pipeline: Any, action: str, names: Sequence[str]) -> None:
+    """Fuse LoRAs into the weights of their layers, take them out of these, or unload them."""
+    if action == FUSE:
+        pipeline.fuse_lora(adapter_names=list(names))
+    elif action == UNFUSE:
+        pipeline.unfuse_lora()
+    else:
+        pipeline.unload_lora_weights()
+
+
+def _check_fused(pipeline: Any, files: Sequence[_File], names: Sequence[str]) -> None:
+    """Refuse a LoRA that is not in the weights of its layers after it was fused."""
+    for name, file in zip(names, files):
+        layers = lora_layers(pipeline, name)
+        apart = [path for path, layer in layers if name not in layer.merged_adapters]
+        if apart:
+            raise CaseError(f"{file.said} was not fused into {counted(apart, 'layer')}")
 
 
 def _lora_names(pipeline: Any, file: _File) -> List[str]:
@@ -171,7 +229,7 @@ def _lora_names(pipeline: Any, file: _File) -> List[str]:
     names = found[0] if isinstance(found, tuple) else found
     lost = [name for name in sorted(names) if name.partition(".")[0] not in pipeline.components]
     if lost:
-        known = ", ".join(f"`{name}.`" for name, _ in _models(pipeline))
+        known = ", ".join(f"`{name}.`" for name, _ in models_of(pipeline))
         raise CaseError(
             f"{file.said} holds {counted(lost, 'name')} of no component of "
             f"{type(pipeline).__name__}, whose names begin with {known}: "
@@ -182,13 +240,13 @@ def _lora_names(pipeline: Any, file: _File) -> List[str]:
 
 def _prove_lora(pipeline: Any, file: _File, name: str, wanted: Sequence[str]) -> None:
     """Refuse a LoRA that reached no layer, only some of its layers, or holds zeros alone."""
-    layers = list(_lora_layers(pipeline, name))
+    layers = list(lora_layers(pipeline, name))
     if not layers:
         raise CaseError(
             f"{file.said} has no effect: it reached no layer of {type(pipeline).__name__}; "
             f"it holds {counted(sorted(file.tensors), 'tensor')}"
         )
-    held = sum(_adapters_of(layer).count(name) for _, layer in layers)
+    held = sum(loras_of(layer).count(name) for _, layer in layers)
     if held < len(wanted):
         raise CaseError(
             f"{file.said} has no effect in part: {len(wanted) - held} of its {len(wanted)} tensors "
@@ -206,32 +264,17 @@ def _check_active(pipeline: Any, file: _File, name: str) -> None:
     """Refuse a LoRA that is loaded and does not take part in the layers' results."""
     idle = [
         path
-        for path, layer in _lora_layers(pipeline, name)
+        for path, layer in lora_layers(pipeline, name)
         if name not in layer.active_adapters or layer.disable_adapters
     ]
     if idle:
         raise CaseError(f"{file.said} has no effect in {counted(idle, 'layer')}: it is not active")
 
 
-def _lora_layers(pipeline: Any, name: str) -> Iterator[Tuple[str, Any]]:
-    """Yield the layers that hold a LoRA of this name, by their paths."""
-    layer_class = importlib.import_module("peft.tuners.tuners_utils").BaseTunerLayer
-    for component_name, component in _models(pipeline):
-        for path, module in component.named_modules():
-            if isinstance(module, layer_class) and name in _adapters_of(module):
-                yield f"{component_name}.{path}", module
-
-
-def _adapters_of(layer: Any) -> List[str]:
-    """Return the names of the LoRAs that a layer holds: each as often as it has tensors of it."""
-    kinds = (getattr(layer, attribute, {}) for attribute in layer.adapter_layer_names)
-    return [name for adapters in kinds for name in adapters]
-
-
 # IP-Adapter.
 
 
-def _load_ip_adapters(pipeline: Any, files: Sequence[_File]) -> None:
+def _load_ip_adapters(pipeline: Any, files: Sequence[_File]) -> List[IpAdapter]:
     for file in files:
         for part in ("image_proj.", "ip_adapter."):
             if not any(name.startswith(part) for name in file.tensors):
@@ -251,12 +294,16 @@ def _load_ip_adapters(pipeline: Any, files: Sequence[_File]) -> None:
         pipeline.set_ip_adapter_scale(scales)
     layers: List[Any] = [
         layer
-        for _, component in _models(pipeline)
+        for _, component in models_of(pipeline)
         for layer in component.modules()
         if hasattr(layer, "to_v_ip")
     ]
+    effects = []
     for index, file in enumerate(files):
-        _prove_ip_adapter(pipeline, file, [layer.to_v_ip[index] for layer in layers])
+        values = [layer.to_v_ip[index] for layer in layers]
+        _prove_ip_adapter(pipeline, file, values)
+        effects.append(IpAdapter(file.asked, values))
+    return effects
 
 
 def _prove_ip_adapter(pipeline: Any, file: _File, values: Sequence[Any]) -> None:
@@ -275,7 +322,9 @@ def _prove_ip_adapter(pipeline: Any, file: _File, values: Sequence[Any]) -> None
 # Textual inversion.
 
 
-def _load_textual_inversion(pipeline: Any, file: _File, call: Mapping[str, Any]) -> None:
+def _load_textual_inversion(
+    pipeline: Any, file: _File, call: Mapping[str, Any]
+) -> TextualInversion:
     before = set(pipeline.tokenizer.get_vocab())
     token = file.request["settings"].get("token")
     with _loading(pipeline, file):
@@ -296,6 +345,8 @@ def _load_textual_inversion(pipeline: Any, file: _File, call: Mapping[str, Any])
         raise CaseError(
             f"{file.said} has no effect: no text of `call` holds its token {', '.join(new)}"
         )
+    numbers = pipeline.tokenizer.convert_tokens_to_ids(new)
+    return TextualInversion(file.asked, pipeline.text_encoder, numbers)
 
 
 def _texts_in(value: Any) -> Iterator[str]:
@@ -310,14 +361,6 @@ def _texts_in(value: Any) -> Iterator[str]:
 
 
 # What all of them need.
-
-
-def _models(pipeline: Any) -> List[Tuple[str, torch.nn.Module]]:
-    return [
-        (name, component)
-        for name, component in pipeline.components.items()
-        if isinstance(component, torch.nn.Module)
-    ]
 
 
 @contextlib.contextmanager

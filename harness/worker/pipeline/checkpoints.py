@@ -48,6 +48,7 @@ from .building import build, digest_configuration
 from .components import call_of
 from .enable import enable
 from .executions import plan
+from .executions.base import Execution
 from .executions.quantization import quantization_of
 from .framework import Framework
 from .library import automatic_class, is_automatic, is_code, nearest, pipeline_class
@@ -70,12 +71,14 @@ class Checkpoint(NamedTuple):
         weights: One digest per component, and one of the `configuration`.
         tensors: A short digest of every tensor of each component.
         commit: The commit to which the Hub's revision resolved; None for any other source.
+        effects: What shows in a run that each adapter acts.
     """
 
     pipeline: Any
     weights: Dict[str, str]
     tensors: Dict[str, Dict[str, str]]
     commit: Optional[str]
+    effects: Sequence[Execution] = ()
 
 
 def files_of(source: CheckpointSource) -> List[Tuple[str, int, int]]:
@@ -105,6 +108,7 @@ class Extras(NamedTuple):
         call: The arguments of the case's call, in which a token of an adapter must stand.
         code: The code of the project that the case may name.
         executions: How the pipeline is executed; `quantize` and castings change its weights.
+        lora_then: What is done with the LoRAs after they are loaded, in order.
     """
 
     components: Sources = MappingProxyType({})
@@ -112,13 +116,15 @@ class Extras(NamedTuple):
     call: Mapping[str, Any] = MappingProxyType({})
     code: OwnCode = OwnCode()
     executions: Optional[ExecutionsRequest] = None
+    lora_then: Sequence[str] = ()
 
     @classmethod
     def of(cls, case: CaseRequest) -> Extras:
         """Return what a case asks for."""
         components, adapters = case.get("components", {}), case.get("adapters", [])
         executions = plan.executions_in(case)
-        return cls(components, adapters, case["call"], OwnCode.of(case), executions)
+        then = case.get("lora_then", [])
+        return cls(components, adapters, case["call"], OwnCode.of(case), executions, then)
 
 
 class _Stored(NamedTuple):
@@ -170,14 +176,15 @@ def load(
     if source["kind"] == "synthetic" and set(dtypes.values()) == {"float32"}:
         _check_digests(Path(source["folder"]), weights, extras.components)
     weights.update(stored.configuration)
-    weights.update(load_adapters(pipeline, extras.adapters, extras.call))
+    adapters = load_adapters(pipeline, extras.adapters, extras.call, extras.lora_then)
+    weights.update(adapters.digests)
     tensors = {
         name: {key: digest[:TENSOR_DIGITS] for key, digest in state.items()}
         for name, state in states.items()
     }
     enable(pipeline, enabled)
     plan.at_load(pipeline, extras.executions or {})
-    return Checkpoint(pipeline, weights, tensors, stored.commit)
+    return Checkpoint(pipeline, weights, tensors, stored.commit, adapters.effects)
 
 
 def _built(name: str, dtypes: Mapping[str, str], framework: Framework, code: OwnCode) -> _Stored:

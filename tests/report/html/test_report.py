@@ -19,10 +19,18 @@ from pathlib import Path
 import builders
 import numpy as np
 import pytest
-from examples import DRIFTED, ERROR, OUTCOMES
+from examples import DRIFT, DRIFTED, ERROR, OUTCOMES
 from made_runs import Made, made_run, run_in
 
-from harness.records import Outcome
+from harness.records import (
+    AccuracyVerdict,
+    ContractKind,
+    ContractOutcome,
+    ContractState,
+    Outcome,
+    Stage,
+    StageAccuracy,
+)
 from harness.report import wording
 from harness.report.html.report import html_report, write_report
 from harness.report.html.tables import SIGNS
@@ -177,6 +185,41 @@ def test_the_summary_comes_first_with_what_was_not_verified(tmp_path: Path):
         expected = str(sum(each.verdict is verdict for each in OUTCOMES))
         assert counts[f"{SIGNS[verdict]} {verdict}"] == expected
     assert "no CUDA device: x[cuda-float32], y[cuda-float32]" in first.text
+
+
+def test_variants_have_a_table_that_leads_to_their_cases(tmp_path: Path):
+    """Each with its contract, its state, its drift, its accuracy, and what it costs."""
+    held = ContractOutcome(
+        ContractKind.IDENTICAL,
+        "identical",
+        "digits[cpu-float32]",
+        ContractState.BROKEN,
+        "other bits",
+        outputs={"image": DRIFT},
+        accuracy=(StageAccuracy(Stage("unet", 0), "sample", AccuracyVerdict.WORSE),),
+        cost=builders.cost(1.5, "unknown"),
+        peak_bytes_expected=1 << 20,
+    )
+    base = builders.outcome("identical", name="digits")
+    variant = replace(base, case="digits[cpu-float32,sliced]", contract=held)
+    page = of_outcomes(tmp_path, [base, variant])
+    (section,) = page.all("section", **{"aria-labelledby": "variants"})
+    (row,) = section.all("tr")[1:]
+    cells = {
+        heading.text: cell.text
+        for heading, cell in zip(section.all("th", scope="col"), row.children, strict=True)
+    }
+    assert cells["variant"] == "digits[cpu-float32,sliced]"
+    assert (cells["against"], cells["contract"]) == ("cpu-float32", "identical")
+    assert cells["state"].endswith("broken")
+    assert (cells["rel L2"], cells["accuracy"]) == (f"{DRIFT.rel_l2:.2e}", "worse")
+    assert (cells["seconds"], cells["ratio"]) == ("1.500", "unknown")
+    (link,) = row.all("a")
+    (details,) = page.all(id=(link.attributes["href"] or "")[1:])
+    assert "digits[cpu-float32,sliced]" in details.text
+    assert "digits[cpu-float32,sliced]" in section.all("li")[0].text
+    without = of_outcomes(tmp_path, [base])
+    assert not without.all("section", **{"aria-labelledby": "variants"})
 
 
 @pytest.mark.parametrize(

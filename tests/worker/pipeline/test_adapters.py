@@ -7,13 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import adapter_files
+import builders
+import diffusers
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
+from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
 
+from harness.store.recording import Recording
 from harness.worker.pipeline import adapters, checkpoints
 from harness.worker.pipeline.torch_ import Torch
 from harness.worker.protocol import CannotRunHere, CaseError
+from harness.worker.recorder import Recorder
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch_dtype` is deprecated:FutureWarning")
 
@@ -228,3 +234,138 @@ def test_an_embedding_without_effect_is_an_error(
     path = adapter_files.embedding(tmp_path / "ink.safetensors", value, token)
     with pytest.raises(CaseError, match=f"ink.safetensors has no effect: {problem}"):
         load(adapter("textual-inversion", path, token=token))
+
+
+# In a run.
+
+
+@pytest.fixture
+def recorded(tmp_path: Path) -> Callable[..., Recording]:
+    """Record two steps of `digits-sd` with adapters and other changes to the request."""
+    recorder = Recorder(lambda *_, **__: None)
+
+    def record(*requests: dict[str, Any], call: dict[str, Any] = {}, **changes: Any) -> Recording:  # noqa: B006 (it is not changed)
+        request: Any = {
+            **builders.case(pipeline="StableDiffusionPipeline").request(),
+            "checkpoint": SOURCE,
+            "call": {**CALL, "num_inference_steps": 2, "output_type": "np", **call},
+            "inputs_folder": str(tmp_path),
+            "adapters": list(requests),
+            "rounds": 1,
+            **changes,
+        }
+        recorder.record(request, tmp_path / "recording")
+        return Recording.read(tmp_path / "recording")
+
+    return record
+
+
+def image_of(recording: Recording) -> str:
+    """Return the digest of the image."""
+    return recording.output_digests["image"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "then", "seen", "equals"),
+    [
+        ({"scale": 0.5}, [], "4 layers with it at scale 0.5, called 8 times", None),
+        ({"scale": 0.0}, [], "4 layers with it at scale 0, called 8 times", "plain"),
+        ({}, ["fuse"], "4 layers with it at scale 1, called 8 times; fused into 4", None),
+        ({}, ["fuse", "unfuse"], "4 layers with it at scale 1, called 8 times; fused into 0", None),
+        ({}, ["unload"], "0 layers with it after it was unloaded", "plain"),
+    ],
+    ids=["on", "off", "fused", "taken-out-again", "unloaded"],
+)
+def test_a_recording_says_what_was_seen_of_a_lora(
+    settings: Any, then: list[str], seen: str, equals: str | None, tmp_path: Path, recorded
+):
+    """At scale 0, and unloaded, it leaves the bits of the checkpoint alone."""
+    path = adapter_files.lora(tmp_path / "ink.safetensors")
+    recording = recorded(adapter("lora", path, adapter="ink", **settings), lora_then=then)
+    (effect,) = recording.effects
+    assert effect.asked == ", then ".join(["lora: ink", *then])
+    assert (effect.seen, effect.took_effect) == (seen, True)
+    assert (image_of(recorded()) == image_of(recording)) is (equals == "plain")
+
+
+def test_a_lora_that_does_not_leave_when_it_is_unloaded_had_no_effect(
+    tmp_path: Path, recorded, monkeypatch: pytest.MonkeyPatch
+):
+    """What was asked for is looked for, and not believed."""
+    monkeypatch.setattr(diffusers.StableDiffusionPipeline, "unload_lora_weights", lambda _: None)
+    path = adapter_files.lora(tmp_path / "ink.safetensors")
+    (effect,) = recorded(adapter("lora", path), lora_then=["unload"]).effects
+    assert effect.seen == "4 layers with it after it was unloaded"
+    assert not effect.took_effect
+
+
+def test_a_lora_that_is_not_fused_is_an_error(
+    tmp_path: Path, recorded, monkeypatch: pytest.MonkeyPatch
+):
+    """diffusers skips layers that peft does not know how to fuse."""
+    monkeypatch.setattr(diffusers.StableDiffusionPipeline, "fuse_lora", lambda *_, **__: None)
+    path = adapter_files.lora(tmp_path / "ink.safetensors")
+    with pytest.raises(CaseError, match="was not fused into 4 layers"):
+        recorded(adapter("lora", path), lora_then=["fuse"])
+
+
+def test_a_recording_says_how_often_a_token_was_embedded(tmp_path: Path, recorded):
+    """The prompt holds it once; it is encoded once."""
+    path = adapter_files.embedding(tmp_path / "ink.safetensors")
+    (effect,) = recorded(adapter("textual-inversion", path, token=WORD)).effects
+    assert (effect.asked, effect.seen) == (f"textual-inversion: {WORD}", "1 token of it embedded")
+    assert effect.took_effect
+
+
+@pytest.fixture
+def image_encoder(tmp_path: Path) -> dict[str, Any]:
+    """Save a small image encoder with its processor, and return them as components of a case."""
+    torch.manual_seed(0)
+    config = CLIPVisionConfig(
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        image_size=16,
+        patch_size=8,
+        projection_dim=32,
+    )
+    CLIPVisionModelWithProjection(config).save_pretrained(tmp_path / "vision" / "image_encoder")
+    sizes = {"size": {"shortest_edge": 16}, "crop_size": {"height": 16, "width": 16}}
+    CLIPImageProcessor(**sizes).save_pretrained(tmp_path / "vision" / "feature_extractor")
+    return {name: [_part(tmp_path, name)] for name in ("image_encoder", "feature_extractor")}
+
+
+def _part(folder: Path, name: str) -> dict[str, str]:
+    classes = {
+        "image_encoder": "CLIPVisionModelWithProjection",
+        "feature_extractor": "CLIPImageProcessor",
+    }
+    home = str(folder / "vision" / name)
+    source = {"kind": "path", "name": name, "folder": home}
+    return {**source, "class_name": classes[name], "subfolder": ""}
+
+
+def test_an_ip_adapter_runs_from_an_image_to_an_image(
+    tmp_path: Path, recorded, image_encoder: dict[str, Any]
+):
+    """It repeats, its effect is seen, another image gives another, and at scale 0 none matters."""
+    for name, level in (("dark", 40), ("light", 220)):
+        Image.new("RGB", (16, 16), (level, 90, 255 - level)).save(tmp_path / f"{name}.png")
+    path = adapter_files.ip_adapter(tmp_path / "ip.safetensors")
+
+    def by(name: str, scale: float) -> Recording:
+        asked = adapter("ip-adapter", path, scale=scale)
+        call = {"ip_adapter_image": {"image": f"{name}.png"}}
+        return recorded(asked, call=call, components=image_encoder)
+
+    first = by("dark", 0.8)
+    (effect,) = first.effects
+    assert effect.asked == "ip-adapter: 0"
+    assert effect.seen == "4 layers of attention with it, called 8 times"
+    assert effect.took_effect
+    assert [record.name for record in first.inputs.arguments] == ["image#0"]
+    assert "image_encoder#0" in [stage.name for stage in first.stages]
+    assert image_of(by("dark", 0.8)) == image_of(first)
+    assert image_of(by("light", 0.8)) != image_of(first)
+    assert image_of(by("light", 0.0)) == image_of(by("dark", 0.0))

@@ -59,13 +59,27 @@ def _castings(pipeline: Any, request: ExecutionsRequest) -> List[LayerwiseCastin
 
 
 class Executions:
-    """The executions of one case: applied, watched in the first instrumented run, then proven."""
+    """The executions of one case: applied, watched in the first instrumented run, then proven.
 
-    def __init__(self, case: CaseRequest, pipeline: Any, device: torch.device) -> None:
+    Args:
+        case: What to run.
+        pipeline: The pipeline that was loaded for it.
+        device: Where it runs.
+        loaded: What was applied when it was loaded: its adapters.
+    """
+
+    def __init__(
+        self,
+        case: CaseRequest,
+        pipeline: Any,
+        device: torch.device,
+        loaded: Sequence[Execution] = (),
+    ) -> None:
         self._request = executions_in(case)
         self._case = case
         self._pipeline = pipeline
         self._device = device
+        self._loaded = loaded
         self._all: List[Execution] = []
         self._is_watching = False
         self._was_watched = False
@@ -80,6 +94,7 @@ class Executions:
         if self._case["framework"] != "torch":
             return  # the others have memory savers alone, which are not watched there
         for make in (
+            self._of_adapters,
             self._of_weights,
             self._of_words,
             self._of_projections,
@@ -133,6 +148,9 @@ class Executions:
                 {"asked": execution.asked, "seen": seen.words, "took_effect": seen.took_effect}
             )
         return found
+
+    def _of_adapters(self) -> Sequence[Execution]:
+        return self._loaded
 
     def _of_weights(self) -> Sequence[Execution]:
         asked = self._request.get("quantize", {})
