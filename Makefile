@@ -21,6 +21,8 @@ nightly: .venv/ready  ## everything that this machine can run, the slow cases to
 schema: .venv/ready  ## the JSON Schemas of scenarios and of the files that the harness writes
 	$(BIN)/python -m harness.scenario.fields > harness/data/scenario.schema.json
 	$(BIN)/python -m harness.store.schemas
+	$(BIN)/python -m harness.gate.policy_file > harness/data/policy.schema.json
+	$(BIN)/python -m harness.gate.schema > harness/data/gate.schema.json
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'

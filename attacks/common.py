@@ -46,7 +46,7 @@ from harness.worker.protocol import RECORDING_FILE  # noqa: E402
 LATE_IMPORTS = (
     "harness.commands.main",
     "harness.commands.baseline_writing",
-    "harness.judge.policy",
+    "harness.gate.policy_file",
     "harness.report.markdown",
     "harness.report.run_report",
     "harness.report.study_report",

@@ -23,6 +23,7 @@ ORDER = (
     ("scenario",),
     ("store",),
     ("judge",),
+    ("gate",),
     ("launch",),
     ("session",),
     ("study",),
@@ -117,7 +118,7 @@ from __future__ import annotations
 import json, harness.commands.main
 from . import drift, checks
 from .. import errors
-from harness.judge import policy
+from harness.judge import cause
 from harness.records import Outcome
 if TYPE_CHECKING:
     from harness.session import Session
@@ -132,7 +133,7 @@ def late():
         "harness.judge.drift",
         "harness.judge.checks",
         "harness.errors",
-        "harness.judge.policy",
+        "harness.judge.cause",
         "harness.records",
         "harness.scenario.located_yaml",
     }

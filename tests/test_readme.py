@@ -14,13 +14,13 @@ import pytest
 import yaml
 
 from harness.commands.main import COMMANDS, main
-from harness.judge.policy import POLICY, read_policy
+from harness.gate.policy_file import POLICY, REQUIREMENT, read_policy
 from harness.launch.sandbox import interpreter
 from harness.records import Verdict
 from harness.report.causes import failures
 from harness.report.runs import Run
 from harness.scenario.fields import ENABLES, SHAPE, Expectation, Generator
-from harness.scenario.reading import read
+from harness.scenario.reading import read, read_all
 from harness.scenario.weights import DATA
 from harness.session import Session
 from harness.store.baselines import Store
@@ -253,14 +253,23 @@ def test_a_mistake_is_refused_as_the_docs_show(
 
 
 def test_the_policy_of_the_docs_is_one(tmp_path: Path) -> None:
-    """It is read whole, and holds every key that a policy may have."""
+    """It is read against the scenarios here, and holds every key that a policy may have."""
     path = tmp_path / "policy.yaml"
-    path.write_text(block("policy", "docs/scenarios.md"), encoding="utf-8")
-    policy = read_policy(path, [])
-    kinds = ("cpu", "nvidia-h100")
-    required = {(scenario, on) for scenario in ("ddim-*", "sd-digits") for on in kinds}
-    assert {(each.scenario, each.on) for each in policy.requirements} == required
-    assert POLICY.fields.keys() <= yaml.safe_load(path.read_text(encoding="utf-8")).keys()
+    path.write_text(block("policy", "docs/gate.md"), encoding="utf-8")
+    cases = [case for each in read_all([ROOT / "scenarios"]) for case in each.cases()]
+    policy = read_policy(path, cases)
+    places = {(len(each.cases) > 3, each.place.on) for each in policy.requirements}
+    assert places == {(True, "cpu"), (True, "nvidia-h100")}
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert content.keys() == POLICY.fields.keys()
+    (required,) = content["require"]
+    assert required.keys() == REQUIREMENT.fields.keys()
+
+
+def test_the_policy_of_this_repository_covers_its_scenarios() -> None:
+    """The nightly's gate reads it."""
+    cases = [case for each in read_all([ROOT / "scenarios"]) for case in each.cases()]
+    assert len(read_policy(ROOT / ".ci" / "release.yaml", cases).required) > 50
 
 
 def test_the_mindspore_scenario_of_the_docs_is_the_one_in_the_repository() -> None:

@@ -293,7 +293,7 @@ def test_a_scenario_whose_name_could_be_more_than_a_name_is_refused(name: str, t
 @pytest.mark.parametrize("kind", ["scenario", "policy"])
 def test_a_link_to_a_file_outside_is_not_quoted(kind: str, tmp_path: Path):
     """The message of a YAML file that does not fit shows what stands there."""
-    from harness.judge.policy import POLICY
+    from harness.gate.policy_file import POLICY
     from harness.scenario.located_yaml import load
 
     secret = tmp_path / "netrc"

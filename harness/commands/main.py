@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from inspect import cleandoc
 from types import FrameType
 
-from harness.commands import cases, history, runs, studies
+from harness.commands import cases, gate, history, runs, studies
 from harness.commands.output import complain, unbreakable
 from harness.commands.parser import Command
 from harness.errors import HarnessError
@@ -19,6 +19,7 @@ from harness.errors import HarnessError
 COMMANDS: tuple[Command, ...] = (
     *cases.COMMANDS,
     *runs.COMMANDS,
+    *gate.COMMANDS,
     *history.COMMANDS,
     *studies.COMMANDS,
 )

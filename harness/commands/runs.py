@@ -1,9 +1,9 @@
-"""Owns the commands that read what runs left: `accept`, `report` and `gate`."""
+"""Owns the commands that read what runs left: `accept`, `report` and `diff`."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,14 +30,7 @@ if TYPE_CHECKING:
     from harness.store.baselines import Store
     from harness.store.recording import Recording
 
-# The keys of a request that do not influence the output.
-NOT_DECIDING = ("rounds", "reuse", "inputs_folder")
 CONTRACT_DECIDES = (Reason.CONTRACT_BROKEN, Reason.CONTRACT_UNVERIFIED)
-GATE_WORDS = {  # by the exit code
-    0: "the gate is open",
-    1: "the gate is closed: something required fails",
-    3: "the gate is closed: something required was not verified",
-}
 
 
 # harness accept
@@ -133,6 +126,7 @@ def _check(case: Case, recording: Recording, run: Path) -> None:
             holds NaN or infinity.
         FileError: Its tensors are damaged.
     """
+    from harness.judge.staleness import is_of_request
     from harness.judge.structure import outputs_not_finite
 
     env = recording.case.get("env")
@@ -142,22 +136,13 @@ def _check(case: Case, recording: Recording, run: Path) -> None:
             f"{case.id}: {run} ran with {made_in}; a baseline comes from a run without --env "
             "or --with"
         )
-    if _what_decides(recording.case) != _what_decides(case.request()):
+    if not is_of_request(recording.case, case.request()):
         raise UsageError(
             f"{case.id}: the scenario was edited after {run}; run it again, then accept that run"
         )
     if outputs_not_finite(recording):
         raise UsageError(f"{case.id}: holds NaN or infinity, which can never be a baseline")
     recording.verify_tensors()
-
-
-def _what_decides(request: Mapping[str, object]) -> dict[str, object]:
-    """Return the part of a request that influences the output: not, say, the weights' folder."""
-    found = {key: value for key, value in request.items() if key not in NOT_DECIDING}
-    checkpoint = request.get("checkpoint")
-    if isinstance(checkpoint, Mapping):
-        found["checkpoint"] = {key: checkpoint[key] for key in checkpoint if key != "folder"}
-    return found
 
 
 def _outdated(store: Store, case: Case) -> list[str]:
@@ -285,52 +270,6 @@ def _diff_options(parser: argparse.ArgumentParser) -> None:
     add_report_options(parser)
 
 
-# harness gate
-
-
-def gate(arguments: argparse.Namespace) -> int:
-    """Say whether a release may go out.
-
-    Every scenario that the policy requires must pass on every kind of device that the policy names.
-    The runs may come from one machine or from many.
-    """
-    from harness.judge.exit_codes import gate_code
-    from harness.judge.policy import read_policy
-    from harness.judge.release import judge_release
-    from harness.report.terminal import console, table
-    from harness.scenario.reading import read_all
-    from harness.store.run_folder import read_results
-
-    runs = {path: read_results(Path(path)) for path in arguments.runs}
-    scenarios = read_all(map(Path, arguments.scenarios))
-    cases = [case for scenario in scenarios for case in scenario.cases()]
-    policy = read_policy(Path(arguments.policy), cases)
-    findings = judge_release(policy, runs, cases, store_of(arguments))
-    headings = ("scenario", "on", "state", "because")
-    rows = [(each.scenario, each.on, str(each.state), each.reason) for each in findings]
-    console().print(table(headings, rows))
-    code = gate_code(findings)
-    say(GATE_WORDS[code])
-    return code
-
-
-def _gate_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder")
-    parser.add_argument(
-        "--policy",
-        required=True,
-        metavar="FILE",
-        help="YAML: which scenarios a release requires, on which device kinds",
-    )
-    parser.add_argument(
-        "--scenarios",
-        nargs="+",
-        default=["scenarios"],
-        metavar="PATH",
-        help="the scenarios of the release, among which the policy chooses (default: scenarios)",
-    )
-
-
 COMMANDS = (
     Command(
         "accept",
@@ -352,12 +291,5 @@ COMMANDS = (
         "runs/before runs/after",
         diff,
         _diff_options,
-    ),
-    Command(
-        "gate",
-        "give one verdict for a release, from the runs of many machines",
-        "runs/* --policy .ci/release.yaml",
-        gate,
-        _gate_options,
     ),
 )

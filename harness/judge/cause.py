@@ -7,6 +7,7 @@ is one thing to explain and one thing to accept.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -70,6 +71,11 @@ class CauseGroup:
     outcomes: tuple[Outcome, ...]
 
     @property
+    def id(self) -> str:
+        """The name of the cause; see `cause_id`."""
+        return cause_id(self.outcomes[0])
+
+    @property
     def has_several_causes(self) -> bool:
         """Whether each of these cases moved for more than one reason."""
         return len(self.causes) > 1
@@ -107,6 +113,23 @@ def causes_of(outcome: Outcome) -> tuple[Cause, ...]:
         elif place is merged[0]:
             causes.append(Cause(tuple(merged), _explaining(place, outcome)))
     return tuple(causes)
+
+
+def cause_id(outcome: Outcome) -> str:
+    """Return a short name for the cause of a failing outcome; those of one group have it in common.
+
+    It is the same in every run and on every machine, so that people can choose a cause by it.
+    """
+    return hashlib.sha256(_stable(_key(outcome)).encode()).hexdigest()[:8]
+
+
+def _stable(value: object) -> str:
+    """Return a text of nested tuples, sets and values that does not depend on a set's order."""
+    if isinstance(value, frozenset):
+        return "{" + ",".join(sorted(map(_stable, value))) + "}"
+    if isinstance(value, tuple):
+        return "(" + ",".join(map(_stable, value)) + ")"
+    return repr(value)
 
 
 def _places(outcome: Outcome) -> tuple[Difference, ...]:

@@ -63,18 +63,19 @@ def _compare(
         if slowed_by(its):
             detail = ", ".join(slowed_by(its))
             return CostVerdict.UNKNOWN, CostReason.SLOWED_DOWN, side, detail
-    verdict = _word(figures.seconds, before.seconds, bounds.slower, bounds.at_least_seconds)
+    verdict = word_for(figures.seconds, before.seconds, bounds.slower, bounds.at_least_seconds)
     if verdict is CostVerdict.SLOWER:
         side, seconds, other = THIS_RUN, _unhindered(figures), before.seconds
     else:
         side, seconds, other = THE_BASELINE, figures.seconds, _unhindered(before)
-    fair = _word(seconds, other, bounds.slower, bounds.at_least_seconds)
+    fair = word_for(seconds, other, bounds.slower, bounds.at_least_seconds)
     if verdict in CHANGED and fair is not verdict:
         return CostVerdict.UNKNOWN, CostReason.OTHER_WORK, side, str(verdict)
     return verdict, None, "", ""
 
 
-def _word(seconds: float, before: float, slower: float, at_least: float) -> CostVerdict:
+def word_for(seconds: float, before: float, slower: float, at_least: float) -> CostVerdict:
+    """Return what the seconds of two runs alone say, under the bounds of a scenario."""
     if abs(seconds - before) <= at_least:
         return CostVerdict.OK
     if seconds > slower * before:

@@ -1,10 +1,9 @@
-"""From many outcomes or findings to the exit code of a run, a gate or a step of `git bisect`."""
+"""From many outcomes to the exit code of a run or of a step of `git bisect`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from harness.judge.policy import Finding, State
 from harness.records import Outcome, Verdict
 
 MOVED = (Verdict.DRIFTED, Verdict.UNREPEATABLE, Verdict.INCOMPARABLE)
@@ -34,11 +33,3 @@ def git_code(outcomes: Iterable[Outcome]) -> int:
     if any(outcome.verdict in MOVED for outcome in outcomes):
         return GIT_BAD
     return GIT_GOOD if all(outcome.passes for outcome in outcomes) else GIT_SKIP
-
-
-def gate_code(findings: Iterable[Finding]) -> int:
-    """Return 1 if a requirement fails, else 3 if one was not verified or none was made, else 0."""
-    states = {finding.state for finding in findings}
-    if State.FAILS in states:
-        return 1
-    return 0 if states == {State.PASSES} else 3

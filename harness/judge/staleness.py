@@ -11,6 +11,9 @@ from harness.scenario.model import Scenario
 from harness.store.baselines import Baseline
 from harness.store.recording import Observed
 
+# The keys of a request that do not influence the output.
+NOT_DECIDING = ("rounds", "reuse", "inputs_folder")
+
 
 @dataclass(frozen=True)
 class Staleness:
@@ -40,6 +43,20 @@ def staleness_of(scenario: Scenario, baseline: Baseline, actual: Observed) -> St
     if other:
         return Staleness(Reason.OTHER_WEIGHTS, reasons.other_weights(other))
     return None
+
+
+def is_of_request(recorded: Mapping[str, object], request: Mapping[str, object]) -> bool:
+    """Whether a recording was made by a request, as far as the request influences the output."""
+    return _what_decides(recorded) == _what_decides(request)
+
+
+def _what_decides(request: Mapping[str, object]) -> dict[str, object]:
+    """Return the part of a request that influences the output: not, say, the weights' folder."""
+    found = {key: value for key, value in request.items() if key not in NOT_DECIDING}
+    checkpoint = request.get("checkpoint")
+    if isinstance(checkpoint, Mapping):
+        found["checkpoint"] = {key: checkpoint[key] for key in checkpoint if key != "folder"}
+    return found
 
 
 def _edits(actual: Mapping[str, object], expected: Mapping[str, object]) -> list[Change]:

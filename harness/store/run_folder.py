@@ -12,7 +12,7 @@ from urllib.parse import quote
 from filelock import FileLock, Timeout
 
 from harness import __version__
-from harness.errors import UsageError, writing
+from harness.errors import FileError, UsageError, writing
 from harness.records import Outcome
 from harness.scenario.model import Case
 from harness.store.git import git, is_dirty
@@ -112,6 +112,20 @@ def read_results(run: Path) -> Results:
     remedy = "run again; results are never edited by hand"
     sealed = SealedFormat(RESULTS_FORMAT, Results, "a file of results", remedy)
     return sealed.read(run / RESULTS_FILE if run.is_dir() else run)
+
+
+def runs_below(path: Path) -> list[Path]:
+    """Return the runs that a path means: a run itself, or every run in a folder, such as a night's.
+
+    Raises:
+        FileError: There is none.
+    """
+    if not path.is_dir() or (path / RESULTS_FILE).exists():
+        return [path]
+    found = sorted(each.parent for each in path.rglob(RESULTS_FILE))
+    if not found:
+        raise FileError(path, f"holds no run: there is no {RESULTS_FILE} in it")
+    return found
 
 
 def explanation_file(run: Path, case: str) -> Path:

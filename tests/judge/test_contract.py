@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from builders import IMAGE, MOVED, moved
 
+from harness.gate.consistency import contradiction
 from harness.judge import contract
-from harness.judge.trust import contradiction
 from harness.records import (
     AccuracyVerdict,
     ContractKind,
@@ -150,7 +150,7 @@ def test_a_contract_decides_where_nothing_else_objects(made, outcome, actual, ve
     assert (judged.verdict, judged.reason) == (Verdict(verdict), reason)
     assert judged.contract is held
     if reason is Reason.CONTRACT_HOLDS:
-        assert contradiction(judged) == ""
+        assert contradiction(judged) is None
 
 
 @pytest.mark.parametrize("lost", ["error", "unverified"])
@@ -217,4 +217,4 @@ def test_a_contract_on_accuracy_follows_the_worst_stage(made, verdict, state):
         ContractState.UNVERIFIED: Verdict.UNVERIFIED,
     }
     assert judged.verdict is expected_verdict[state]
-    assert contradiction(judged) == ""
+    assert contradiction(judged) is None
