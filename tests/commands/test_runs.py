@@ -158,7 +158,7 @@ def test_a_damaged_recording_is_accepted_for_none(file: str, finished: Finish, s
     path.write_bytes(whole[: len(whole) // 2])
     done = shop.harness("accept", "run", "--reason", "R")
     assert done.code == 2
-    assert f"{path.relative_to(shop.root)}: " in done.err
+    assert f"{path.relative_to(shop.root)}:" in done.err
     assert not (shop.root / "baselines").exists()
 
 
@@ -276,13 +276,15 @@ def test_a_report_as_markdown_can_be_appended_to_a_summary(finished: Finish, sho
 
 
 def test_a_gate_over_a_run_opens_when_everything_required_passes(recorded):
-    """Required on a device that the run had not, it stays closed."""
-    recorded.harness("run", "--out", "nightly")
-    for on, code in (("cpu", 0), ("[cpu, cuda]", 3)):
+    """Also from the recordings; required in a class that the run had not, it stays closed."""
+    recorded.harness("run", "--out", "nights/one")
+    for keys, code in (("", 0), (", classes: [another-*]", 3)):
         (recorded.root / "policy.yaml").write_text(
-            f"require:\n- {{scenarios: digits, on: {on}}}\n", encoding="utf-8"
+            f"require:\n- {{scenarios: digits, on: cpu{keys}}}\n", encoding="utf-8"
         )
-        assert recorded.harness("gate", "nightly", "--policy", "policy.yaml").code == code
+        done = recorded.harness("gate", "nights", "--policy", "policy.yaml", "--recordings")
+        assert done.code == code, done.out
+        assert done.out.splitlines()[0] == ("blocked" if code else "open")
 
 
 def test_two_runs_are_compared_with_each_other_without_baselines(recorded):

@@ -46,8 +46,8 @@ def test_a_situation_has_its_word_its_exit_code_and_its_finding(situation: Situa
 def test_the_table_of_the_docs_is_the_list_of_situations():
     """Print it with `python tests/gate_situations.py`."""
     text = (ROOT / "docs" / "gate.md").read_text(encoding="utf-8")
-    shown = re.search(r"<!-- situations -->\n(.*?)\n\n", text, re.DOTALL)
+    shown = re.search(r"<!-- situations -->\n((?:\|.*\n)+)", text)
     assert shown, "docs/gate.md has no table of situations"
-    assert shown[1] + "\n" == table()
+    assert shown[1] == table()
     assert len(SITUATIONS) >= 40
     assert len({each.text for each in SITUATIONS}) == len(SITUATIONS)
