@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from inspect import cleandoc
 from types import FrameType
 
-from harness.commands import cases, gate, history, runs, studies
+from harness.commands import cases, gate, history, runs, studies, upgrade
 from harness.commands.output import complain, unbreakable
 from harness.commands.parser import Command
 from harness.errors import HarnessError
@@ -22,6 +22,7 @@ COMMANDS: tuple[Command, ...] = (
     *gate.COMMANDS,
     *history.COMMANDS,
     *studies.COMMANDS,
+    *upgrade.COMMANDS,
 )
 
 DEFECT = 4

@@ -40,7 +40,7 @@ FIRST_CHOICE = "portable"  # of the platforms on which faults are looked for
 BY_CONTRACT = (Reason.CONTRACT_HOLDS, Reason.CONTRACT_BROKEN)  # what decided is not a baseline
 CHALLENGE_FILE = "challenge.json"
 BISECTION_FILE = "bisect.json"
-UNTIL = ("identical", "within")  # the words of `study.bisect.Until`, which loads numpy
+UNTIL = ("identical", "within")  # the words of `study.moves.Until`, which loads numpy
 
 
 # harness calibrate
@@ -469,7 +469,8 @@ def bisect(arguments: argparse.Namespace) -> int:
     from harness.report.study_report import print_bisection
     from harness.report.terminal import console
     from harness.session import Session
-    from harness.study.bisect import Trials, Until, search, walk
+    from harness.study.bisect import Trials, search, walk
+    from harness.study.moves import Until
 
     cases = chosen_cases(arguments, arguments.paths)
     package = arguments.package

@@ -71,7 +71,7 @@ def releases(package: str) -> tuple[Release, ...]:
     Raises:
         UsageError: There is no such package, or no pip and no uv to ask.
     """
-    done = _ran([*_pip(), "index", "versions", "--pre", package])
+    done = _ran([*pip_command(), "index", "versions", "--pre", package])
     listed = _listed_versions(done.stdout)
     if listed is None:
         address = redacted(_root())
@@ -164,7 +164,7 @@ def _is_source_of_uv(variable: str) -> bool:
 # What pip says.
 
 
-def _pip() -> list[str]:
+def pip_command() -> list[str]:
     """Return the command of pip: this interpreter's own, else the one that uv brings."""
     own = [sys.executable, "-m", "pip"]
     if _ran([*own, "--version"]).returncode and shutil.which("uv"):

@@ -136,6 +136,13 @@ def clear() -> int:
     return sum(_remove(folder) for folder in folders)
 
 
+def reason_of(printed: str) -> str:
+    """Return what an installer or an interpreter stumbled over, in one line."""
+    lines = [line.strip() for line in printed.strip().splitlines()] or ["no message"]
+    errors = [line.removeprefix(PIP_ERROR).strip() for line in lines if line.startswith(PIP_ERROR)]
+    return ("; ".join(errors) or lines[-1])[:REASON_CHARACTERS]
+
+
 def _names_one_version(requirement: Requirement) -> bool:
     specifiers = list(requirement.specifier)
     if len(specifiers) != 1 or specifiers[0].operator != "==":
@@ -266,7 +273,7 @@ class _Build:
         if done.returncode:
             printed = index.redacted(done.stderr)
             asked = [str(requirement) for requirement in self.wanted]
-            raise SandboxError(asked, _reason(printed), printed[-LOG_CHARACTERS:])
+            raise SandboxError(asked, reason_of(printed), printed[-LOG_CHARACTERS:])
 
 
 def _companions(wanted: Sequence[Requirement], installed: Versions) -> list[str]:
@@ -338,10 +345,3 @@ def _installer(python: Path, folder: Path, fixed: Versions) -> list[str]:
     listed.write_text("".join(kept), encoding="utf-8")
     pip = [sys.executable, "-m", "pip", "--python", str(python), "install"]
     return [*pip, "--quiet", "--no-compile", "--constraint", str(listed)]
-
-
-def _reason(printed: str) -> str:
-    """Return what an installer or an interpreter stumbled over, in one line."""
-    lines = [line.strip() for line in printed.strip().splitlines()] or ["no message"]
-    errors = [line.removeprefix(PIP_ERROR).strip() for line in lines if line.startswith(PIP_ERROR)]
-    return ("; ".join(errors) or lines[-1])[:REASON_CHARACTERS]

@@ -9,36 +9,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
-from importlib import metadata
 from pathlib import Path
 
-from packaging.utils import canonicalize_name
-
 from harness.errors import NotRecordedError, UsageError
-from harness.judge import drift, first_difference, reasons
-from harness.judge.checks import check_output, failed
-from harness.judge.environment_diff import list_changes
-from harness.judge.structure import same_bits, structure
-from harness.launch.sandbox import BASE, named
-from harness.records import Difference, DifferenceKind, Drift, worst_first
+from harness.launch.sandbox import named
 from harness.scenario.model import Case
 from harness.session import Session
-from harness.store.recording import Environment, Recording
+from harness.store.recording import Recording
 from harness.store.typed_json import encode
-from harness.worker.protocol import RECORDING_FILE
+from harness.study.moves import Until, differ, has_moved, measure_move, recorded_before
 
 OnStep = Callable[[str], None]
 
 SHOWN_REASONS = 3  # of skipped releases, where nothing else could be found
-NOTHING = "nothing"
-
-
-class Until(StrEnum):
-    """Until when a case counts as not moved."""
-
-    IDENTICAL = "identical"  # it has the same bits
-    WITHIN = "within"  # the scenario's cross-class tolerance admits how far it moved
 
 
 @dataclass(frozen=True)
@@ -142,11 +125,7 @@ class Trials:
         requirement = named(f"{self.package}=={release}")
         case = replace(self.case, env=(str(requirement), *self._companions))
         folder = self._folder(release)
-        if (folder / RECORDING_FILE).is_file():
-            kept = Recording.read(folder)
-            if _is_of(kept, case):
-                return kept
-        return self._session.record(case, folder=folder)
+        return recorded_before(folder, case) or self._session.record(case, folder=folder)
 
     def _folder(self, release: str) -> Path:
         name = self.case.scenario.name
@@ -174,20 +153,20 @@ def search(
     until = Until(until)
     good, bad, package = releases[0], releases[-1], trials.package
     expected = _end(trials, good)
-    if not _has_moved(trials.case, _end(trials, bad), expected, until):
+    if not has_moved(trials.case, _end(trials, bad), expected, until):
         trials.say(f"{package} {bad}: not moved since {good}")
         return _summary(trials, releases)
 
-    def has_moved(index: int) -> bool | None:
+    def is_moved(index: int) -> bool | None:
         recording = trials.get(releases[index])
         if recording is None:
             return None
-        return _has_moved(trials.case, recording, expected, until)
+        return has_moved(trials.case, recording, expected, until)
 
     def say_what_is_known(low: int, high: int) -> None:
         trials.say(_known(package, releases, low, high))
 
-    low, high = bisect(len(releases), has_moved, say_what_is_known)
+    low, high = bisect(len(releases), is_moved, say_what_is_known)
     against = releases[low] if until is Until.IDENTICAL else good
     change = _change(trials, releases[high], against)
     return _summary(trials, releases, [change], releases[low + 1 : high])
@@ -206,7 +185,7 @@ def walk(trials: Trials, releases: Iterable[str]) -> Bisection:
         recording = trials.get(release)
         if recording is None:
             continue
-        if before and _differ(recording, trials.tried[before]):
+        if before and differ(recording, trials.tried[before]):
             change = _change(trials, release, before)
             trials.say(
                 f"{trials.package} {release} moved it: L-inf {change.l_inf:.2e}, "
@@ -261,89 +240,8 @@ def _nearest(indices: Sequence[int], to: float) -> int:
 
 def _change(trials: Trials, release: str, against: str) -> Change:
     """Return how far the output moved between two releases, where first, and what else changed."""
-    actual, expected = trials.tried[release], trials.tried[against]
-    worst = _worst_drift(actual, expected)
-    return Change(
-        release,
-        against,
-        l_inf=math.nan if worst is None else worst.l_inf,
-        rel_l2=math.nan if worst is None else worst.rel_l2,
-        first=_first(actual, expected),
-        beside=_beside(actual, expected, trials.package),
-    )
-
-
-def _worst_drift(actual: Recording, expected: Recording) -> Drift | None:
-    """Return the drift of the output that moved farthest; None where the structure differs."""
-    if structure(actual, expected):
-        return None
-    drifts = drift.of_outputs(actual, expected).values()
-    return max(drifts, key=_l_inf, default=None)
-
-
-def _l_inf(moved: Drift) -> float:
-    return worst_first(moved.l_inf)
-
-
-def _first(actual: Recording, expected: Recording) -> str:
-    """Return the first input or stage that differs; a scheduler's configuration is no such."""
-    weights = first_difference.other_weights(actual, expected)
-    if weights:
-        return reasons.difference(Difference(DifferenceKind.WEIGHTS, ", ".join(weights)))
-    other = structure(actual, expected)
-    if other:
-        return other
-    found = first_difference.besides_settings(actual, expected)
-    return NOTHING if found is None else reasons.difference(found)
-
-
-def _beside(actual: Recording, expected: Recording, package: str) -> tuple[str, ...]:
-    """Return what else changed: a scheduler's configuration, and the environment.
-
-    The version of `package` is left out, which is what is being looked at.
-    """
-    changes = list_changes(
-        _without_version(actual.environment, package),
-        _without_version(expected.environment, package),
-    )
-    lines = reasons.environment_changes(changes)
-    settings = first_difference.configuration(actual, expected)
-    return tuple(lines if settings is None else [reasons.difference(settings), *lines])
-
-
-def _without_version(environment: Environment, package: str) -> Environment:
-    name = canonicalize_name(package)
-    versions = {
-        other: version
-        for other, version in environment.versions.items()
-        if canonicalize_name(other) != name
-    }
-    return replace(environment, versions=versions)
-
-
-def _has_moved(case: Case, actual: Recording, expected: Recording, until: Until) -> bool:
-    if not _differ(actual, expected):
-        return False
-    if until is Until.IDENTICAL:
-        return True
-    tolerances = case.scenario.tolerances
-    if tolerances.cross_class is None or not tolerances.bounds_free_drift:
-        raise UsageError(
-            f"{case.scenario.path}: `--until within` needs `rel_l2` or `l_inf` in "
-            "`tolerance.cross-class`"
-        )
-    if structure(actual, expected):
-        return True
-    checks = [
-        check
-        for name, moved in drift.of_outputs(actual, expected).items()
-        for check in check_output(name, moved, tolerances.cross_class)
-    ]
-    return bool(failed(checks))
-
-
-def _differ(actual: Recording, expected: Recording) -> bool:
-    return bool(structure(actual, expected)) or not same_bits(actual, expected)
+    found = measure_move(trials.tried[release], trials.tried[against], [trials.package])
+    return Change(release, against, found.l_inf, found.rel_l2, found.first, found.beside)
 
 
 def _end(trials: Trials, release: str) -> Recording:
@@ -353,19 +251,6 @@ def _end(trials: Trials, release: str) -> Recording:
         reason = trials.skipped[release]
         raise UsageError(f"{trials.package} {release} cannot be an end of the search: {reason}")
     return recording
-
-
-def _is_of(recording: Recording, case: Case) -> bool:
-    """Whether a recording that an earlier call left is of this very case.
-
-    The packages that its environment takes from this one must be those of today.
-    """
-    chosen = {canonicalize_name(named(text).name) for text in case.env}
-    versions = recording.environment.versions
-    same_base = all(
-        versions.get(name) == metadata.version(name) for name in BASE if name not in chosen
-    )
-    return same_base and recording.case == case.request()
 
 
 def _known(package: str, releases: Sequence[str], low: int, high: int) -> str:

@@ -22,8 +22,9 @@ from wheels import DIFFUSERS, only_from, write_wheel
 from harness.commands import main as cli
 from harness.errors import NotRecordedError, UsageError
 from harness.launch import package_index as index
+from harness.launch.sandbox import BASE
 from harness.records import Verdict
-from harness.study.bisect import BASE, Trials, bisect, search, walk
+from harness.study.bisect import Trials, bisect, search, walk
 
 
 def found_at(place: int, count: int, unknown: tuple[int, ...] = ()) -> tuple[int, int, list[int]]:
@@ -240,7 +241,7 @@ def test_recordings_of_another_scenario_or_torch_are_made_anew(trials, monkeypat
     edited, session, _ = trials(STEADY, builders.case(seeds=(7,)))
     search(edited, list(STEADY))
     assert session.asked == ["1.0", "1.5", "1.2", "1.3"]
-    monkeypatch.setattr("harness.study.bisect.metadata.version", lambda name: "0")
+    monkeypatch.setattr("harness.study.moves.metadata.version", lambda name: "0")
     upgraded, session, _ = trials(STEADY, builders.case(seeds=(7,)))
     search(upgraded, list(STEADY))
     assert session.asked == ["1.0", "1.5", "1.2", "1.3"]
