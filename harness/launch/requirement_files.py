@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from packaging.markers import UndefinedComparison, UndefinedEnvironmentName
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
@@ -57,7 +58,7 @@ def _read(path: Path, including: tuple[Path, ...]) -> Iterator[Requested]:
             yield from _read(path.parent / included["path"], (*including, path.resolve()))
             continue
         requirement = _requirement(line, where)
-        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+        if _applies(requirement, where):
             yield Requested(requirement, where)
 
 
@@ -104,3 +105,13 @@ def _requirement(line: str, where: str) -> Requirement:
             "package index can be compared, so leave the line out"
         )
     return found
+
+
+def _applies(requirement: Requirement, where: str) -> bool:
+    """Whether the marker of a line holds for this interpreter."""
+    if requirement.marker is None:
+        return True
+    try:
+        return requirement.marker.evaluate({"extra": ""})
+    except (UndefinedComparison, UndefinedEnvironmentName) as error:
+        raise UsageError(f"{where}: its marker cannot be evaluated: {error}") from error

@@ -66,6 +66,7 @@ def test_an_included_file_is_read_in_its_place(written, tmp_path):
         ("--index-url https://example.org/simple\n", ":1", "found the option `--index-url"),
         ("-e .\n", ":1", "leave editable installs out"),
         ("torch @ https://example.org/torch.whl\n", ":1", "found the address of torch"),
+        ("numpy==2 ; os_name ~= 'posix'\n", ":1", "its marker cannot be evaluated"),
         ("numpy==2\n\nnumpy==2 \\\n", ":3", "expected another line"),
     ],
 )
