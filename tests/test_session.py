@@ -719,7 +719,7 @@ def test_a_framework_without_its_environment_is_unverified_and_says_how_to_make_
 ):
     """It is large, and is never made unasked."""
     monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
-    scenario(tmp_path, "a", more="framework: mindspore\ngenerator: numpy\n")
+    scenario(tmp_path, "a", more="backend: mindspore\ngenerator: numpy\n")
     remedy = "make it with: harness env --make mindspore"
     assert said(ran(tmp_path)) == {
         "a": ("unverified", f"no environment with mindspore here; {remedy}")

@@ -148,7 +148,7 @@ _WITHOUT_VARIANTS = Record(
     {
         "description": Text(),
         "pipeline": Text(what="the name of a pipeline class of diffusers"),
-        "framework": Text(tuple(Framework)),
+        "backend": Text(tuple(Framework)),
         "checkpoint": weights.CHECKPOINT,
         **weights.FIELDS,
         "scheduler": Table(Anything()),
@@ -197,7 +197,7 @@ _WITHOUT_VARIANTS = Record(
     help={
         "description": "what the scenario is, in a sentence",
         "pipeline": "a pipeline class of diffusers, or of the project: package.module:Class",
-        "framework": "torch; mindspore: the same pipeline in mindone; http: a served engine",
+        "backend": "torch; mindspore: the same pipeline in mindone; http: a served engine",
         "checkpoint": "where weights come from: one of bundled, synthetic, path, hub, endpoint",
         **weights.HELP,
         "scheduler": "replaces the checkpoint's own: class, and settings of that class",

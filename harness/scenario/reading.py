@@ -243,9 +243,14 @@ def _cost(value: Values) -> CostBounds:
     return CostBounds(**value)
 
 
-_FIELDS = {"seed": "seeds", "component-dtype": "component_dtypes", "tolerance": "tolerances"}
+_FIELDS = {
+    "backend": "framework",
+    "seed": "seeds",
+    "component-dtype": "component_dtypes",
+    "tolerance": "tolerances",
+}
 _MAKERS: Mapping[str, Any] = {
-    "framework": Framework,
+    "backend": Framework,
     "seed": tuple,
     "generator": Generator,
     "enable": tuple,
@@ -281,7 +286,7 @@ def _check_names(values: Values, members: Members) -> None:
     Each is one that the installed diffusers has, where it is there, or code of the project.
     """
     pairs = []
-    if "pipeline" in values and values.get("framework") != Framework.HTTP:
+    if "pipeline" in values and values.get("backend") != Framework.HTTP:
         pairs.append(("pipeline", values["pipeline"], members["pipeline"]))
     if "class" in values.get("scheduler", {}):
         place = members["scheduler"].members()["class"][1]
@@ -301,14 +306,13 @@ def _check_framework(scenario: Scenario, members: Members, place: Place) -> None
     framework = scenario.framework
     if framework is Framework.MINDSPORE and scenario.generator is not Generator.NUMPY:
         expected = (
-            "`generator: numpy` beside `framework: mindspore`, "
-            "whose pipelines draw from nothing else"
+            "`generator: numpy` beside `backend: mindspore`, whose pipelines draw from nothing else"
         )
         raise members.get("generator", place).wrong(expected, f"`{scenario.generator}`")
     for key in TORCH_ONLY:
         if framework is not Framework.TORCH and key in members:
-            expected = f"`{key}` with `framework: torch` alone"
-            raise members[key].wrong(expected, f"`{key}` beside `framework: {framework}`")
+            expected = f"`{key}` with `backend: torch` alone"
+            raise members[key].wrong(expected, f"`{key}` beside `backend: {framework}`")
     _check_endpoint(scenario, members, place)
     offered = DEVICES_OF[framework]
     if not set(scenario.devices) <= set(offered):
@@ -320,7 +324,7 @@ def _check_endpoint(scenario: Scenario, members: Members, place: Place) -> None:
     """Refuse a served engine without an address, and keys that nothing outside it could honour."""
     is_served = scenario.framework is Framework.HTTP
     if is_served != (scenario.checkpoint.kind is weights.CheckpointKind.ENDPOINT):
-        expected = "`framework: http` and `checkpoint: {endpoint: VARIABLE}` together"
+        expected = "`backend: http` and `checkpoint: {endpoint: VARIABLE}` together"
         raise members.get("checkpoint", place).wrong(expected, "only one of them")
     if not is_served:
         return
@@ -331,7 +335,7 @@ def _check_endpoint(scenario: Scenario, members: Members, place: Place) -> None:
         raise members["generator"].wrong(expected, f"`{scenario.generator}`")
     for key in INSIDE_PIPELINES:
         if key in members:
-            expected = "no such key with `framework: http`, which cannot set it in the server"
+            expected = "no such key with `backend: http`, which cannot set it in the server"
             raise members[key].wrong(expected, f"`{key}`")
 
 

@@ -213,7 +213,7 @@ def test_what_is_left_out_gets_the_documented_defaults(tmp_path):
 EVERY_KEY = """\
 description: A digit.
 pipeline: DDIMPipeline
-framework: torch
+backend: torch
 checkpoint: {bundled: digits-ddpm}
 components:
   vae: {hub: acme/vae, revision: v2, class: AutoencoderTiny}

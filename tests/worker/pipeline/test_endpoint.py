@@ -30,7 +30,7 @@ call: {prompt: a handwritten seven, num_inference_steps: 2, guidance_scale: 4.0,
 """
 SERVED = """\
 description: The same digit by a server that runs the same weights.
-framework: http
+backend: http
 pipeline: images/generations
 checkpoint: {endpoint: ENGINE_URL, model: digits}
 call: {prompt: a handwritten seven, num_inference_steps: 2, guidance_scale: 4.0}
