@@ -11,13 +11,14 @@ from contextlib import contextmanager
 from inspect import cleandoc
 from types import FrameType
 
-from harness.commands import cases, gate, history, runs, studies, upgrade
+from harness.commands import accept, cases, gate, history, runs, studies, upgrade
 from harness.commands.output import complain, unbreakable
 from harness.commands.parser import Command
 from harness.errors import HarnessError
 
 COMMANDS: tuple[Command, ...] = (
     *cases.COMMANDS,
+    *accept.COMMANDS,
     *runs.COMMANDS,
     *gate.COMMANDS,
     *history.COMMANDS,

@@ -121,10 +121,10 @@ def read_inputs(
         UsageError: A file is missing, malformed or holds mistakes; all results that cannot be read
             are named at once.
     """
+    runs = _read_runs(asked.runs)
     scenarios = read_all(map(Path, asked.scenarios))
     cases = [case for scenario in scenarios for case in scenario.cases()]
     policy = read_policy(Path(asked.policy), cases)
-    runs = _read_runs(asked.runs)
     evidence = gather(runs, cases, store, with_recordings=asked.recordings)
     release = Release({case.id: case for case in cases}, commit, dirty, harness, now)
     return Inputs(asked, policy, release, evidence)
