@@ -42,7 +42,7 @@ from harness.records import (
     StageAccuracy,
     Verdict,
 )
-from harness.scenario.fields import Determinism, Framework
+from harness.scenario.fields import Determinism, Expectation, Framework
 from harness.scenario.model import Case
 from harness.store.baselines import Match, Store, was_replaced
 from harness.store.recording import Environment, Observed, Recording
@@ -167,6 +167,7 @@ class Session:
             outcome,
             recording=self._kept_at(case),
             path=_shown(case.scenario.path),
+            test=case.scenario.test,
             store=self.store.url or _shown(self.store.root),
         )
         if not self._stopping:  # a case that was cut short by Ctrl-C has no outcome
@@ -433,19 +434,20 @@ class Session:
             forced = self._teacher_forced(match, case, slot)
         with _reading_recordings():  # the judge reads tensors only where digests differ
             outcome = judge(case, recording, match, singles, forced)
-        if match is None or not self._wants_accuracy(outcome, recording):
+        if match is None or not self._wants_accuracy(case, outcome, recording):
             return outcome
         accuracy = self.accuracy(case, recording, match.baseline, forced, slot)
         return replace(outcome, accuracy=accuracy)
 
-    def _wants_accuracy(self, outcome: Outcome, recording: Recording) -> bool:
+    def _wants_accuracy(self, case: Case, outcome: Outcome, recording: Recording) -> bool:
         """Whether a case is evaluated in float64: where asked for, or where it moved and is cheap.
 
         An evaluation takes many times a run's time. Only where a case has drifted is it worth that
-        without being asked for.
+        without being asked for. A pipeline that a test holds is left alone: an evaluation may write
+        into its weights.
         """
         has_moved = any(drift.differing for drift in outcome.outputs.values())
-        if self._when is WhenEvaluated.NEVER or not has_moved:
+        if self._when is WhenEvaluated.NEVER or not has_moved or case.scenario.checkpoint.is_held:
             return False
         if self._when is WhenEvaluated.ALWAYS:
             return True
@@ -636,6 +638,13 @@ def well_timed(case: Case) -> Case:
     if cost.slower is None:
         return case
     return timed(case, max(MORE_ROUNDS, cost.rounds or 1))
+
+
+def called_twice(case: Case) -> Case:
+    """Return the case with the expectation that a second call of one pipeline object agrees."""
+    scenario = case.scenario
+    expect = dict.fromkeys((*scenario.expect, Expectation.STATELESS))
+    return replace(case, scenario=replace(scenario, expect=tuple(expect)))
 
 
 def _shown(path: Path) -> str:

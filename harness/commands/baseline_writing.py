@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.commands.output import complain, say
-from harness.judge.drift import measure
 from harness.report import wording
 from harness.scenario.model import Case
 from harness.store.baselines import Store
-from harness.store.ledger import Ledger, distance, entry_of, with_distances
 from harness.store.recording import Recording
+from harness.study.accepting import put_in_store
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ def write_baselines(
     written: list[Path] = []
     try:
         for each in new:
-            written.append(_write(store, each, reason))
+            written.append(put_in_store(store, each.case, each.recording, reason))
             note = f" ({each.note})" if each.note else ""
             shown = store.shown(written[-1])
             say(wording.wrote(shown, each.recording) + note)
@@ -58,30 +57,6 @@ def write_baselines(
         complain(_how_far(store, written, new))
         raise
     return written
-
-
-def _write(store: Store, new: NewBaseline, reason: str) -> Path:
-    """Write one baseline, and an entry of the ledger where it replaces another one."""
-    case, recording = new.case, new.recording
-    old = store.current(case, recording)
-    if old is None:
-        return store.write(case, recording, reason)
-    same_scenario = old.fingerprint == case.scenario.fingerprint
-    starts_anew = not same_scenario or old.weights != recording.weights
-    store.fetch_ledger(case.scenario.name, case.key)
-    ledger = Ledger(store.folder(case.scenario.name, case.key))
-    first = ledger.keep_first(old, starts_anew=starts_anew)
-    first_outputs = ledger.first_outputs(*first)
-    outputs = recording.output_tensors
-    step = distance(outputs, old.output_tensors, measure)
-    from_first = None
-    if first_outputs is not None:
-        from_first = distance(outputs, first_outputs, measure)
-    path = store.write(case, recording, reason)
-    entry = entry_of(old, store.read(path), starts_anew=starts_anew)
-    added = ledger.add(with_distances(entry, step, from_first, first))
-    store.send_ledger(added, first[0])
-    return path
 
 
 def _how_far(store: Store, written: Sequence[Path], new: Sequence[NewBaseline]) -> str:

@@ -145,6 +145,9 @@ class Outcome:
     `output_digests` has the digest of each output of this run. `terms` and `evidence` are digests
     of what the scenario held its outputs to, and of the evidence for its bounds, see
     `Scenario.terms`. A gate compares all three with what lies in the repository.
+
+    `test` is the id of the pytest test that holds the pipeline or array; empty for the case of a
+    scenario's file.
     """
 
     case: str
@@ -180,6 +183,7 @@ class Outcome:
     output_digests: dict[str, str] = field(default_factory=dict)
     terms: str = ""
     evidence: str = ""
+    test: str = ""
 
     @property
     def key(self) -> str:

@@ -43,6 +43,8 @@ def next_step(outcome: Outcome, run: Path) -> str:
     """
     if _is_of_two_runs(outcome):
         return ""
+    if outcome.test:
+        return _in_pytest(outcome)
     if outcome.reason is Reason.NO_BASELINE:
         return _record(outcome)
     if outcome.reason is Reason.OFF_PUBLISHED_VALUE and outcome.path:
@@ -57,13 +59,15 @@ def explanation(outcome: Outcome, run: Path) -> str:
     by_contract = outcome.reason is Reason.CONTRACT_BROKEN
     if outcome.verdict is not Verdict.DRIFTED or (outcome.baseline is None and not by_contract):
         return ""
-    if _is_of_two_runs(outcome):
+    if _is_of_two_runs(outcome) or outcome.test:  # only its test can make the object again
         return ""
     return join(["harness", "explain", str(run), outcome.case, *_store(outcome)])
 
 
 def reproduction(outcome: Outcome) -> str:
     """Return the command that runs a case again; empty where its scenario's file is not known."""
+    if outcome.test:
+        return join(["pytest", outcome.test])
     if not outcome.path:
         return ""
     return join(["harness", "run", outcome.path, *_chosen(outcome)])
@@ -77,6 +81,8 @@ def next_step_of_group(group: Sequence[Outcome], outcomes: Sequence[Outcome], ru
         outcomes: Everything that the run holds, from which the command must choose these cases.
         run: The folder of the run.
     """
+    if any(outcome.test for outcome in group):
+        return ""
     chosen = ["-k", expression_for(group, outcomes), *_store(group[0])]
     paths = sorted({outcome.path for outcome in group if outcome.path})
     reasons = {outcome.reason for outcome in group}
@@ -124,6 +130,16 @@ def _are_elsewhere(paths: Sequence[str]) -> bool:
 def _is_of_two_runs(outcome: Outcome) -> bool:
     """Whether another run judged the outcome; then there is no baseline to explain or replace."""
     return outcome.baseline is not None and bool(outcome.baseline.run)
+
+
+def _in_pytest(outcome: Outcome) -> str:
+    """Return how pytest writes the baseline of an object that a test holds."""
+    if outcome.reason is Reason.NO_BASELINE:
+        return join(["pytest", outcome.test, "--harness-update"])
+    if outcome.reason not in ACCEPTABLE:
+        return ""
+    command = join(["pytest", outcome.test, "--harness-accept", "--harness-reason", "TEXT"])
+    return f"{command}, if the new output is right"
 
 
 def _record(outcome: Outcome) -> str:

@@ -144,6 +144,9 @@ class Scenario:
     Where the file has variants, or arguments of the call that vary, the scenario itself stands for
     the file, and `expanded` is what runs: the scenario without any change first, then each
     variant. `variant` names one of them, and `contract` is what it owes another one.
+
+    `test` is the id of the pytest test that holds the pipeline or array, for which there is no
+    YAML file; empty for every scenario that has one.
     """
 
     path: Path
@@ -180,6 +183,7 @@ class Scenario:
     variant: str = ""
     contract: Contract | None = None
     expanded: tuple[Scenario, ...] = ()
+    test: str = ""
 
     @property
     def decides(self) -> dict[str, object]:
@@ -216,6 +220,8 @@ class Scenario:
             found["lora-then"] = list(self.lora_then)
         if self.executions:
             found["executions"] = dict(self.executions)
+        if self.checkpoint.is_held:
+            found["test"] = self.test
         return found
 
     @property

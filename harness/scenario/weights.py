@@ -48,7 +48,8 @@ class CheckpointKind(StrEnum):
     """Where weights come from.
 
     `endpoint` is a server that holds them; `build` is a function of the project that returns a
-    pipeline.
+    pipeline. `given` is a pipeline, and `array` an array or image, that a test or a notebook holds
+    in its own process; no scenario file names these two.
     """
 
     BUNDLED = "bundled"
@@ -57,6 +58,8 @@ class CheckpointKind(StrEnum):
     HUB = "hub"
     ENDPOINT = "endpoint"
     BUILD = "build"
+    GIVEN = "given"
+    ARRAY = "array"
 
 
 IN_FOLDERS = (  # what a scenario may name as a source of files
@@ -104,6 +107,11 @@ class Checkpoint:
         if self.model:
             names["model"] = self.model
         return {"kind": str(self.kind), **names}
+
+    @property
+    def is_held(self) -> bool:
+        """Whether it is no checkpoint but an object that a test or a notebook holds."""
+        return self.kind in (CheckpointKind.GIVEN, CheckpointKind.ARRAY)
 
     def request(self) -> CheckpointSource:
         """Return the checkpoint as the worker reads it."""

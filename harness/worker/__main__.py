@@ -11,7 +11,7 @@ import os
 import sys
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Callable
 
 from . import protocol
 from .guardian import guarded
@@ -31,7 +31,7 @@ def main() -> None:
     recorder = Recorder(events.send)
     events.send(protocol.READY)
     for line in sys.stdin:
-        _answer(recorder, events, json.loads(line))
+        answer(recorder, events.send, json.loads(line))
 
 
 def _private_output() -> protocol.Events:
@@ -41,23 +41,29 @@ def _private_output() -> protocol.Events:
     return protocol.Events(os.fdopen(private, "w", encoding="utf-8", buffering=1))
 
 
-def _answer(recorder: Recorder, events: protocol.Events, request: Any) -> None:
-    """Carry out one `protocol.Request` and send its final event."""
+def answer(recorder: Recorder, send: Callable[..., None], request: Any) -> None:
+    """Carry out one `protocol.Request`.
+
+    Args:
+        recorder: Records the case.
+        send: Sends the final event: its name, and its fields as keywords.
+        request: What to do.
+    """
     try:
         if "describe" in request:
             environment = recorder.describe(**request["describe"])
-            events.send(protocol.DESCRIBED, environment=environment)
+            send(protocol.DESCRIBED, environment=environment)
         else:
             recorder.record(request["case"], Path(request["out"]), request["known"])
-            events.send(protocol.RECORDED)
+            send(protocol.RECORDED)
     except protocol.CannotRunHere as error:
-        events.send(protocol.UNVERIFIED, reason=str(error))
+        send(protocol.UNVERIFIED, reason=str(error))
     except protocol.CaseError as error:
-        events.send(protocol.FAILED, reason=str(error), traceback="")
+        send(protocol.FAILED, reason=str(error), traceback="")
     except Exception as error:  # a stranger's pipeline may raise anything; Ctrl-C still ends this
         text = str(error).strip() or "no message"
         reason = f"{type(error).__name__}: {text}"
-        events.send(protocol.FAILED, reason=reason, traceback=traceback.format_exc())
+        send(protocol.FAILED, reason=reason, traceback=traceback.format_exc())
 
 
 if __name__ == "__main__":

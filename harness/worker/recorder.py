@@ -11,6 +11,7 @@ import time
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from statistics import median
+from types import MappingProxyType
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -43,6 +44,7 @@ from .pipeline.enable import TF32
 from .pipeline.endpoint import Http, Server
 from .pipeline.executions.plan import AT_LOAD, NATIVE, Executions, backends_in, executions_in
 from .pipeline.framework import Framework
+from .pipeline.outputs import outputs_of
 from .pipeline.own_code import Digests, OwnCode
 from .pipeline.torch_ import Torch
 from .protocol import (
@@ -61,6 +63,10 @@ if TYPE_CHECKING:
 
 FIRST_STAGES = Detail()  # looks into the first stage of every kind
 OUTSIDE_ONLY = Detail(stage=NO_STAGE)
+# Kinds of checkpoints that the caller of this process holds: a pipeline, and an array or image.
+GIVEN = "given"
+ARRAY = "array"
+OUTPUT_OF_ARRAY = "value"  # the name of its output
 Known = Mapping[str, Mapping[str, str]]
 
 
@@ -111,10 +117,15 @@ class Recorder:
 
     Args:
         send: Sends an event: its name, and its fields as keywords.
+        given: What the caller of this process holds, by the names that a case refers to: the
+            pipeline or the array that stands in the place of a checkpoint, and values of a call.
     """
 
-    def __init__(self, send: Callable[..., None]) -> None:
+    def __init__(
+        self, send: Callable[..., None], given: Mapping[str, Any] = MappingProxyType({})
+    ) -> None:
         self._send = send
+        self._given = given
         self._loaded: Optional[_Loaded] = None
         self._classes: Dict[str, NumericsClassRecord] = {}
 
@@ -153,6 +164,9 @@ class Recorder:
             CaseError: The case names what this environment's libraries do not have.
         """
         framework = _framework(case["framework"], case["device"], case["checkpoint"])
+        if case["checkpoint"]["kind"] == ARRAY:
+            self._record_array(case, framework, folder)
+            return
         if case["teacher_tensors"] is not None and not framework.can_feed:
             raise protocol.CannotRunHere(
                 "teacher-forced runs: "
@@ -180,7 +194,7 @@ class Recorder:
                 case, loaded.checkpoint.pipeline, framework.device, loaded.checkpoint.effects
             )
             executions.apply(cleanup)
-            pipeline = Pipeline(case, loaded.checkpoint, framework, executions)
+            pipeline = Pipeline(case, loaded.checkpoint, framework, executions, self._given)
             cleanup.callback(pipeline.close)
             parts = [pipeline.pipeline, *pipeline.pipeline.components.values()]
             if code.takes_part(case, parts):
@@ -193,6 +207,43 @@ class Recorder:
         runs.cost["load_seconds"] = loaded.seconds
         observed = _observation(case, proof, here, loaded.checkpoint, runs, pipeline.inputs)
         write_recording(folder, observed._replace(effects=effects))
+
+    def forget(self) -> None:
+        """Hold the last checkpoint no longer."""
+        self._loaded = None
+
+    def _record_array(self, case: CaseRequest, framework: Framework, folder: Path) -> None:
+        """Write a recording whose outputs are a value that the caller holds; nothing runs."""
+        name = case["checkpoint"]["name"]
+        outputs = outputs_of({OUTPUT_OF_ARRAY: self._given[name]})
+        with determinism.settings(case["determinism"]):
+            here = self._environment(
+                framework, case["device"], [case["dtype"]], case["determinism"]
+            )
+        inputs: InputsRecord = {
+            "weights": {},
+            "commit": None,
+            "schedulers": {},
+            "tables": {},
+            "arguments": [],
+        }
+        observed = Observation(
+            case=case,
+            fault=None,
+            environment=here,
+            inputs=inputs,
+            noise=[],
+            outputs=outputs,
+            stages=[],
+            modules={},
+            operators=[],
+            tensors={},
+            weights={},
+            repeat=compare_runs(outputs, [], None),
+            cost={"load_seconds": 0.0},
+            lower_precision={},
+        )
+        write_recording(folder, observed)
 
     def _run_all(
         self, case: CaseRequest, pipeline: Pipeline, expected: Optional[Mapping[str, str]]
@@ -322,7 +373,8 @@ class Recorder:
         adapters = [case.get("adapters"), case.get("lora_then")]
         more = [case["checkpoint"], case.get("components"), adapters, for_good]
         key = json.dumps([*parts, *more, files], sort_keys=True)
-        if self._loaded is not None and self._loaded.key == key:
+        is_given = case["checkpoint"]["kind"] == GIVEN  # its owner may have changed it meanwhile
+        if self._loaded is not None and self._loaded.key == key and not is_given:
             return self._loaded
         self._loaded = None  # frees the last one before the next is loaded
         self._progress(case, "loading the checkpoint")
@@ -333,7 +385,7 @@ class Recorder:
             dtypes,
             framework,
             case["enable"],
-            checkpoints.Extras.of(case),
+            checkpoints.Extras.of(case, self._given.get(case["checkpoint"].get("name", ""))),
         )
         self._loaded = _Loaded(key, checkpoint, time.perf_counter() - started)
         return self._loaded

@@ -7,10 +7,10 @@ import copy
 import importlib
 import inspect
 from pathlib import Path
-from typing import Any, Callable, ContextManager, Dict, Iterable, List, Mapping, Optional, Tuple
+from types import MappingProxyType
+from typing import Any, Callable, ContextManager, Dict, List, Mapping, Optional, Tuple
 
 import numpy as np
-import torch
 
 from ..conditions import noise
 from ..observe import stages
@@ -22,12 +22,12 @@ from .executions.plan import Executions
 from .framework import Framework
 from .inputs import Inputs
 from .library import nearest
+from .outputs import outputs_of
 from .own_code import OwnCode
 from .schedulers import make_scheduler
 
 REPLACEABLE = "scheduler"  # the component that a case's `scheduler` replaces
 GENERATOR = "generator"  # the argument that draws noise
-FIRST_OUTPUT = "image"  # the name of the first element of a tuple, as every image pipeline has it
 
 # Takes a pipeline of the library; returns what a call of it runs within.
 Within = Callable[[Any], ContextManager[Any]]
@@ -59,6 +59,7 @@ class Pipeline:
         checkpoint: Checkpoint,
         framework: Framework,
         executions: Optional[Executions] = None,
+        given: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         _check_call(checkpoint.pipeline, case["call"])
         for method, arguments in case.get("before", {}).items():
@@ -67,7 +68,8 @@ class Pipeline:
         self.framework = framework
         self.executions = executions or Executions(case, checkpoint.pipeline, framework.device)
         self.pipeline = framework.placed(checkpoint.pipeline, case["enable"])
-        inputs = Inputs(Path(case["inputs_folder"]), framework.library, framework.device)
+        folder = Path(case["inputs_folder"])
+        inputs = Inputs(folder, framework.library, framework.device, given)
         self._before = {
             method: inputs.resolve(arguments)
             for method, arguments in case.get("before", {}).items()
@@ -192,51 +194,6 @@ def _holders_of(pipeline: Any, name: str, scheduler: Any) -> List[Tuple[Any, str
 
 def _is_pipeline(value: Any) -> bool:
     return callable(value) and isinstance(getattr(value, "components", None), dict)
-
-
-def outputs_of(result: Any) -> Tensors:
-    """Return a pipeline's outputs by the names that the pipeline gives them, in the singular.
-
-    Args:
-        result: What a pipeline returned: an object with named fields, or with
-            `return_dict: false` a tuple.
-
-    Returns:
-        Tensors on the CPU; images of PIL come as uint8, shape (batch, height, width[, channel]),
-        and videos of such images with one more dimension.
-    """
-    found: Tensors = {}
-    for name, value in _fields(result):
-        singular = name.removesuffix("s")
-        images = _images_in(value)
-        if images is not None:
-            found[singular] = torch.from_numpy(images)
-        elif "nsfw" not in name:  # flags of a safety checker
-            for path, tensor in tensors_in(value, singular).items():
-                found[path] = tensor.detach().to("cpu")
-    return found
-
-
-def _fields(result: Any) -> Iterable[Tuple[str, Any]]:
-    if hasattr(result, "items"):
-        return result.items()
-    return [(FIRST_OUTPUT if not index else str(index), item) for index, item in enumerate(result)]
-
-
-def _images_in(value: Any) -> Optional[np.ndarray]:
-    """Return PIL's images as one array: of an image, a list of them, or the frames of videos.
-
-    Returns:
-        uint8, shape ([video, frame or batch,] height, width[, channel]); None for any other value.
-    """
-    if hasattr(value, "convert"):
-        return np.array(value)
-    if not isinstance(value, (list, tuple)) or not value:
-        return None
-    images = [_images_in(item) for item in value]
-    if any(image is None for image in images):
-        return None
-    return np.stack([image for image in images if image is not None])
 
 
 def _is_array(value: Any) -> bool:

@@ -109,6 +109,7 @@ class Extras(NamedTuple):
         code: The code of the project that the case may name.
         executions: How the pipeline is executed; `quantize` and castings change its weights.
         lora_then: What is done with the LoRAs after they are loaded, in order.
+        given: The pipeline itself, where the caller of this process holds it.
     """
 
     components: Sources = MappingProxyType({})
@@ -117,14 +118,15 @@ class Extras(NamedTuple):
     code: OwnCode = OwnCode()
     executions: Optional[ExecutionsRequest] = None
     lora_then: Sequence[str] = ()
+    given: Any = None
 
     @classmethod
-    def of(cls, case: CaseRequest) -> Extras:
-        """Return what a case asks for."""
+    def of(cls, case: CaseRequest, given: Any = None) -> Extras:
+        """Return what a case asks for; `given` is the pipeline where the caller holds it."""
         components, adapters = case.get("components", {}), case.get("adapters", [])
         executions = plan.executions_in(case)
         then = case.get("lora_then", [])
-        return cls(components, adapters, case["call"], OwnCode.of(case), executions, then)
+        return cls(components, adapters, case["call"], OwnCode.of(case), executions, then, given)
 
 
 class _Stored(NamedTuple):
@@ -162,6 +164,8 @@ def load(
     """
     if source["kind"] == "endpoint":
         return _served(source)
+    if source["kind"] == "given":
+        return _given(extras.given)
     if source["kind"] == "build":
         _collect_garbage()
         if "quantize" in (extras.executions or {}):
@@ -178,13 +182,9 @@ def load(
     weights.update(stored.configuration)
     adapters = load_adapters(pipeline, extras.adapters, extras.call, extras.lora_then)
     weights.update(adapters.digests)
-    tensors = {
-        name: {key: digest[:TENSOR_DIGITS] for key, digest in state.items()}
-        for name, state in states.items()
-    }
     enable(pipeline, enabled)
     plan.at_load(pipeline, extras.executions or {})
-    return Checkpoint(pipeline, weights, tensors, stored.commit, adapters.effects)
+    return Checkpoint(pipeline, weights, _short(states), stored.commit, adapters.effects)
 
 
 def _built(name: str, dtypes: Mapping[str, str], framework: Framework, code: OwnCode) -> _Stored:
@@ -300,6 +300,22 @@ def _made_whole(
     return pipeline
 
 
+def _given(pipeline: Any) -> Checkpoint:
+    """Return a pipeline that the caller holds, as it is: on its device, in its types."""
+    states = digest_states(pipeline)
+    weights = {name: digest_digests(state) for name, state in states.items()}
+    weights["configuration"] = digest_configuration(pipeline)
+    return Checkpoint(pipeline, weights, _short(states), None)
+
+
+def _short(states: Mapping[str, Mapping[str, str]]) -> Dict[str, Dict[str, str]]:
+    """Return the digest of every tensor with as many digits as a recording keeps."""
+    return {
+        name: {key: digest[:TENSOR_DIGITS] for key, digest in state.items()}
+        for name, state in states.items()
+    }
+
+
 def _served(source: CheckpointSource) -> Checkpoint:
     """Return an endpoint as a pipeline; what it says of its models stands for its weights."""
     server = endpoint.Server(source["name"])
@@ -334,7 +350,7 @@ def _folder_of(source: CheckpointSource) -> Path:
         return hub.fetch(source["repository"], source["revision"])
     folder = Path(source["folder"])
     if not (folder / INDEX_FILE).is_file():
-        raise CannotRunHere(
+        raise CaseError(
             f"no checkpoint in {folder}: expected a folder in diffusers' format, with {INDEX_FILE}"
         )
     return folder

@@ -11,6 +11,7 @@ import hashlib
 import importlib
 import wave
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Tuple
 
 import numpy as np
@@ -20,6 +21,7 @@ from ..conditions.portable import uniform
 from ..observe.digest import combine, digest
 from ..observe.tensors import digest_tensor
 from ..protocol import CannotRunHere, CaseError, InputRecord
+from .outputs import outputs_of
 
 FRAMES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 ANIMATIONS = (".gif", ".webp", ".png", ".tif", ".tiff")  # videos that Pillow decodes by itself
@@ -48,10 +50,18 @@ class Inputs:
         folder: What paths are relative to: the scenario's folder.
         library: The package whose dataclasses of conditions a call may name.
         device: Where tensors are put.
+        given: Values that the caller of this process holds, by the names that a call refers to.
     """
 
-    def __init__(self, folder: Path, library: str, device: torch.device) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        library: str,
+        device: torch.device,
+        given: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
         self._folder = folder
+        self._given_values = given
         self._library = library
         self._device = device
         self.records: List[InputRecord] = []
@@ -64,6 +74,7 @@ class Inputs:
             "array": self._array,
             "noise": self._noise,
             "pattern": self._pattern,
+            "given": self._given,
         }
 
     def resolve(self, call: Mapping[str, Any]) -> Dict[str, Any]:
@@ -173,11 +184,27 @@ class Inputs:
         image = portable_pattern(size[0], size[-1], made.get("mode", "RGB"))
         return Input(image, digest(np.asarray(image)), "")
 
+    def _given(self, reference: Mapping[str, Any]) -> Input:
+        value = self._given_values[reference["given"]]
+        return Input(value, digest_of_value(value), "")
+
     def _array_input(self, array: np.ndarray, reference: Mapping[str, Any], file: str) -> Input:
         if reference.get("as") == "numpy":
             return Input(array, digest(array), file)
         tensor = torch.from_numpy(np.ascontiguousarray(array))
         return Input(tensor.to(self._device), digest(array), file)
+
+
+def digest_of_value(value: Any) -> str:
+    """Return one digest of an array or image, or of all that a list or mapping holds.
+
+    Raises:
+        CaseError: It holds neither tensors, arrays nor images.
+    """
+    tensors = {name: digest_tensor(tensor) for name, tensor in outputs_of({"value": value}).items()}
+    if not tensors:
+        raise CaseError(f"expected an array, a tensor or an image, found {type(value).__name__}")
+    return combine(tensors)
 
 
 def portable_noise(seed: int, shape: Tuple[int, ...]) -> np.ndarray:

@@ -11,8 +11,9 @@ from diffusers import DDIMScheduler, DDPMScheduler, DiffusionPipeline
 from PIL import Image
 
 from harness.worker.observe.stages import observed_steps
-from harness.worker.pipeline.call import Pipeline, outputs_of
+from harness.worker.pipeline.call import Pipeline
 from harness.worker.pipeline.checkpoints import Checkpoint
+from harness.worker.pipeline.outputs import outputs_of
 from harness.worker.pipeline.torch_ import Torch
 from harness.worker.protocol import CaseError
 
