@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from inspect import cleandoc
 from types import FrameType
 
-from harness.commands import accept, cases, gate, history, runs, studies, upgrade
+from harness.commands import accept, cases, gate, history, housekeeping, runs, studies, upgrade
 from harness.commands.output import complain, unbreakable
 from harness.commands.parser import Command
 from harness.errors import HarnessError
@@ -24,6 +24,7 @@ COMMANDS: tuple[Command, ...] = (
     *history.COMMANDS,
     *studies.COMMANDS,
     *upgrade.COMMANDS,
+    *housekeeping.COMMANDS,
 )
 
 DEFECT = 4

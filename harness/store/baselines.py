@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -149,6 +150,30 @@ class Store:
     def files(self, scenario: str, key: str) -> list[Path]:
         """Return the JSON files of one case, one per numerics class."""
         return sorted(self.folder(scenario, key).glob("*.json"))
+
+    def folders(self) -> list[Path]:
+        """Return the folder of each case that has a baseline."""
+        return sorted({path.parent for path in self.root.glob("*/*/*.json")})
+
+    def is_of_test(self, folder: Path) -> bool:
+        """Whether the baselines in a folder are of an object that a test or a notebook holds.
+
+        Raises:
+            FileError: One of them cannot be read.
+        """
+        return any("test" in parsed(path).decides for path in folder.glob("*.json"))
+
+    def remove(self, folder: Path) -> None:
+        """Remove all baselines of a case, and the ledger of what they replaced.
+
+        Raises:
+            FileError: They cannot be removed.
+        """
+        self._check_inside(folder)
+        with self._locked(folder.parent.name, folder.name), writing(folder):
+            shutil.rmtree(folder)
+            if not any(folder.parent.iterdir()):
+                folder.parent.rmdir()
 
     def match(self, case: Case, numerics_class: NumericsClass) -> Match | None:
         """Return the baseline to compare `case` with on a machine of `numerics_class`.

@@ -18,7 +18,7 @@ from harness.scenario.model import Case
 from harness.store.git import git, is_dirty
 from harness.store.recording import Environment
 from harness.store.sealed import SealedFormat, write_sealed
-from harness.worker.files import remove_leftovers
+from harness.worker.files import remove_leftovers, write_file
 
 RESULTS_FORMAT = "harness-results/2"
 RESULTS_FILE = "results.json"
@@ -186,6 +186,9 @@ def new_run(root: Path = RUNS) -> Path:
     moment = datetime.now(UTC).strftime("%Y-%m-%dT%H-%M-%S")
     with writing(root):
         root.mkdir(parents=True, exist_ok=True)
+        ignore = root / ".gitignore"
+        if not ignore.exists():  # recordings never belong into a repository
+            write_file(ignore, b"*\n")
         for number in range(1, 1000):
             path = root / (moment if number == 1 else f"{moment}-{number}")
             try:
@@ -194,6 +197,11 @@ def new_run(root: Path = RUNS) -> Path:
                 continue
             return path
     raise UsageError(f"{root}: a thousand runs began in this second; name one with --out")
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder is what a run left, whole or cut short."""
+    return any((folder / name).exists() for name in (RESULTS_FILE, "recordings", "logs"))
 
 
 class RunOwner:
