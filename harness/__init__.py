@@ -10,20 +10,43 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from harness.records import Outcome
+    from harness.api import check, compare, load, record, run
+    from harness.pytest_plugin.fixture import DriftError
+    from harness.records import Drift, Outcome
     from harness.scenario.model import Case, Scenario
     from harness.session import Session
     from harness.store.baselines import Store
 
 __version__ = "0.1.0"
-__all__ = ["Case", "Outcome", "Scenario", "Session", "Store", "__version__"]
+__all__ = [
+    "Case",
+    "Drift",
+    "DriftError",
+    "Outcome",
+    "Scenario",
+    "Session",
+    "Store",
+    "__version__",
+    "check",
+    "compare",
+    "load",
+    "record",
+    "run",
+]
 
 _MODULES = {
     "Case": "harness.scenario.model",
+    "Drift": "harness.records",
+    "DriftError": "harness.pytest_plugin.fixture",
     "Outcome": "harness.records",
     "Scenario": "harness.scenario.model",
     "Session": "harness.session",
     "Store": "harness.store.baselines",
+    "check": "harness.api",
+    "compare": "harness.api",
+    "load": "harness.api",
+    "record": "harness.api",
+    "run": "harness.api",
 }
 
 

@@ -30,8 +30,8 @@ from harness.commands.parser import (
 )
 from harness.commands.publish import add_report_options, publish
 from harness.errors import UsageError
-from harness.records import Comparison, Device, Dtype, Outcome, Verdict
-from harness.scenario.fields import Determinism, Expectation, Framework
+from harness.records import Device, Dtype, Outcome, Verdict
+from harness.scenario.fields import Determinism, Framework
 from harness.scenario.model import Case
 from harness.store.shared_folder import is_url
 
@@ -187,11 +187,12 @@ def _run_options(parser: argparse.ArgumentParser) -> None:
 
 def record(arguments: argparse.Namespace) -> int:
     """Run cases that have no baseline of this machine's class, and write theirs."""
+    from harness.api import lacks_baseline
     from harness.commands.baseline_writing import NewBaseline, write_baselines
     from harness.report.run_report import print_runs
     from harness.report.runs import Run
     from harness.report.terminal import console
-    from harness.session import WhenEvaluated, well_timed
+    from harness.session import WhenEvaluated, called_twice, well_timed
     from harness.store.recording import Recording
 
     cases = [case for case in _cases(arguments) if case.scenario.needs_baseline]
@@ -199,17 +200,17 @@ def record(arguments: argparse.Namespace) -> int:
         raise UsageError("every chosen case is expected to vary; such cases need no baseline")
     recorded = [well_timed(case) for case in cases]
     if not arguments.stateful:
-        recorded = [_called_twice(case) for case in recorded]
+        recorded = [called_twice(case) for case in recorded]
     session = _run_cases(arguments, recorded, WhenEvaluated.NEVER)
     outcomes = {outcome.case: outcome for outcome in session.outcomes}
     new = [
         NewBaseline(case, Recording.read(session.folder(case)))
         for case in cases
-        if _lacks_baseline(outcomes[case.id])
+        if lacks_baseline(outcomes[case.id])
     ]
     write_baselines(session.store, new, arguments.reason, arguments.warn_above)
     _advise_more_bits(new)
-    failed = [each for each in session.outcomes if each.fails and not _lacks_baseline(each)]
+    failed = [each for each in session.outcomes if each.fails and not lacks_baseline(each)]
     if failed:
         print_runs(console(), [Run(session.out, tuple(failed))])
     unverified = sum(each.verdict is Verdict.UNVERIFIED for each in session.outcomes)
@@ -234,22 +235,6 @@ def _advise_more_bits(new: Sequence[NewBaseline]) -> None:
     ]
     if coarse:
         say(eight_bits(coarse))
-
-
-def _called_twice(case: Case) -> Case:
-    """Return the case with the expectation that a second call of one pipeline object agrees."""
-    scenario = case.scenario
-    expect = dict.fromkeys((*scenario.expect, Expectation.STATELESS))
-    return replace(case, scenario=replace(scenario, expect=tuple(expect)))
-
-
-def _lacks_baseline(outcome: Outcome) -> bool:
-    """Whether a case that ran has no baseline of this machine's class, and may have this one."""
-    if outcome.verdict is Verdict.MISSING:
-        return True
-    judged_by = outcome.baseline
-    has_own = judged_by is not None and judged_by.comparison is Comparison.SAME_CLASS
-    return outcome.passes and not has_own
 
 
 def _record_options(parser: argparse.ArgumentParser) -> None:

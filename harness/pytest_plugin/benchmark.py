@@ -15,6 +15,17 @@ from harness.pytest_plugin.machine import machine_type
 from harness.records import Outcome
 
 PLUGIN = "pytest-benchmark"
+ASKING = (  # its options, as attributes
+    "benchmark_autosave",
+    "benchmark_save",
+    "benchmark_save_data",
+    "benchmark_json",
+    "benchmark_compare",
+    "benchmark_compare_fail",
+    "benchmark_histogram",
+    "benchmark_only",
+    "benchmark_verbose",
+)
 _ASKED = pytest.StashKey[Any]()  # what --benchmark-compare was given
 
 
@@ -49,7 +60,7 @@ def add(item: pytest.Item, outcome: Outcome) -> None:
     not timed.
     """
     bench = item.config.pluginmanager.get_plugin(PLUGIN)
-    if bench is None or bench.disabled or bench.skip:
+    if bench is None or bench.disabled or bench.skip or not _is_asked_for(item.config):
         return
     if outcome.cost is None or not outcome.cost.figures.rounds_seconds:
         return
@@ -70,6 +81,14 @@ def add(item: pytest.Item, outcome: Outcome) -> None:
     for seconds in outcome.cost.figures.rounds_seconds:
         made.update(seconds)  # type: ignore[no-untyped-call]
     bench.benchmarks.append(made)
+
+
+def _is_asked_for(config: pytest.Config) -> bool:
+    """Whether an option asks pytest-benchmark to keep, compare or draw what it measures.
+
+    Without one it would print a table under every run.
+    """
+    return any(getattr(config.option, name, None) for name in ASKING)
 
 
 def _extra_info(outcome: Outcome) -> dict[str, object]:

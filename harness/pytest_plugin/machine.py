@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 import subprocess
@@ -12,6 +13,7 @@ CONTROL = Path("/dev/nvidiactl")  # it exists where a GPU can be used
 CPUS = Path("/proc/cpuinfo")
 QUERY = ("nvidia-smi", "--query-gpu=name", "--format=csv,noheader")
 QUERY_SECONDS = 60
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 def machine_type() -> str:
@@ -32,6 +34,18 @@ def gpus() -> list[str]:
     if not names and CONTROL.exists():
         names = _gpus_of_tool()
     return names
+
+
+def take_own_gpu(process: str) -> None:
+    """Let a process of xdist, such as `gw3`, see one GPU: each process another one in turn.
+
+    Nothing changes without GPUs, or with one. The variable must be set before torch is imported.
+    """
+    visible = os.environ.get(VISIBLE)
+    numbers = visible.split(",") if visible else [str(index) for index, _ in enumerate(gpus())]
+    place = re.search(r"\d+", process)
+    if len(numbers) > 1 and place is not None:
+        os.environ[VISIBLE] = numbers[int(place[0]) % len(numbers)]
 
 
 def _gpus_of_driver() -> list[str]:

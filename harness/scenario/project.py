@@ -4,6 +4,7 @@ A scenario names no code, unless the project's `pyproject.toml` trusts its packa
 
     [tool.harness]
     trust = ["inkworks"]
+    scenarios = ["scenarios"]
 """
 
 from __future__ import annotations
@@ -26,10 +27,15 @@ PACKAGE = re.compile(r"[^\W\d]\w*", re.ASCII)
 
 @dataclass(frozen=True)
 class Project:
-    """A project: the folder of its `pyproject.toml`, and the packages that it trusts."""
+    """A project: the folder of its `pyproject.toml`, and what that says of the harness.
+
+    `trust` are the packages whose code scenarios may name, `scenarios` the folders of scenarios
+    relative to the root.
+    """
 
     root: Path
     trust: tuple[str, ...] = ()
+    scenarios: tuple[str, ...] = ("scenarios",)
 
 
 def project_of(path: Path) -> Project | None:
@@ -71,7 +77,13 @@ def _read(file: Path, _changed: int, size: int) -> Project | None:
         raise ScenarioError(
             file, _line_of("trust", text), "tool.harness.trust", expected, str(trust)[:60]
         )
-    return Project(file.parent, tuple(dict.fromkeys(trust)))
+    folders = table.get("scenarios", ["scenarios"])
+    if not isinstance(folders, list) or not all(isinstance(name, str) for name in folders):
+        expected = 'a list of folders, such as `["scenarios"]`'
+        raise ScenarioError(
+            file, _line_of("scenarios", text), "tool.harness.scenarios", expected, str(folders)[:60]
+        )
+    return Project(file.parent, tuple(dict.fromkeys(trust)), tuple(folders))
 
 
 def _is_package(value: object) -> bool:

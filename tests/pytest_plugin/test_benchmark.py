@@ -22,6 +22,7 @@ CASE = "scenarios/x.yaml::x[cpu-float32]"
 @pytest.fixture
 def run(shop, pytester: pytest.Pytester) -> Run:
     """Run pytest in this process on a case of three rounds that has a baseline."""
+    (shop.root / "pyproject.toml").write_text("[tool.harness]\n", encoding="utf-8")
     shop.recorded("x", cost="{rounds: 3}", call="{num_inference_steps: 2, output_type: np}")
     return lambda *arguments: pytester.runpytest_inprocess(
         "-pno:cacheprovider", "-pno:unraisableexception", *arguments
@@ -185,12 +186,12 @@ def test_where_it_is_blocked_nothing_of_it_is_needed(
     assert not (shop.root / ".benchmarks").exists()
 
 
-@pytest.mark.parametrize("option", ["--benchmark-disable", "--benchmark-skip"])
-def test_where_it_is_switched_off_cases_run_and_add_nothing(run: Run, shop, option: str):
+@pytest.mark.parametrize("options", [["--benchmark-disable"], ["--benchmark-skip"], []])
+def test_where_it_is_not_asked_for_cases_run_and_add_nothing(run: Run, shop, options: list[str]):
     """The verdict is the point of a case; its cost is kept only where benchmarks are wanted."""
-    result = run(option)
+    result = run(*options)
     result.assert_outcomes(passed=1)
-    assert "Rounds" in run().stdout.str()
+    assert "Rounds" in run("--benchmark-autosave").stdout.str()
     assert "Rounds" not in result.stdout.str()
 
 

@@ -25,8 +25,10 @@ BOTH = "{device: [cpu, cuda]}"
 
 
 @pytest.fixture
-def run(shop, pytester: pytest.Pytester) -> Run:
-    """Run pytest in this process, without traces between runs."""
+def run(shop, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run pytest in this process, in a project of the harness, without traces between runs."""
+    monkeypatch.delenv("CI", raising=False)
+    (shop.root / "pyproject.toml").write_text("[tool.harness]\n", encoding="utf-8")
 
     without = (
         "cacheprovider",
@@ -71,15 +73,37 @@ def test_items_are_chosen_by_id_and_by_tag(run: Run, shop):
     ]
 
 
-def test_other_yaml_is_left_alone_unless_it_is_named(run: Run, shop):
-    """A project's own YAML is no scenario; a file on the command line is meant."""
+def test_other_yaml_is_left_alone(run: Run, shop):
+    """A project's own YAML is no scenario, unless its first lines say so."""
     shop.scenario("x")
     shop.scenario("elsewhere", folder="tests")
+    marked = shop.scenario("marked", folder="tests")
+    marked.write_text(f"# harness: scenario\n{marked.read_text(encoding='utf-8')}", "utf-8")
     (shop.root / "compose.yaml").write_text("services: {}\n", encoding="utf-8")
-    assert collected(run("--collect-only", "-q")) == ["scenarios/x.yaml::x[cpu-float32]"]
-    assert collected(run("--collect-only", "-q", "tests")) == []
-    named = run("--collect-only", "-q", "tests/elsewhere.yaml")
-    assert collected(named) == ["tests/elsewhere.yaml::elsewhere[cpu-float32]"]
+    assert collected(run("--collect-only", "-q")) == [
+        "scenarios/x.yaml::x[cpu-float32]",
+        "tests/marked.yaml::marked[cpu-float32]",
+    ]
+
+
+def test_a_folder_that_happens_to_be_called_scenarios_is_left_alone(run: Run, shop):
+    """No project of the harness is here, so that a broken YAML file is not its business."""
+    (shop.root / "pyproject.toml").unlink()
+    (shop.root / "scenarios").mkdir()
+    (shop.root / "scenarios" / "login.yaml").write_text("steps: [\n", encoding="utf-8")
+    (shop.root / "test_own.py").write_text("def test_own(): pass\n", encoding="utf-8")
+    result = run()
+    result.assert_outcomes(passed=1)
+    result.stdout.no_fnmatch_line("*results and recordings*")
+
+
+def test_a_project_names_its_folders_of_scenarios(run: Run, shop):
+    """In `pyproject.toml`, relative to it."""
+    shop.scenario("x", folder="reproducibility")
+    shop.scenario("ignored")
+    table = '[tool.harness]\nscenarios = ["reproducibility"]\n'
+    (shop.root / "pyproject.toml").write_text(table, encoding="utf-8")
+    assert collected(run("--collect-only", "-q")) == ["reproducibility/x.yaml::x[cpu-float32]"]
 
 
 def test_a_mistake_in_a_scenario_is_a_collection_error_with_its_line(run: Run, shop):
@@ -107,14 +131,6 @@ def test_cases_that_share_a_checkpoint_follow_each_other(run: Run, shop):
     assert order == ["a[cpu-float32]", "c[cpu-float32]", "b[cpu-float32]", "test_own"]
 
 
-def test_the_header_names_what_is_measured(run: Run, shop):
-    """Versions and the store, before anything runs."""
-    shop.scenario("x")
-    run("--collect-only").stdout.fnmatch_lines(
-        ["harness: torch *, diffusers *; baselines: baselines"]
-    )
-
-
 def test_a_baseline_lives_from_missing_to_accepted(run: Run, shop):
     """Missing fails, recorded passes, a change fails, accepted passes."""
     shop.scenario("x")
@@ -127,19 +143,25 @@ def test_a_baseline_lives_from_missing_to_accepted(run: Run, shop):
     run().assert_outcomes(passed=1)
 
 
-def test_a_failure_prints_what_the_command_line_prints(run: Run, shop):
-    """The paragraph of the verdict, word for word, and no traceback."""
+def test_a_failure_prints_the_cause_and_what_the_command_line_prints(run: Run, shop):
+    """The paragraph of the verdict, and no traceback; the short summary says the cause."""
     shop.recorded("x")
     shop.scenario("x", seed="1")
     result = run("--harness-out", "out")
     result.assert_outcomes(failed=1)
     (outcome,) = read_results(shop.root / "out").outcomes
-    assert f"\n{wording.paragraph(outcome, Path('out'))}\n" in result.stdout.str()
+    _, _, *rest = wording.paragraph(outcome, Path("out")).splitlines()
+    assert "\n".join(["  case:     x[cpu-float32]", *rest]) in result.stdout.str()
     assert outcome.verdict is Verdict.STALE
     assert "Traceback" not in result.stdout.str()
     assert "CaseFailedError" not in result.stdout.str()
     result.stdout.fnmatch_lines(
-        ["1 case: 1 stale", "results and recordings: out", "FAILED scenarios/x.yaml::x*"]
+        [
+            "stale: the baseline belongs to another version of the scenario*",
+            "1 case: 1 stale",
+            "results and recordings: out",
+            "FAILED scenarios/x.yaml::x[[]cpu-float32] - stale: the baseline belongs to *",
+        ]
     )
 
 
@@ -159,7 +181,7 @@ def test_in_strict_mode_a_case_that_cannot_run_here_fails(run: Run, shop):
     result = run("--harness-strict")
     result.assert_outcomes(passed=1, failed=1)
     result.stdout.fnmatch_lines(
-        ["unverified: x[[]cuda-float32]", "  why: *no CUDA device on this machine"]
+        ["unverified: no CUDA device on this machine", "  case: *x[[]cuda-float32]"]
     )
 
 
@@ -203,9 +225,7 @@ harness_strict = true
     (shop.root / "pytest.ini").write_text(ini, encoding="utf-8")
     result = run("-v")
     result.assert_outcomes(passed=1, failed=1)
-    result.stdout.fnmatch_lines(
-        ["harness: *; baselines: *accepted", "reproducibility/x.yaml::x[[]cpu-float32] PASSED*"]
-    )
+    result.stdout.fnmatch_lines(["reproducibility/x.yaml::x[[]cpu-float32] PASSED*"])
     assert "ignored" not in result.stdout.str()
     assert verdicts(shop.root / "out") == {
         "x[cpu-float32]": "identical",
@@ -313,6 +333,7 @@ def replayed(shop, script: Path) -> Callable[[], subprocess.CompletedProcess[str
 
     Their workers replay a recording.
     """
+    (shop.root / "pyproject.toml").write_text("[tool.harness]\n", encoding="utf-8")
     shop.recorded("x")
     shop.recorded("y")
     shop.harness("run", "scenarios/x.yaml", "--out", "first")
@@ -390,6 +411,6 @@ def test_hostile_files_cannot_control_the_terminal(run: Run, shop):
     shop.scenario("x", checkpoint='{path: "a\\e[2Jb"}')
     shop.scenario("wrong", tags='["\\e[2J", "\\e[2J"]')
     result = run("-rs", "--continue-on-collection-errors")
-    result.assert_outcomes(skipped=1, errors=1)
+    result.assert_outcomes(failed=1, errors=1)
     assert "\\x1b[2Jb" in result.stdout.str()
     assert "\x1b[2J" not in result.stdout.str()

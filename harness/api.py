@@ -1,0 +1,249 @@
+"""Owns the Python API: what scripts and notebooks call in the place of the command line.
+
+    import harness
+
+    results = harness.run("scenarios", device="cpu")
+    assert all(outcome.passes for outcome in results)
+    outcome = harness.check(pipeline, {"prompt": "a lighthouse"}, baseline="lighthouse")
+
+Nothing is printed. A mistake raises `harness.errors.UsageError`; a drift is an outcome, not an
+error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Protocol, cast
+
+from harness.errors import UsageError
+from harness.launch.in_process import InProcessSlot
+from harness.records import Comparison, Device, Drift, Outcome, Reason, Verdict
+from harness.scenario.given import Bounds, GivenSpec, of_array, of_pipeline
+from harness.scenario.model import Case, Scenario
+from harness.scenario.reading import read_all
+from harness.scenario.select import select
+from harness.session import Session, WhenEvaluated, called_twice, well_timed
+from harness.store.baselines import Store
+from harness.store.recording import Recording
+from harness.store.run_folder import new_run
+from harness.store.shared_baselines import open_store
+from harness.study.accepting import put_in_store
+
+if TYPE_CHECKING:
+    from harness.records import Array
+
+BASELINES = "baselines"
+FIRST_RECORDING = "first recording on this class"
+ACCEPTABLE = (Verdict.DRIFTED, Verdict.STALE, Verdict.INCOMPARABLE)
+
+PathOrText = str | Path
+
+
+class _Tensor(Protocol):
+    """What is used of a tensor of torch."""
+
+    dtype: object
+
+    def detach(self) -> _Tensor: ...
+
+    def cpu(self) -> _Tensor: ...
+
+    def float(self) -> _Tensor: ...
+
+
+Chosen = PathOrText | Scenario | Case | Iterable[PathOrText | Scenario | Case]
+
+
+def load(path: PathOrText) -> list[Scenario]:
+    """Return the scenarios of a YAML file, or of all YAML files below a folder.
+
+    Raises:
+        ScenarioError: A file has a mistake.
+        UsageError: The path does not exist, or holds no scenario.
+    """
+    return read_all([Path(path)])
+
+
+def run(
+    chosen: Chosen = "scenarios",
+    *,
+    keyword: str = "",
+    device: str | None = None,
+    baselines: PathOrText = BASELINES,
+    out: PathOrText | None = None,
+    jobs: int = 1,
+) -> list[Outcome]:
+    """Run cases and judge them, as `harness run` does.
+
+    Args:
+        chosen: Paths, scenarios or cases, or one of them.
+        keyword: Only cases that this expression admits, as for `-k`.
+        device: Only cases on this device, such as `cpu`.
+        baselines: The store.
+        out: The run's folder; by default a new one below `runs/`.
+        jobs: How many workers run at once.
+
+    Returns:
+        The outcomes in the order of the cases.
+
+    Raises:
+        ScenarioError: A file has a mistake.
+        UsageError: Nothing is chosen, or another run is writing into `out`.
+    """
+    cases = _cases(chosen, keyword, device)
+    return _run(cases, open_store(str(baselines)), out, jobs).outcomes
+
+
+def record(
+    chosen: Chosen = "scenarios",
+    *,
+    keyword: str = "",
+    device: str | None = None,
+    baselines: PathOrText = BASELINES,
+    out: PathOrText | None = None,
+    reason: str = FIRST_RECORDING,
+) -> list[Path]:
+    """Run cases and write the baselines that this machine's class lacks, as `harness record` does.
+
+    Args:
+        chosen: Paths, scenarios or cases, or one of them.
+        keyword: Only cases that this expression admits, as for `-k`.
+        device: Only cases on this device.
+        baselines: The store.
+        out: The run's folder; by default a new one below `runs/`.
+        reason: Kept in each baseline.
+
+    Returns:
+        The JSON file of each baseline that was written. A case that fails, or has a baseline
+        already, gets none.
+
+    Raises:
+        ScenarioError: A file has a mistake.
+        UsageError: Nothing is chosen, or another run is writing into `out`.
+        FileError: A baseline cannot be written.
+    """
+    cases = [case for case in _cases(chosen, keyword, device) if case.scenario.needs_baseline]
+    asked = [called_twice(well_timed(case)) for case in cases]
+    session = _run(asked, open_store(str(baselines)), out, 1, WhenEvaluated.NEVER)
+    outcomes = {outcome.case: outcome for outcome in session.outcomes}
+    return [
+        put_in_store(session.store, case, Recording.read(session.folder(case)), reason)
+        for case in cases
+        if lacks_baseline(outcomes[case.id])
+    ]
+
+
+def compare(actual: object, expected: object) -> Drift:
+    """Return how far one array moved from another one; nothing is judged.
+
+    Args:
+        actual: A numpy array, a tensor on any device, or an image of Pillow.
+        expected: The same of the other side, of the same shape.
+
+    Raises:
+        ValueError: The shapes differ.
+    """
+    from harness.judge.drift import measure
+
+    return measure(_array(actual), _array(expected))
+
+
+def check(  # noqa: PLR0913 (keywords, each with a default)
+    value: object,
+    call: Mapping[str, object] | None = None,
+    *,
+    baseline: str,
+    tolerance: Bounds | None = None,
+    seed: int | Sequence[int] = 0,
+    baselines: PathOrText = BASELINES,
+    update: bool = False,
+    accept: str = "",
+) -> Outcome:
+    """Hold a pipeline's run, or an array, of this process against a stored baseline.
+
+    Args:
+        value: A pipeline of diffusers on its device, or an array, a tensor or an image.
+        call: The arguments of the pipeline's call; None for an array.
+        baseline: The name of the baseline.
+        tolerance: Cross-class bounds: `rel_l2`, `l_inf`, and of a pipeline `local_rel_l2` and
+            `local_l_inf`. On a machine of the baseline's class the same bits are owed.
+        seed: Of the generator, or of one for each image of a batch, where `call` has none.
+        baselines: The store.
+        update: Write the baseline where there is none.
+        accept: Why the baseline is replaced where this run drifted; empty to replace none.
+
+    Returns:
+        The outcome. Its verdict stays what it was where a baseline was written.
+
+    Raises:
+        UsageError: The name, an argument or a bound cannot be used.
+        FileError: The baseline cannot be written.
+    """
+    spec = GivenSpec(baseline, Path(), tolerance or {})
+    if call is None:
+        given = of_array(value, spec)
+    else:
+        given = of_pipeline(value, call, spec, seed=seed)
+    with (
+        TemporaryDirectory(prefix="harness-") as folder,
+        Session(open_store(str(baselines)), Path(folder)) as session,
+    ):
+        outcome = session.run(given.case, InProcessSlot(given.objects))
+        reason = accept if outcome.verdict in ACCEPTABLE else ""
+        if outcome.reason is Reason.NO_BASELINE and (update or accept):
+            reason = accept or FIRST_RECORDING
+        if reason:
+            recording = Recording.read(session.folder(given.case))
+            put_in_store(session.store, given.case, recording, reason)
+    return outcome
+
+
+def lacks_baseline(outcome: Outcome) -> bool:
+    """Whether a case that ran has no baseline of this machine's class, and may have this one."""
+    if outcome.verdict is Verdict.MISSING:
+        return True
+    judged_by = outcome.baseline
+    has_own = judged_by is not None and judged_by.comparison is Comparison.SAME_CLASS
+    return outcome.passes and not has_own
+
+
+def _run(
+    cases: Sequence[Case],
+    store: Store,
+    out: PathOrText | None,
+    jobs: int,
+    evaluated: WhenEvaluated = WhenEvaluated.CHEAP,
+) -> Session:
+    """Run cases, and return the closed session with the outcomes in the order of the cases."""
+    folder = new_run() if out is None else Path(out)
+    with Session(store, folder, evaluated=evaluated) as session:
+        session.run_all(cases, jobs, lambda _: None)
+    order = {case.id: index for index, case in enumerate(cases)}
+    session.outcomes.sort(key=lambda outcome: order[outcome.case])
+    return session
+
+
+def _cases(chosen: Chosen, keyword: str, device: str | None) -> list[Case]:
+    one = isinstance(chosen, str | Path | Scenario | Case)
+    given = [chosen] if one else list(chosen)  # type: ignore[arg-type]
+    if all(isinstance(each, Case) for each in given):
+        return [each for each in given if isinstance(each, Case)]
+    paths = [Path(each) for each in given if isinstance(each, str | Path)]
+    scenarios = [each for each in given if isinstance(each, Scenario)]
+    if len(paths) + len(scenarios) != len(given):
+        raise UsageError("expected paths, scenarios or cases, and cases apart from the others")
+    scenarios += read_all(paths) if paths else []
+    return select(scenarios, keyword, None if device is None else Device(device))
+
+
+def _array(value: object) -> Array:
+    import numpy as np
+
+    if not hasattr(value, "detach"):
+        return np.asarray(value)
+    tensor = cast("_Tensor", value).detach().cpu()
+    if str(tensor.dtype) == "torch.bfloat16":  # which numpy does not have
+        tensor = tensor.float()
+    return np.asarray(tensor)

@@ -1,0 +1,102 @@
+"""The Python API: the same results as the command line, for scripts and notebooks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMPipeline
+from PIL import Image
+
+import harness
+from harness.errors import ScenarioError, UsageError
+from harness.records import Verdict
+from harness.scenario.weights import DATA
+
+NAMES = [
+    "Case", "Drift", "DriftError", "Outcome", "Scenario", "Session", "Store", "__version__",
+    "check", "compare", "load", "record", "run",
+]  # fmt: skip
+CALL = {"num_inference_steps": 1, "output_type": "np"}
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> DDIMPipeline:
+    return DDIMPipeline.from_pretrained(DATA / "bundled" / "digits-ddpm")
+
+
+def test_the_public_names_are_these():
+    """Whoever removes one breaks somebody's notebook."""
+    assert harness.__all__ == NAMES
+    assert all(getattr(harness, name) is not None for name in NAMES)
+
+
+def test_what_was_recorded_runs_identically(shop):
+    """`load`, `record` and `run` by paths, scenarios and cases."""
+    path = shop.scenario("x")
+    shop.scenario("y", tags="[other]")
+    (written,) = harness.record(path)
+    assert written.parts[-3:-1] == ("x", "cpu-float32")
+    assert harness.record(path) == []
+    (scenario,) = harness.load(path)
+    by_scenario = harness.run(scenario)
+    by_case = harness.run(scenario.cases())
+    assert [each.verdict for each in (*by_scenario, *by_case)] == [Verdict.IDENTICAL] * 2
+    assert [each.case for each in harness.run(keyword="other")] == ["y[cpu-float32]"]
+
+
+def test_mistakes_are_raised_and_nothing_runs(shop):
+    """As the errors that the command line prints."""
+    shop.scenario("x", seed="one")
+    with pytest.raises(ScenarioError, match="a whole number"):
+        harness.load("scenarios")
+    with pytest.raises(UsageError):
+        harness.run("nowhere")
+    assert not (shop.root / "runs").exists()
+
+
+def test_arrays_tensors_and_images_are_compared():
+    """Without a verdict."""
+    assert harness.compare(np.array([1.0, 2.5]), np.array([1.0, 2.0])).l_inf == 0.5
+    moved = harness.compare(torch.ones(3, dtype=torch.bfloat16), torch.zeros(3))
+    assert (moved.l_inf, moved.differing) == (1.0, 3)
+    red, black = (Image.new("RGB", (2, 2), colour) for colour in ("red", "black"))
+    assert harness.compare(red, black).l_inf == 255
+    with pytest.raises(ValueError, match="shapes differ"):
+        harness.compare(np.ones(2), np.ones(3))
+
+
+def test_a_notebook_checks_a_pipeline(tmp_path: Path, pipeline: DDIMPipeline):
+    """Missing, written, identical, stale after another call, and accepted with a reason."""
+    where = {"baseline": "digit", "baselines": tmp_path}
+    missing = harness.check(pipeline, CALL, **where, update=True)
+    assert missing.verdict is Verdict.MISSING
+    assert harness.check(pipeline, CALL, **where).verdict is Verdict.IDENTICAL
+    other = {**CALL, "eta": 0.5}
+    assert harness.check(pipeline, other, **where).verdict is Verdict.STALE
+    assert harness.check(pipeline, other, **where, accept="eta").verdict is Verdict.STALE
+    assert harness.check(pipeline, other, **where).verdict is Verdict.IDENTICAL
+
+
+def test_a_weight_that_changed_in_memory_is_named(tmp_path: Path):
+    """Of the pipeline as it is now, not as its files have it."""
+    pipeline = DDIMPipeline.from_pretrained(DATA / "bundled" / "digits-ddpm")
+    where = {"baseline": "digit", "baselines": tmp_path}
+    harness.check(pipeline, CALL, **where, update=True)
+    with torch.no_grad():
+        pipeline.unet.conv_in.weight[0, 0, 0, 0] += 1e-3
+    outcome = harness.check(pipeline, CALL, **where)
+    assert outcome.verdict is Verdict.STALE
+    assert "unet" in outcome.message
+
+
+def test_a_notebook_checks_an_array(tmp_path: Path):
+    """Of any shape and type; on this class the same bits are owed."""
+    where = {"baseline": "ramp", "baselines": tmp_path, "tolerance": {"rel_l2": 1e-3}}
+    harness.check(np.arange(4.0), **where, update=True)
+    assert harness.check(np.arange(4.0), **where).verdict is Verdict.IDENTICAL
+    assert harness.check(np.arange(4.0) * (1 + 1e-9), **where).verdict is Verdict.DRIFTED
+    with pytest.raises(UsageError, match="has no stages"):
+        harness.check(np.ones(2), baseline="x", baselines=tmp_path, tolerance={"local_rel_l2": 1})
