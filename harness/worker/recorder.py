@@ -167,17 +167,7 @@ class Recorder:
         if case["checkpoint"]["kind"] == ARRAY:
             self._record_array(case, framework, folder)
             return
-        if case["teacher_tensors"] is not None and not framework.can_feed:
-            raise protocol.CannotRunHere(
-                "teacher-forced runs: "
-                f"what is fed on {case['device']} does not reach the next stage"
-            )
-        detail = Detail.read(case["detail"] or {})
-        if detail.evaluation is not None and not framework.can_evaluate:
-            raise protocol.CannotRunHere(
-                f"{case['framework']} has no evaluation in float64: its operators cannot be "
-                "replaced one by one"
-            )
+        _check_possible(case, framework)
         code = OwnCode.of(case)
         own_code = code.prepare()
         dtypes = {checkpoints.DEFAULT: case["dtype"], **case["component_dtypes"]}
@@ -418,6 +408,24 @@ def _framework(name: str, device: str, source: CheckpointSource) -> Framework:
     from .pipeline.mindspore_ import MindSpore  # only an environment of its own has MindSpore
 
     return MindSpore(device)
+
+
+def _check_possible(case: CaseRequest, framework: Framework) -> None:
+    """Refuse what a framework cannot do: feed tensors to stages, or evaluate them in float64.
+
+    Raises:
+        CannotRunHere: It is asked for, and the framework cannot.
+    """
+    if case["teacher_tensors"] is not None and not framework.can_feed:
+        raise protocol.CannotRunHere(
+            f"teacher-forced runs: what is fed on {case['device']} does not reach the next stage"
+        )
+    detail = Detail.read(case["detail"] or {})
+    if detail.evaluation is not None and not framework.can_evaluate:
+        raise protocol.CannotRunHere(
+            f"{case['framework']} has no evaluation in float64: its operators cannot be "
+            "replaced one by one"
+        )
 
 
 def _evaluation(form: str) -> Float64:
