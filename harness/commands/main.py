@@ -11,10 +11,11 @@ from contextlib import contextmanager
 from inspect import cleandoc
 from types import FrameType
 
+from harness import __version__
 from harness.commands import accept, cases, gate, history, housekeeping, runs, studies, upgrade
-from harness.commands.output import complain, unbreakable
-from harness.commands.parser import Command
-from harness.errors import HarnessError
+from harness.commands.output import complain, say, unbreakable
+from harness.commands.parser import Command, Parser
+from harness.errors import HarnessError, UsageError
 
 COMMANDS: tuple[Command, ...] = (
     *cases.COMMANDS,
@@ -66,19 +67,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         SystemExit: The arguments cannot be read, or help was asked for.
     """
     with unbreakable():
-        arguments = build_parser().parse_args(argv)
+        parser = build_parser()
+        arguments = parser.parse_args(argv)
+        if arguments.command is None:
+            say(parser.format_help().rstrip())
+            return UsageError.exit_code
         return _run(arguments)
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="harness",
         description=DESCRIPTION,
         epilog=CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
+    parser.add_argument("--version", action="version", version=f"harness {__version__}")
+    parser.set_defaults(command=None)
+    subparsers = parser.add_subparsers(metavar="COMMAND")
     for command in COMMANDS:
         made = subparsers.add_parser(
             command.name,

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from harness.records import Device
 from harness.scenario.fields import Profile
+from harness.scenario.located_yaml import nearest
 from harness.scenario.model import Case
 from harness.scenario.reading import read_all
 from harness.scenario.select import select
@@ -24,6 +26,38 @@ STRICT = "exit 3 if anything asked for could not be verified"
 # 50 MiB, and refuses those above 100 MiB.
 WARN_ABOVE = 50
 RECORDINGS = "where recordings go (default: runs/ and the time)"
+
+
+# In the text of argparse: what was typed for a command, or an option that no command has.
+UNKNOWN_WORD = re.compile(r"COMMAND: invalid choice: '([^']*)'|(?<=arguments: )(--?[\w-]+)")
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that offers the nearest command or option where one is not known."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print what is wrong, with the nearest word that is right, and exit with code 2."""
+        super().error(message + self._hint(message))
+
+    def _hint(self, message: str) -> str:
+        """Return what may have been meant; argparse tells no more of a mistake than its text."""
+        known = [*self._option_string_actions]
+        for name, parser in commands_of(self).items():
+            known += [name, *parser._option_string_actions]
+        for command, option in UNKNOWN_WORD.findall(message):
+            near = nearest(command or option, known)
+            if near:
+                return f"; {near}"
+        return ""
+
+
+def commands_of(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """Return the parsers of a parser's commands by name; argparse has no public way to ask."""
+    found: dict[str, argparse.ArgumentParser] = {}
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            found.update(action.choices)
+    return found
 
 
 @dataclass(frozen=True)

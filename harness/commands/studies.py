@@ -23,6 +23,7 @@ from harness.commands.parser import (
 )
 from harness.errors import UsageError, writing
 from harness.records import ContractOutcome, Device, EnvironmentChange, Outcome, Reason
+from harness.scenario.located_yaml import nearest
 from harness.scenario.model import Case
 from harness.scenario.reading import read_all
 from harness.scenario.select import select
@@ -222,14 +223,12 @@ def explain(arguments: argparse.Namespace) -> int:
     outcomes = [
         outcome
         for outcome in read_results(run).outcomes
-        if (outcome.baseline is not None or outcome.contract is not None)
-        and arguments.case in (None, outcome.case)
+        if outcome.baseline is not None or outcome.contract is not None
     ]
     if not outcomes:
-        which = arguments.case or "at all"
-        raise UsageError(
-            f"{run} holds no case {which} that was compared with a baseline or another case"
-        )
+        raise UsageError(f"{run} holds no case that was compared with a baseline or another case")
+    if arguments.case:
+        outcomes = [_named(arguments.case, outcomes, run)]
     if arguments.reproducer and not arguments.case:
         raise UsageError("--reproducer needs the id of a CASE, which runs again")
     code = 0
@@ -243,6 +242,26 @@ def explain(arguments: argparse.Namespace) -> int:
             if arguments.reproducer:
                 code = _reproduce(session, outcome, found, arguments)
     return code
+
+
+def _named(name: str, outcomes: Sequence[Outcome], run: Path) -> Outcome:
+    """Return the outcome that a name means: a case's id, or that of a scenario with one case.
+
+    Raises:
+        UsageError: No case, or more than one, is meant.
+    """
+    found = [each for each in outcomes if each.case == name]
+    found = found or [each for each in outcomes if each.scenario == name]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        several = ", ".join(each.case for each in found)
+        raise UsageError(f"{run} holds several cases of {name}: {several}; name one of them")
+    hint = nearest(name, [word for each in outcomes for word in (each.case, each.scenario)])
+    raise UsageError(
+        f"{run} holds no case {name} that was compared with a baseline or another case"
+        + (f"; {hint}" if hint else "")
+    )
 
 
 def _reproduce(

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 import yaml
 
-from harness.errors import ScenarioError, ScenarioErrors
+from harness.errors import ScenarioError, ScenarioErrors, UsageError
 
 MOST_BYTES = 1 << 20  # of a file: 1 MiB
 MOST_LEVELS = 40  # of nesting
@@ -183,6 +183,8 @@ def _text(path: Path) -> str:
         if len(content) > MOST_BYTES:
             raise ScenarioError(path, 1, "", f"a file of at most {MOST_BYTES} bytes", "more")
         return content.decode("utf-8")
+    except FileNotFoundError as error:
+        raise UsageError(f"{path}: does not exist") from error
     except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a path that holds NUL
         expected = "a readable text file in UTF-8"
         raise ScenarioError(path, 1, "", expected, str(error)) from error

@@ -12,6 +12,8 @@ import pytest
 from printed import verdicts
 from processes import SECONDS, is_running, start, wait_until
 
+from harness import __version__
+from harness.commands.main import main
 from harness.launch import availability
 from harness.store.run_folder import read_results
 
@@ -19,7 +21,6 @@ from harness.store.run_folder import read_results
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "the following arguments are required: COMMAND"),
         (["fly"], "invalid choice: 'fly'"),
         (["run", "nowhere"], "nowhere: no such file or folder"),
         (["run", "-k", "sd"], "none of 1 cases fits -k 'sd'"),
@@ -169,3 +170,44 @@ def test_the_caller_s_signal_handlers_come_back(shop):
     shop.scenario()
     assert shop.harness("list").code == 0
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)] == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["rnu"], "did you mean `run`?"),
+        (["run", "--devise", "cpu"], "did you mean `--device`?"),
+        (["list", "--jsno"], "did you mean `--json`?"),
+    ],
+)
+def test_a_mistyped_command_or_option_is_answered_with_the_nearest(
+    arguments: list[str], hint: str, capsys: pytest.CaptureFixture[str]
+):
+    """As git does."""
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert hint in capsys.readouterr().err
+
+
+def test_a_word_that_is_nothing_like_a_command_gets_no_hint(capsys: pytest.CaptureFixture[str]):
+    """A wrong guess is worse than none."""
+    with pytest.raises(SystemExit):
+        main(["xylophone"])
+    assert "did you mean" not in capsys.readouterr().err
+
+
+def test_the_command_alone_shows_its_help(capsys: pytest.CaptureFixture[str]):
+    """Nothing was asked for, which is no success."""
+    assert main([]) == 2
+    shown = capsys.readouterr().out
+    assert "usage: harness" in shown
+    assert "exit codes:" in shown
+
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]):
+    """For whoever reports a defect."""
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"harness {__version__}\n"

@@ -302,6 +302,20 @@ def test_a_run_without_the_case_says_so(shop):
     done = shop.harness("explain", "run", "other[cpu-float32]")
     assert done.code == 2
     assert "run holds no case other[cpu-float32]" in done.err
+    near = shop.harness("explain", "run", "digts")
+    assert near.code == 2
+    assert "did you mean `digits`?" in near.err
+
+
+def test_a_scenario_with_one_case_need_not_be_named_in_full(shop):
+    """Without the brackets, where nothing else can be meant."""
+    shop.recorded("x", cases="{device: [cpu], dtype: [float32, float64]}")
+    shop.recorded("y")
+    shop.harness("run", "--out", "run")
+    assert shop.harness("explain", "run", "y").out.startswith("y[cpu-float32]\n")
+    several = shop.harness("explain", "run", "x")
+    assert several.code == 2
+    assert "several cases of x: x[cpu-float32], x[cpu-float64]" in several.err
 
 
 def say_instead(shop, name: str, value: str) -> None:
