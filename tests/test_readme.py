@@ -6,15 +6,18 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from clusters import NEEDS_RAY
 
 from harness.commands.main import COMMANDS, main
 from harness.gate.policy_file import POLICY, REQUIREMENT, read_policy
+from harness.launch.placement import need_of
 from harness.launch.sandbox import interpreter
 from harness.records import Verdict
 from harness.report.causes import failures
@@ -278,6 +281,32 @@ def test_the_mindspore_scenario_of_the_docs_is_the_one_in_the_repository() -> No
     content = scenario_without_evidence("ddim-digits-mindspore")
     del content["tolerance"]
     assert yaml.safe_load(block("mindspore", "docs/mindspore.md")) == content
+
+
+def test_the_needs_of_a_node_in_the_docs_are_read(tmp_path: Path) -> None:
+    """docs/fleet.md: every key of `node` is in its example, and means what the page says."""
+    path = tmp_path / "digits.yaml"
+    path.write_text(block("node", "docs/fleet.md"), encoding="utf-8")
+    (case,) = read(path).cases()
+    need = need_of(case)
+    assert need.accelerator == "H100"
+    assert dict(need.labels) == {"market-type": "spot"}
+    assert dict(need.amounts) == {"CPU": 1.0, "GPU": 2.0, "memory": 64e9}
+
+
+@pytest.mark.slow
+@NEEDS_RAY
+def test_the_command_of_the_docs_runs_a_case_on_a_cluster_of_this_machine(shop) -> None:
+    """docs/fleet.md: the run's folder has its results, and the list of what ran where."""
+    shutil.copytree(ROOT / "scenarios", shop.root / "scenarios")
+    words = command_of(block("local", "docs/fleet.md"))
+    done = subprocess.run(
+        [sys.executable, "-m", "harness", *words], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1, done.stderr  # it has no baseline here
+    (outcome,) = read_results(Path("runs/fleet")).outcomes
+    assert outcome.verdict is Verdict.MISSING
+    assert "ddim-digits[cpu-float32]" in Path("runs/fleet/logs/fleet.jsonl").read_text("utf-8")
 
 
 def test_the_docs_name_every_key_and_word_of_a_scenario() -> None:

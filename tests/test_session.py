@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,16 @@ import builders
 import pytest
 from marked import MARK, alive, until
 
-from harness.errors import FileError, HarnessError, LaunchError, NotRecordedError, UsageError
+from harness.errors import (
+    FileError,
+    HarnessError,
+    LaunchError,
+    NotRecordedError,
+    UsageError,
+    WorkerLostError,
+)
 from harness.launch import process
+from harness.launch.events import Final, Recorded
 from harness.launch.process import Worker
 from harness.records import (
     CostVerdict,
@@ -31,12 +40,13 @@ from harness.records import (
 from harness.scenario.fields import Determinism, Framework
 from harness.scenario.model import Case, CostBounds
 from harness.scenario.reading import read, read_all
-from harness.session import Session, timed, well_timed
+from harness.scenario.tolerance import Tolerances
+from harness.session import Session, WhenEvaluated, timed, well_timed
 from harness.store.baselines import Store
 from harness.store.recording import Recording
 from harness.store.run_folder import OWNER_LOCK, RESULTS_FILE, new_run, read_results
 from harness.study.fault_catalogue import catalogue
-from harness.worker.protocol import RECORDING_FILE, TENSORS_FILE
+from harness.worker.protocol import RECORDING_FILE, TENSORS_FILE, RunRequest
 
 BASICS = "description: One step.\npipeline: DDIMPipeline\ncheckpoint: {bundled: digits-ddpm}\n"
 PATIENCE = "timeout: 60\n"  # a harness that waits for nothing fails its test within a minute
@@ -891,3 +901,54 @@ def test_a_contract_on_accuracy_is_held_against_float64(pooled, tmp_path: Path):
     assert sliced.contract.accuracy
     assert all(each.verdict.holds for each in sliced.contract.accuracy)
     assert (again.verdict, again.contract.accuracy) == (Verdict.IDENTICAL, ())
+
+
+class LosingSlot:
+    """A slot of a fleet whose worker is lost in the requests of these numbers, counted from 1."""
+
+    def __init__(self, lost: tuple[int, ...]) -> None:
+        self._lost = lost
+        self.asked = 0
+
+    def ask(self, request: RunRequest, *_: object) -> Final:
+        self.asked += 1
+        if self.asked in self._lost:
+            raise WorkerLostError(f"node {self.asked} was lost")
+        builders.recording(Path(request["out"]))
+        return Recorded("recorded")
+
+
+@pytest.mark.parametrize(
+    ("lost", "verdict", "asked"),
+    [((), "missing", 1), ((1,), "missing", 2), ((1, 2), "error", 2)],
+)
+def test_a_case_whose_worker_was_lost_runs_again_once(
+    lost: tuple[int, ...], verdict: str, asked: int, tmp_path: Path
+):
+    """It has one outcome; one that loses its worker twice is an error that names both."""
+    scenario(tmp_path, "a", ONE_STEP)
+    slot, said_to_do = LosingSlot(lost), []
+    with Session(
+        Store(tmp_path / "baselines"), tmp_path / "run", lambda _, doing: said_to_do.append(doing)
+    ) as session:
+        outcome = session.run(cases(tmp_path)[0], slot)
+    assert (outcome.verdict, slot.asked, len(session.outcomes)) == (verdict, asked, 1)
+    assert said_to_do == (["starts again: node 1 was lost"] if lost else [])
+    if verdict == "error":
+        expected = "its worker was lost twice: node 1 was lost; then: node 2 was lost"
+        assert outcome.message == expected
+
+
+def test_a_case_whose_teacher_forced_run_is_lost_starts_again_from_its_beginning(tmp_path: Path):
+    """The second run is on another machine: both of its recordings must be of that one."""
+    scenario(tmp_path, "a", ONE_STEP)
+    case, store = cases(tmp_path)[0], Store(tmp_path / "baselines")
+    loose = replace(
+        case.scenario, tolerances=Tolerances.from_yaml({"cross-class": {"rel_l2": 1.0}})
+    )
+    case = replace(case, scenario=loose)
+    store.write(case, builders.recording(tmp_path / "old", builders.IMAGE * 2), "A reason.")
+    slot = LosingSlot((2,))
+    with Session(store, tmp_path / "run", evaluated=WhenEvaluated.NEVER) as session:
+        session.run(case, slot)
+    assert slot.asked == 4  # recorded, lost while teacher-forced; then both again

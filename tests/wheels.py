@@ -36,9 +36,17 @@ DDIMScheduler.step = step
 
 
 def write_wheel(
-    folder: Path, name: str, version: str, source: str = "", requires: str = ""
+    folder: Path,
+    name: str,
+    version: str,
+    source: str = "",
+    requires: str = "",
+    at_start: str = "",
 ) -> Path:
-    """Write a wheel with one package, of which `source` is `__init__.py`."""
+    """Write a wheel with one package, of which `source` is `__init__.py`.
+
+    `at_start` is a line of Python that every interpreter of the environment runs as it starts.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     info, path = f"{name}-{version}.dist-info", folder / f"{name}-{version}-py3-none-any.whl"
     metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n" + (
@@ -51,6 +59,8 @@ def write_wheel(
             "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
         ),
     }
+    if at_start:
+        files[f"{name}.pth"] = at_start + "\n"
     record = "".join(f"{file},,\n" for file in [*files, f"{info}/RECORD"])
     with zipfile.ZipFile(path, "w") as wheel:
         for file, text in {**files, f"{info}/RECORD": record}.items():

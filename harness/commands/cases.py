@@ -32,11 +32,12 @@ from harness.commands.publish import add_report_options, publish
 from harness.errors import UsageError
 from harness.records import Device, Dtype, Outcome, Verdict
 from harness.scenario.fields import Determinism, Framework
-from harness.scenario.model import Case
+from harness.scenario.model import Case, Scenario
 from harness.store.shared_folder import is_url
 
 if TYPE_CHECKING:
     from harness.commands.baseline_writing import NewBaseline
+    from harness.launch.launcher import Launcher
     from harness.session import Session, WhenEvaluated
     from harness.store.recording import Environment
 
@@ -119,6 +120,10 @@ def run(arguments: argparse.Namespace) -> int:
 
     env = _packages(arguments)
     cases = [replace(case, env=env) for case in _cases(arguments)]
+    if arguments.accelerator and not arguments.on:
+        raise UsageError("--accelerator chooses nodes of a cluster; name the cluster with --on")
+    if arguments.accelerator:
+        cases = [_on_accelerator(case, arguments.accelerator) for case in cases]
     if arguments.history:
         open_folder(arguments.history)  # a URL that cannot be used is refused before the run
     evaluated = WhenEvaluated.ALWAYS if arguments.accuracy else WhenEvaluated.CHEAP
@@ -155,6 +160,7 @@ def _packages(arguments: argparse.Namespace) -> tuple[str, ...]:
 
 def _run_options(parser: argparse.ArgumentParser) -> None:
     _running_options(parser)
+    _fleet_options(parser)
     parser.add_argument("--strict", action="store_true", help=STRICT)
     parser.add_argument(
         "--env",
@@ -385,9 +391,64 @@ def _run_cases(
             steps.done()
 
         store, out = store_of(arguments), out_of(arguments)
-        with Session(store, out, show, evaluated=evaluated) as session:
-            session.run_all(cases, arguments.jobs, count)
+        launcher, jobs = _launcher(arguments)
+        with Session(store, out, show, evaluated=evaluated, launcher=launcher) as session:
+            session.run_all(cases, jobs, count)
     return session
+
+
+def _fleet_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--on",
+        type=_cluster,
+        metavar="CLUSTER",
+        help="run on the nodes of a Ray cluster: ray://HOST:PORT; ray: the one that Ray finds; "
+        "ray-local: one on this machine for this run",
+    )
+    parser.add_argument(
+        "--accelerator",
+        default="",
+        metavar="TYPE",
+        help="with --on: run every case on nodes with this type of accelerator, such as H100, "
+        "whatever the scenarios ask for",
+    )
+
+
+def _cluster(text: str) -> str:
+    """Return the address of a Ray cluster.
+
+    Raises:
+        ArgumentTypeError: The text is none.
+    """
+    if text in ("ray", "ray-local") or text.startswith("ray://"):
+        return text  # `launch.ray_cluster` says the same; this must not load it
+    problem = f"expected ray://HOST:PORT, ray or ray-local, found {text!r}"
+    raise argparse.ArgumentTypeError(problem)
+
+
+def _on_accelerator(case: Case, accelerator: str) -> Case:
+    """Return the case with a need for one type of accelerator, as the case that it is held to."""
+
+    def moved(scenario: Scenario) -> Scenario:
+        contract = scenario.contract
+        if contract is not None:
+            contract = replace(contract, against=moved(contract.against))
+        needs = replace(scenario.node, accelerator=accelerator)
+        return replace(scenario, node=needs, contract=contract)
+
+    return replace(case, scenario=moved(case.scenario))
+
+
+def _launcher(arguments: argparse.Namespace) -> tuple[Launcher, int]:
+    """Return where workers start, and how many run at once."""
+    from harness.launch.launcher import Jobs
+    from harness.launch.local import LocalLauncher
+
+    if getattr(arguments, "on", None) is None:
+        return LocalLauncher(), 1 if arguments.jobs is None else arguments.jobs
+    from harness.launch.ray_cluster import RayLauncher
+
+    return RayLauncher(arguments.on), Jobs.AUTO if arguments.jobs is None else arguments.jobs
 
 
 COMMANDS = (

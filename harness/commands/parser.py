@@ -116,10 +116,11 @@ def add_jobs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-j",
         "--jobs",
-        type=at_least_one,
-        default=1,
+        type=jobs,
         metavar="N",
-        help="how many workers run at once, with one thread each (default: %(default)s)",
+        help="how many workers run at once, with one thread each; auto: one per GPU for cases on "
+        "CUDA, one per processor for others, or as many as a cluster has room for (default: 1, or "
+        "auto with --on)",
     )
 
 
@@ -168,6 +169,17 @@ def at_least_one(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number >= 1, found {text!r}")
     return number
+
+
+def jobs(text: str) -> int:
+    """Return a number of workers: at least 1, or `Jobs.AUTO`.
+
+    Raises:
+        ArgumentTypeError: The text is neither.
+    """
+    from harness.launch.launcher import Jobs
+
+    return Jobs.AUTO if text == "auto" else at_least_one(text)
 
 
 def one_of(kind: type[StrEnum]) -> Callable[[str], StrEnum]:

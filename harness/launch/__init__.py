@@ -1,1 +1,1 @@
-"""Where a worker starts. Knows processes and machines, nothing of scenarios or verdicts."""
+"""Where a worker starts. Knows processes and machines, nothing of verdicts."""

@@ -26,6 +26,8 @@ class Availability:
         return "yes" if self.certain else self.reason
 
 
+DRIVER_GPUS = Path("/proc/driver/nvidia/gpus")  # one folder per GPU of the machine
+
 YES = Availability(can_run=True)
 
 
@@ -40,6 +42,25 @@ def availability(case: Case) -> Availability:
     if case.target.device is Device.CUDA and not Path("/dev/nvidiactl").exists():
         return _no("no CUDA device")
     return _of_weights(case.scenario)
+
+
+def visible_gpus() -> list[str]:
+    """Return the GPUs that a worker could see, as `CUDA_VISIBLE_DEVICES` names them.
+
+    They are those that this variable names already, or else all that the driver lists.
+    """
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        found = [name.strip() for name in named.split(",") if name.strip()]
+        return found[: found.index("-1")] if "-1" in found else found  # as CUDA reads it
+    return [str(index) for index, _ in enumerate(DRIVER_GPUS.glob("*"))]
+
+
+def usable_processors() -> int:
+    """Return how many processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def missing_environment(framework: Framework) -> str:

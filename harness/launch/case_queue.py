@@ -6,6 +6,7 @@ import json
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict
 
 from harness.launch.launcher import Settings, WorkerSpec
 from harness.launch.process import variables
@@ -92,7 +93,10 @@ def _rank(case: Case) -> tuple[str, bool]:
 
 
 def _checkpoint_of(case: Case) -> str:
-    """Return what decides which worker a case runs on, and which checkpoint is loaded there."""
+    """Return what decides which worker a case runs on, and which checkpoint is loaded there.
+
+    A slot accepts all cases of which this is the same, or none: it has all that slots look at.
+    """
     scenario = case.scenario
     facts: Sequence[object] = (
         settings_of(case),
@@ -102,6 +106,7 @@ def _checkpoint_of(case: Case) -> str:
         scenario.pipeline,
         case.target.dtype,
         case.target.device,
+        asdict(scenario.node),
     )
     return json.dumps(facts, sort_keys=True)
 

@@ -7,14 +7,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from harness.errors import LaunchError, NotRecordedError
-from harness.launch.availability import missing_environment
+from harness.launch.availability import missing_environment, usable_processors, visible_gpus
 from harness.launch.events import Final
-from harness.launch.launcher import OnProgress, Request, Settings, Slot, WorkerSpec
+from harness.launch.launcher import Jobs, OnProgress, Request, Settings, Slot, WorkerSpec
 from harness.launch.process import Worker
 from harness.launch.sandbox import PINS, interpreter
-from harness.records import Verdict
+from harness.records import Device, Verdict
 from harness.scenario.fields import Framework
 from harness.scenario.model import Case
+
+GPU_VARIABLE = "CUDA_VISIBLE_DEVICES"
 
 
 class LocalLauncher:
@@ -26,9 +28,27 @@ class LocalLauncher:
         """Return a slot for cases of every kind."""
         return LocalSlot(log)
 
-    def slots(self, _cases: Sequence[Case], jobs: int, logs: Callable[[int], Path]) -> list[Slot]:
-        """Return one slot for each job."""
-        return [LocalSlot(logs(index)) for index in range(jobs)]
+    def slots(self, cases: Sequence[Case], jobs: int, logs: Callable[[int], Path]) -> list[Slot]:
+        """Return one slot for each job.
+
+        With `Jobs.AUTO` that is one for each GPU, for cases on CUDA, and one for each processor,
+        for the others; never more than there are cases.
+        """
+        if jobs != Jobs.AUTO:
+            return [LocalSlot(logs(index)) for index in range(jobs)]
+        on_gpus = sum(_is_on_gpu(case) for case in cases)
+        gpus: list[str | None] = [*visible_gpus()]
+        gpus = (gpus or [None])[:on_gpus]  # without one, a worker says why it cannot run
+        processors = min(usable_processors(), len(cases) - on_gpus)
+        found: list[Slot] = [
+            LocalSlot(logs(index), _is_on_gpu, {} if gpu is None else {GPU_VARIABLE: gpu})
+            for index, gpu in enumerate(gpus)
+        ]
+        found += [
+            LocalSlot(logs(len(gpus) + index), lambda case: not _is_on_gpu(case))
+            for index in range(processors)
+        ]
+        return found
 
     def close(self) -> None:
         """Do nothing: the slots hold everything."""
@@ -39,17 +59,26 @@ class LocalSlot:
 
     Args:
         log: The file that receives what its workers' libraries print.
+        accepts: Whether its workers may run a case; every case without it.
+        settings: Environment variables of all of its workers, such as the GPU that they see.
     """
 
-    def __init__(self, log: Path) -> None:
+    def __init__(
+        self,
+        log: Path,
+        accepts: Callable[[Case], bool] | None = None,
+        settings: Settings | None = None,
+    ) -> None:
         self._log = log
+        self._accepts = accepts
+        self._own = dict(settings or {})
         self._worker: Worker | None = None
         self._lock = threading.Lock()
         self._ended = False
 
-    def accepts(self, _case: Case) -> bool:
-        """Every case: its worker says whether it can run here."""
-        return True
+    def accepts(self, case: Case) -> bool:
+        """Whether its workers may run a case; whether they can, a worker says itself."""
+        return self._accepts is None or self._accepts(case)
 
     def open(self, _is_wanted: Callable[[], bool]) -> bool:
         """Return at once: a worker can always start."""
@@ -59,7 +88,8 @@ class LocalSlot:
         self, request: Request, spec: WorkerSpec, timeout: float, on_progress: OnProgress
     ) -> Final:
         """Send a request to a worker of this kind, and return its final event; see `Slot`."""
-        worker = self._with(spec.settings, spec.python or interpreter_of(spec.framework, spec.env))
+        settings = {**spec.settings, **self._own}
+        worker = self._with(settings, spec.python or interpreter_of(spec.framework, spec.env))
         try:
             return worker.ask(request, timeout, on_progress)
         except BaseException:
@@ -114,3 +144,7 @@ def interpreter_of(framework: Framework, env: tuple[str, ...]) -> Path | None:
     if missing:
         raise NotRecordedError(missing, Verdict.UNVERIFIED)
     return interpreter(PINS[framework])
+
+
+def _is_on_gpu(case: Case) -> bool:
+    return case.target.device is Device.CUDA

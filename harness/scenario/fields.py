@@ -219,6 +219,7 @@ _WITHOUT_VARIANTS = Record(
         "keep-every": "N: a baseline keeps the tensor of every N-th scheduler step; 1 keeps all",
         "timeout": "seconds until the case is ended as an error",
         "tags": "words that -k finds",
+        "node": "what the node of a fleet must have; a run on this machine does not look at it",
         "variants": "other executions of the scenario: the keys that each changes, its contract",
     },
 )
@@ -235,7 +236,25 @@ _CONTRACT = Either(
 )
 _VARIANT = Overlay(_WITHOUT_VARIANTS.fields, {"contract": _CONTRACT})
 
-SHAPE = replace(_WITHOUT_VARIANTS, fields={**_WITHOUT_VARIANTS.fields, "variants": Table(_VARIANT)})
+# Not for a variant: it runs where the execution runs that it is held against.
+_NODE = Record(
+    {
+        "accelerator": Text(what="the name of an accelerator type in the fleet, such as `H100`"),
+        "labels": Table(Text()),
+        "resources": Table(Number(above=0)),
+    },
+    filled=True,
+    help={
+        "accelerator": "the type of accelerator, as the fleet names it, such as H100",
+        "labels": "labels that the node must have, with their values",
+        "resources": "resources of the fleet's own, with the amount that a worker takes",
+    },
+)
+
+SHAPE = replace(
+    _WITHOUT_VARIANTS,
+    fields={**_WITHOUT_VARIANTS.fields, "node": _NODE, "variants": Table(_VARIANT)},
+)
 
 
 def json_schema() -> dict[str, object]:

@@ -86,6 +86,20 @@ def kind_of(value: object) -> InputKind | None:
     return InputKind(first) if first in list(InputKind) else None
 
 
+def files_named(value: object) -> Iterator[str]:
+    """Yield the path of every file or folder that the references in a call name."""
+    kind = kind_of(value)
+    if isinstance(value, Mapping):
+        if kind in FILE_KINDS:
+            named = value[kind]
+            yield from [named] if isinstance(named, str) else named
+        for member in value.values() if kind not in FILE_KINDS else ():
+            yield from files_named(member)
+    elif isinstance(value, list):
+        for member in value:
+            yield from files_named(member)
+
+
 @dataclass(frozen=True)
 class Call:
     """The shape of a scenario's `call`: any values, with checked references among them."""

@@ -108,6 +108,21 @@ class CostBounds:
 
 
 @dataclass(frozen=True)
+class NodeNeeds:
+    """What a scenario asks of the node of a fleet that runs it; this machine is taken as it is.
+
+    Attributes:
+        accelerator: The fleet's name of an accelerator type, such as `H100`; empty for any.
+        labels: Labels that the node must have, with their values.
+        resources: Resources of the fleet's own, with the amount of each that a worker takes.
+    """
+
+    accelerator: str = ""
+    labels: tuple[tuple[str, str], ...] = ()
+    resources: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True)
 class Contract:
     """What a variant owes another execution of the same scenario, in the same run.
 
@@ -179,6 +194,7 @@ class Scenario:
     keep_every: int = 1
     timeout: float = 3600.0
     tags: tuple[str, ...] = ()
+    node: NodeNeeds = NodeNeeds()
     project: Project | None = None
     variant: str = ""
     contract: Contract | None = None

@@ -25,6 +25,7 @@ from harness.scenario.located_yaml import Place, Values, load, nearest
 from harness.scenario.model import (
     Contract,
     CostBounds,
+    NodeNeeds,
     PublishedValue,
     Reference,
     Scenario,
@@ -243,6 +244,15 @@ def _cost(value: Values) -> CostBounds:
     return CostBounds(**value)
 
 
+def _node(value: Values) -> NodeNeeds:
+    labels, resources = value.get("labels", {}), value.get("resources", {})
+    return NodeNeeds(
+        value.get("accelerator", ""),
+        tuple(sorted(labels.items())),
+        tuple(sorted(resources.items())),
+    )
+
+
 _FIELDS = {
     "backend": "framework",
     "seed": "seeds",
@@ -262,6 +272,7 @@ _MAKERS: Mapping[str, Any] = {
     "tolerance": Tolerances.from_yaml,
     "published": _published,
     "cost": _cost,
+    "node": _node,
     "timeout": float,
     "tags": tuple,
 }

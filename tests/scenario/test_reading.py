@@ -27,6 +27,7 @@ from harness.scenario.fields import (
 from harness.scenario.model import (
     Case,
     CostBounds,
+    NodeNeeds,
     PublishedValue,
     Reference,
     Scenario,
@@ -248,6 +249,7 @@ cost: {slower: 1.5, at_least_seconds: 0.25, rounds: 4}
 keep-every: 3
 timeout: 60
 tags: [guide, slow]
+node: {accelerator: H100, labels: {pool: night}, resources: {big: 0.5}}
 variants: {}
 """
 
@@ -319,6 +321,7 @@ def test_every_key_of_a_file_becomes_a_typed_field(tmp_path):
         keep_every=3,
         timeout=60.0,
         tags=("guide", "slow"),
+        node=NodeNeeds("H100", (("pool", "night"),), (("big", 0.5),)),
     )
 
 
@@ -509,6 +512,7 @@ def test_what_decides_the_numbers_changes_the_fingerprint(change):
         {"keep_every": 2},
         {"timeout": 1.0},
         {"tags": ("slow",)},
+        {"node": NodeNeeds("H100")},
     ],
     ids=str,
 )
