@@ -28,7 +28,8 @@ def files_for(request: RunRequest) -> list[Path]:
     found: list[Path] = []
     if case["teacher_tensors"]:
         found.append(Path(case["teacher_tensors"]))
-    for name in files_named(list(case["call"].values())):
+    calls = [case["call"], *case.get("before", {}).values()]
+    for name in files_named([value for call in calls for value in call.values()]):
         found += _below(_plain(folder / name))
     repository = repository_of(folder / "scenario.yaml")
     for source in _sources(case):

@@ -15,6 +15,7 @@ description: A digit.
 pipeline: StableDiffusionImg2ImgPipeline
 checkpoint: {path: ../weights}
 lora: {path: /elsewhere/ink.safetensors}
+before: {set_style: {image: {image: ../inputs/style.png}}}
 call: {image: {image: ../inputs/a.png}, masks: [{mask: mask.png}], clip: {video: ../inputs/frames}}
 """
 
@@ -28,6 +29,7 @@ def request_of_all(tmp_path: Path) -> RunRequest:
         "inkworks/__init__.py": "",
         "inkworks/__pycache__/x.pyc": "",
         "inputs/a.png": "a",
+        "inputs/style.png": "s",
         "inputs/unused.png": "",
         "inputs/frames/1.png": "1",
         "scenarios/mask.png": "m",
@@ -55,6 +57,7 @@ def test_a_node_gets_what_the_case_reads_and_nothing_else(
         "project/inkworks/__init__.py",
         "project/inputs/a.png",
         "project/inputs/frames/1.png",
+        "project/inputs/style.png",
         "project/scenarios/mask.png",
         "project/weights/model_index.json",
         "project/weights/unet/model.safetensors",
