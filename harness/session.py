@@ -130,13 +130,13 @@ class Session:
         """End every worker and write `results.json`, also when the run was interrupted."""
         self._stop()
         try:
-            self._launcher.close()
             if self.outcomes:
                 self.write_results()
         finally:
             if self._owner is not None:
                 self._owner.release()
                 self._owner = None
+            self._launcher.close()
 
     def claim(self) -> None:
         """Lock the run's folder, so that no other run writes into it until this session ends.

@@ -30,6 +30,8 @@ from harness.store.run_folder import read_results
             "invalid choice: 'tpu' (choose from cpu, cuda, ascend, endpoint)",
         ),
         (["run", "--jobs", "many"], "expected a whole number >= 1, found 'many'"),
+        (["run", "--on", "slurm"], "expected ray://HOST:PORT, ray or ray-local, found 'slurm'"),
+        (["run", "--accelerator", "H100"], "name the cluster with --on"),
         (["run", "--jobs", "0"], "expected a whole number >= 1, found '0'"),
         (["record", "-j", "-3"], "expected a whole number >= 1, found '-3'"),
         (["run", "--env", "diffusers"], "expected a package with its version"),

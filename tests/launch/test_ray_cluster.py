@@ -43,7 +43,7 @@ NODES = [
 with socket.socket() as free:
     free.bind(("127.0.0.1", 0))
     CLIENT_PORT = free.getsockname()[1]
-VARIANT = "{tiled: {enable: vae_slicing, contract: identical}}"
+VARIANT = "{tiled: {enable: channels_last, contract: {rel_l2: 1.0e-3, local_rel_l2: 1.0e-3}}}"
 
 
 @pytest.fixture(scope="module")
