@@ -383,6 +383,30 @@ def broken_contract(world):
 
 
 @fails("contradicts-itself")
+def contract_of_other_bits(world):
+    """A variant claims the bits of its base, and the digests of the two differ."""
+    contract_holds(world)
+
+    def forge(content):
+        (variant,) = [each for each in content["outcomes"] if each["variant"]]
+        variant["output_digests"] = {"image": "0" * 32}
+
+    world.edit(forge)
+
+
+@fails("contradicts-itself")
+def contract_of_other_terms(world):
+    """A variant states other terms of its contract than its scenario has."""
+    contract_holds(world)
+
+    def forge(content):
+        (variant,) = [each for each in content["outcomes"] if each["variant"]]
+        variant["contract"]["terms"] = "l_inf <= 1.0"
+
+    world.edit(forge)
+
+
+@fails("contradicts-itself")
 def contradiction_elsewhere(world):
     """A case that nothing requires contradicts itself."""
     world.scenario("another")

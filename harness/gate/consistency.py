@@ -253,6 +253,9 @@ def _bounds_of_contract(outcome: Outcome, case: Case) -> Objection | None:
         return _objection(held is not None, Contradiction.CONTRACT_BROKEN)
     if held is None:
         return Objection(Contradiction.NO_CONTRACT, owed.terms)
+    against = "" if case.against is None else case.against.id
+    if (held.against, held.terms, held.kind) != (against, owed.terms, owed.kind):
+        return Objection(Contradiction.LABELS, f"{held.terms} with {held.against}")
     if held.same_bits or owed.kind is not ContractKind.TOLERANCE:
         return None
     return _missing(held.checks, held.outputs, held.local, owed.tolerance)
@@ -333,7 +336,7 @@ def _seconds(outcome: Outcome, baseline: Baseline) -> Objection | None:
 
 
 def _has_moved(drift: Drift) -> bool:
-    return bool(drift.differing or drift.l_inf)
+    return bool(drift.differing or drift.l_inf or drift.rel_l2)
 
 
 def _is_finite(drift: Drift) -> bool:

@@ -68,6 +68,8 @@ class Result:
         held: What the store has for it.
         rederived: What follows from its recording; None where recordings were not asked for.
         written: When the run's results were written, as the run says.
+        against: What the same run says of the case that the contract of a variant names; None
+            without a contract, where single images are compared, and where the run left it out.
     """
 
     run: str
@@ -76,6 +78,7 @@ class Result:
     held: Held = Held()
     rederived: Rederived | None = None
     written: str = ""
+    against: Outcome | None = None
 
 
 @dataclass(frozen=True)
@@ -127,8 +130,17 @@ def gather(
             rederived = None
             if with_recordings and case is not None and outcome.output_digests:
                 rederived = rederive(outcome, case, _folder(run.name), match)
-            written = run.results.written
-            found.append(Result(run.name, outcome, environment, held, rederived, written))
+            found.append(
+                Result(
+                    run.name,
+                    outcome,
+                    environment,
+                    held,
+                    rederived,
+                    run.results.written,
+                    _against(case, run.results),
+                )
+            )
     return Evidence(tuple(seen), tuple(found))
 
 
@@ -148,6 +160,16 @@ def _held(
     if match is None:
         return None, Held()
     return match, Held(match.baseline, match.comparison)
+
+
+def _against(case: Case | None, results: Results) -> Outcome | None:
+    """Return what a run says of the case that a variant is held against as a whole."""
+    if case is None or case.against is None or case.scenario.contract is None:
+        return None
+    if case.scenario.contract.images:
+        return None
+    other = case.against.id
+    return next((each for each in results.outcomes if each.case == other), None)
 
 
 def moment(text: str) -> datetime | None:

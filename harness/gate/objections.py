@@ -19,6 +19,7 @@ from harness.gate.findings import Contradiction, Finding, Problem
 from harness.gate.policy import Policy
 from harness.gate.rederive import Agreement
 from harness.judge.environment_diff import FRAMEWORKS
+from harness.records import Outcome
 from harness.scenario.model import Case
 from harness.store.baselines import Baseline
 
@@ -204,23 +205,43 @@ def _younger(result: Result, baseline: Baseline) -> Finding | None:
 
 def _not_derived(result: Result, case: Case) -> Finding | None:
     """Return how a verdict fails to follow from the scenario, the baseline or the recording."""
-    held = result.held
     judged_by = result.outcome.baseline
-    if judged_by is not None and judged_by.comparison is not held.comparison:
-        return _contradiction(
-            result, Objection(Contradiction.OTHER_COMPARISON, judged_by.comparison)
-        )
-    baseline = held.baseline if judged_by is not None else None
-    found = _contradiction(result, contradicts_release(result.outcome, case, baseline))
-    if found is not None or result.rederived is None:
-        return found
+    baseline = result.held.baseline if judged_by is not None else None
+    objection = _other_sides(result) or contradicts_release(result.outcome, case, baseline)
+    return _contradiction(result, objection) or _not_recorded(result)
+
+
+def _other_sides(result: Result) -> Objection | None:
+    """Return how a result misstates what it was compared with: its baseline, or another case."""
+    other, judged_by, held = result.against, result.outcome.baseline, result.held
+    if other is not None and _claims_bits_of(result, other):
+        return Objection(Contradiction.CONTRACT_MOVED, other.case)
+    if judged_by is None or held.baseline is None:
+        return None
+    if judged_by.numerics_class != held.baseline.numerics_class.name:
+        return Objection(Contradiction.LABELS, judged_by.numerics_class)
+    if judged_by.comparison is not held.comparison:
+        return Objection(Contradiction.OTHER_COMPARISON, judged_by.comparison)
+    return None
+
+
+def _not_recorded(result: Result) -> Finding | None:
+    """Return how a recording gives another verdict than its result, or that it cannot be read."""
     rederived = result.rederived
-    if rederived.agreement is Agreement.DIFFERS:
-        stated = f"{result.outcome.verdict}, {result.outcome.reason}"
-        return _finding(Problem.RECORDING_DISAGREES, result, stated, rederived.found)
+    if rederived is None or rederived.agreement is Agreement.AGREES:
+        return None
     if rederived.agreement is Agreement.UNREADABLE:
         return _finding(Problem.NO_RECORDING, result, detail=rederived.detail)
-    return None
+    stated = f"{result.outcome.verdict}, {result.outcome.reason}"
+    return _finding(Problem.RECORDING_DISAGREES, result, stated, rederived.found)
+
+
+def _claims_bits_of(result: Result, other: Outcome) -> bool:
+    """Whether a variant is said to have the bits of another case of its run, and has not."""
+    contract = result.outcome.contract
+    if not result.outcome.passes or contract is None or not contract.same_bits:
+        return False
+    return result.outcome.output_digests != other.output_digests
 
 
 def _contradiction(result: Result, objection: Objection | None) -> Finding | None:
