@@ -218,8 +218,9 @@ def _other_sides(result: Result) -> Objection | None:
         return Objection(Contradiction.CONTRACT_MOVED, other.case)
     if judged_by is None or held.baseline is None:
         return None
-    if judged_by.numerics_class != held.baseline.numerics_class.name:
-        return Objection(Contradiction.LABELS, judged_by.numerics_class)
+    stated = (judged_by.numerics_class, judged_by.run)
+    if stated != (held.baseline.numerics_class.name, ""):  # a run stands for one in `diff` alone
+        return Objection(Contradiction.LABELS, " ".join(filter(None, stated)))
     if judged_by.comparison is not held.comparison:
         return Objection(Contradiction.OTHER_COMPARISON, judged_by.comparison)
     return None
