@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -84,8 +83,9 @@ def _print(record: GateRecord) -> None:
     for line in lines(record.decision):
         say(line)
     say("")
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
-    console().print(table(record.decision, width))
+    out = console()
+    width = shutil.get_terminal_size().columns if out.is_terminal else 0
+    out.print(table(record.decision, width))
 
 
 def _verify(arguments: argparse.Namespace) -> int:

@@ -256,6 +256,8 @@ def _bounds_of_contract(outcome: Outcome, case: Case) -> Objection | None:
     against = "" if case.against is None else case.against.id
     if (held.against, held.terms, held.kind) != (against, owed.terms, owed.kind):
         return Objection(Contradiction.LABELS, f"{held.terms} with {held.against}")
+    if outcome.passes and set(held.outputs) != set(outcome.output_digests):
+        return Objection(Contradiction.NO_OUTPUT)
     if held.same_bits or owed.kind is not ContractKind.TOLERANCE:
         return None
     return _missing(held.checks, held.outputs, held.local, owed.tolerance)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import builders
 import pytest
+from gate_situations import all_passes, drift_on_one_of_three, never_run
+from gate_world import World
 from processes import SECONDS, pipe_without_reader, start
 
 Finish = Callable[..., Path]
@@ -35,16 +37,21 @@ def baselines(folder: Path) -> list[str]:
 
 @EACH_BUFFERING
 @pytest.mark.parametrize(
-    ("on", "verdict", "code"), [("cpu", "varies", 0), ("cpu", "drifted", 1), ("cuda", "varies", 3)]
+    ("arrange", "code"), [(all_passes, 0), (drift_on_one_of_three, 1), (never_run, 3)]
 )
 def test_a_closed_gate_stays_closed_when_nobody_reads_why(
-    env: Mapping[str, str], on: str, verdict: str, code: int, tmp_path: Path, finished: Finish
+    env: Mapping[str, str],
+    arrange: Callable[[World], object],
+    code: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ):
     """`harness gate ... | head -1` must not let a release out."""
-    finished("digits", verdict=verdict)
-    policy = f"require:\n- {{scenarios: digits, on: {on}}}\n"
-    (tmp_path / "policy.yaml").write_text(policy, encoding="utf-8")
-    done = run_unread(tmp_path, "gate", "run", "--policy", "policy.yaml", env=env)
+    monkeypatch.chdir(tmp_path)
+    world = World(tmp_path, lambda *_: None)
+    arrange(world)
+    (tmp_path / "policy.yaml").write_text(world.policy_text, encoding="utf-8")
+    done = run_unread(tmp_path, "gate", *world.runs, "--policy", "policy.yaml", env=env)
     assert done == (code, "")
 
 
