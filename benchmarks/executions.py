@@ -1,11 +1,10 @@
-"""Records a small Flux in every execution that this machine can run, and says what was seen.
+"""Records the bundled Flux in every execution that this machine can run, and says what was seen.
 
     python benchmarks/executions.py [NAME…]
 
 Each line has the execution, what was seen of it, how far the latents moved from the plain run of
 deterministic mode, and the seconds of the whole recording, of which compiling is most where it is
-asked for. The model has random weights: only sameness, and not drift of a trained model, is shown.
-It takes some minutes, nearly all of it for the compiled case.
+asked for. It takes some minutes, nearly all of it for the compiled case.
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from harness.scenario.weights import DATA
 from harness.store.recording import Recording
@@ -28,9 +26,13 @@ from harness.worker.recorder import Recorder
 STEPS = 6
 PAB = {"spatial_attention_block_skip_range": 2, "spatial_attention_timestep_skip_range": [-1, 1001]}
 DISK = {"offload_type": "leaf_level", "offload_device": "disk"}
+FLUX = {
+    "kind": "bundled",
+    "name": "digits-flux",
+    "folder": str(DATA / "bundled" / "digits-flux"),
+}
 CALL = {
-    "prompt_embeds": {"noise": {"shape": [1, 8, 32], "seed": 1}},
-    "pooled_prompt_embeds": {"noise": {"shape": [1, 32], "seed": 2}},
+    "prompt": "a handwritten seven",
     "height": 16,
     "width": 16,
     "num_inference_steps": STEPS,
@@ -77,49 +79,16 @@ EXECUTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def make_checkpoint(folder: Path) -> None:
-    """Save the small Flux; its text encoders are those of a bundled model."""
-    import diffusers
-    from transformers import CLIPTextModel, CLIPTokenizer
-
-    bundled = DATA / "bundled" / "digits-sd"
-    encoder = CLIPTextModel.from_pretrained(bundled / "text_encoder")
-    tokenizer = CLIPTokenizer.from_pretrained(bundled / "tokenizer")
-    torch.manual_seed(0)
-    transformer = diffusers.FluxTransformer2DModel(
-        patch_size=1,
-        in_channels=4,
-        num_layers=2,
-        num_single_layers=2,
-        attention_head_dim=16,
-        num_attention_heads=2,
-        joint_attention_dim=32,
-        pooled_projection_dim=32,
-        axes_dims_rope=[4, 4, 8],
-    )
-    vae = diffusers.AutoencoderKL(block_out_channels=(4,), latent_channels=1, norm_num_groups=1)
-    pipeline = diffusers.FluxPipeline(
-        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
-        vae=vae,
-        text_encoder=encoder,
-        tokenizer=tokenizer,
-        text_encoder_2=encoder,
-        tokenizer_2=tokenizer,
-        transformer=transformer,
-    )
-    pipeline.save_pretrained(folder)
-
-
-def request(checkpoint: Path, executions: dict[str, Any]) -> Any:
+def request(executions: dict[str, Any]) -> Any:
     """Return a case as the worker reads it."""
     return {
         "id": "flux[cpu-float32]",
         "framework": "torch",
         "pipeline": "FluxPipeline",
-        "checkpoint": {"kind": "path", "name": "flux", "folder": str(checkpoint)},
+        "checkpoint": FLUX,
         "scheduler": None,
         "call": CALL,
-        "inputs_folder": str(checkpoint),
+        "inputs_folder": FLUX["folder"],
         "seeds": [0],
         "generator": "cpu",
         "component_dtypes": {},
@@ -146,15 +115,14 @@ def main() -> None:
     recorder = Recorder(lambda *_, **__: None)
     with tempfile.TemporaryDirectory(prefix="harness-executions-") as folder:
         root = Path(folder)
-        make_checkpoint(root / "flux")
-        recorder.record(request(root / "flux", {}), root / "plain")
+        recorder.record(request({}), root / "plain")
         plain = next(iter(Recording.read(root / "plain").output_tensors.values()))
         print("| execution | seen | effect | rel L2 to plain | seconds |")
         print("|---|---|---|---|---|")
         for name in chosen:
             started = time.perf_counter()
             try:
-                recorder.record(request(root / "flux", EXECUTIONS[name]), root / "other")
+                recorder.record(request(EXECUTIONS[name]), root / "other")
             except (CannotRunHere, CaseError) as error:
                 word = "unverified" if isinstance(error, CannotRunHere) else "error"
                 print(f"| {name} | {str(error).splitlines()[0]} | {word} | | |", flush=True)

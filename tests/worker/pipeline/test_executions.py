@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 import json
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from harness.store.recording import Recording
 from harness.worker.conditions import compiler, determinism
 from harness.worker.pipeline import enable
 from harness.worker.pipeline.executions import caching, compilation
+from harness.worker.pipeline.executions.base import Count
 from harness.worker.pipeline.executions.plan import executions_in
 from harness.worker.protocol import CannotRunHere, CaseError
 from harness.worker.recorder import Recorder
@@ -591,3 +594,22 @@ def test_an_option_of_inductor_is_part_of_the_environment_and_of_the_class(monke
     after = compiler.facts(device)
     assert set(after) - set(before) == {"inductor.epilogue_fusion"}
     assert after["inductor.epilogue_fusion"] == "False"
+
+
+class Decoder:
+    """Something with a method whose calls are counted."""
+
+    def decode(self, latents: int) -> int:
+        """Return what it is given."""
+        return latents
+
+
+def test_a_counted_method_keeps_its_signature():
+    """A stage names its inputs by it, in a run with a memory saver as in one without."""
+    decoder, count = Decoder(), Count()
+    with ExitStack() as undo:
+        count.of_method(decoder, "decode", undo)
+        assert list(inspect.signature(decoder.decode).parameters) == ["latents"]
+        assert decoder.decode(latents=3) == 3
+    assert count.calls == 1
+    assert "decode" not in vars(decoder)

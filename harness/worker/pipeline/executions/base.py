@@ -6,6 +6,7 @@ observes an instrumented run, and says what it saw there.
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from contextlib import ExitStack, nullcontext
 from typing import Any, Callable, ContextManager, Iterable, NamedTuple
@@ -76,6 +77,8 @@ class Count:
         """Count the calls of a method of an instance, until `undo` is closed."""
 
         def wrapper(original: Callable[..., Any]) -> Callable[..., Any]:
+            # `wraps` keeps the signature visible: a stage names its inputs by it.
+            @functools.wraps(original)
             def call(*args: Any, **kwargs: Any) -> Any:
                 self.add()
                 return original(*args, **kwargs)
