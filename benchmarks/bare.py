@@ -57,14 +57,19 @@ def outputs_of(folder: Path) -> list[str]:
         for saver in asked.get("enable", ()):
             component, _, what = saver.partition("_")
             getattr(getattr(pipeline, component), f"enable_{what}")()
-        call = value_of(folder, asked["call"])
+        call = arguments_of(folder, asked["call"])
         determinism.seed_global_streams(SEED)
         for method, arguments in asked.get("before", {}).items():
             generator = torch.Generator("cpu").manual_seed(SEED)
-            getattr(pipeline, method)(**value_of(folder, arguments), generator=generator)
+            getattr(pipeline, method)(**arguments_of(folder, arguments), generator=generator)
         result = pipeline(**call, generator=torch.Generator("cpu").manual_seed(SEED))
     fields = result.values() if hasattr(result, "values") else result
     return sorted(digest(array) for field in fields for array in arrays_in(field))
+
+
+def arguments_of(folder: Path, call: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a call, with the files that they name read."""
+    return {name: value_of(folder, value) for name, value in call.items()}
 
 
 def value_of(folder: Path, value: Any) -> Any:

@@ -120,6 +120,7 @@ FIELDS: Mapping[str, Shape] = {
     "group-offload": Table(_FIELDS),
     "layerwise-casting": Table(Text(what="the name of a type, such as `float8_e4m3fn`")),
     "fuse-qkv": OneOrMore(Text(), distinct=True),
+    "onnx": OneOrMore(Text(), distinct=True),
 }
 HELP = {
     ATTENTION: "the one attention backend, or one by component; math where determinism is full",
@@ -129,6 +130,7 @@ HELP = {
     "group-offload": "for each component the arguments of diffusers' group offloading",
     "layerwise-casting": "for each component the type that its weights are stored in",
     "fuse-qkv": "components whose query, key and value projections are fused",
+    "onnx": "components that are exported, and run in ONNX Runtime",
 }
 
 

@@ -42,7 +42,7 @@ COUNTS = (
     "num_waveforms_per_prompt",
 )
 # Executions that choose kernels for a function and leave the function as it is.
-ONLY_HOW_IT_IS_COMPUTED = ("attention", "compile", "fuse_qkv")
+ONLY_HOW_IT_IS_COMPUTED = ("attention", "compile", "fuse_qkv", "onnx")
 SCHEDULES = ("timesteps", "sigmas")  # lists with one value per step, never one per image
 # How often a case runs whose seconds are held against those of a variant: a first run, which warms
 # up, and three that are timed.

@@ -128,8 +128,8 @@ class ExecutionsRequest(TypedDict, total=False):
     `attention` has the backend of each component, or of `ALL_COMPONENTS`. `cache` has one cache of
     diffusers by name, with its fields. `quantize` has the `backend` of each component and its
     fields, `group_offload` the arguments of each component's group offloading, `layerwise_casting`
-    the type that each component's weights are stored in, and `fuse_qkv` the components whose
-    projections are fused.
+    the type that each component's weights are stored in, `fuse_qkv` the components whose
+    projections are fused, and `onnx` those that run in ONNX Runtime.
     """
 
     attention: Dict[str, AttentionChoice]
@@ -139,6 +139,7 @@ class ExecutionsRequest(TypedDict, total=False):
     group_offload: Dict[str, Dict[str, Any]]
     layerwise_casting: Dict[str, str]
     fuse_qkv: List[str]
+    onnx: List[str]
 
 
 class _CaseBasics(TypedDict):

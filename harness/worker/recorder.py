@@ -42,6 +42,7 @@ from .pipeline import checkpoints
 from .pipeline.call import Pipeline, Within, nothing_within
 from .pipeline.enable import TF32
 from .pipeline.endpoint import Http, Server
+from .pipeline.executions import onnx
 from .pipeline.executions.plan import AT_LOAD, NATIVE, Executions, backends_in, executions_in
 from .pipeline.framework import Framework
 from .pipeline.outputs import outputs_of
@@ -179,6 +180,8 @@ class Recorder:
             here = self._environment(framework, case["device"], distinct, case["determinism"])
             if "compile" in request:
                 here = compiler.with_compiler(here, framework.device)
+            if "onnx" in request:
+                here = compiler.with_runtime(here, onnx.facts())
             loaded = self._load(case, dtypes, framework, own_code)
             executions = Executions(
                 case, loaded.checkpoint.pipeline, framework.device, loaded.checkpoint.effects

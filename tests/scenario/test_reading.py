@@ -238,6 +238,7 @@ quantize: {unet: {backend: quanto, weights_dtype: int8}}
 group-offload: {vae: {offload_type: leaf_level}}
 layerwise-casting: {vae: float8_e4m3fn}
 fuse-qkv: [unet, vae]
+onnx: [text_encoder]
 component-dtype: {vae: float16}
 determinism: default
 profile: portable
@@ -305,6 +306,7 @@ def test_every_key_of_a_file_becomes_a_typed_field(tmp_path):
             "group_offload": {"vae": {"offload_type": "leaf_level"}},
             "layerwise_casting": {"vae": "float8_e4m3fn"},
             "fuse_qkv": ["unet", "vae"],
+            "onnx": ["text_encoder"],
         },
         component_dtypes={"vae": Dtype.FLOAT16},
         determinism=Determinism.DEFAULT,

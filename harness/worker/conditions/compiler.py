@@ -12,7 +12,7 @@ import shutil
 import subprocess
 from functools import lru_cache
 from importlib import metadata
-from typing import Any, Dict
+from typing import Any, Dict, Sequence
 
 import torch
 
@@ -54,11 +54,33 @@ def with_compiler(environment: EnvironmentRecord, device: torch.device) -> Envir
     }
 
 
-def _class_with(own: NumericsClassRecord, found: Dict[str, str]) -> NumericsClassRecord:
+def with_runtime(environment: EnvironmentRecord, found: Dict[str, str]) -> EnvironmentRecord:
+    """Return the environment of a case part of which runs in ONNX Runtime.
+
+    Args:
+        environment: Of the case without it.
+        found: What takes part in the arithmetic of ONNX Runtime, by name.
+    """
+    versions = {key: value for key, value in found.items() if key != "torch"}
+    return {
+        **environment,
+        "numerics_class": _class_with(environment["numerics_class"], found, "onnx"),
+        "versions": {**environment["versions"], **versions},
+    }
+
+
+def versions_of(packages: Sequence[str]) -> Dict[str, str]:
+    """Return the versions of installed packages, by name."""
+    return {name: metadata.version(name) for name in packages}
+
+
+def _class_with(
+    own: NumericsClassRecord, found: Dict[str, str], word: str = "compiled"
+) -> NumericsClassRecord:
     hashed = combine({"operators": own["hash"], **{f"compiler {k}": v for k, v in found.items()}})
     readable = own["name"].rsplit("-", 1)[0]
     return {
-        "name": f"{readable}-compiled-{hashed[:HASH_DIGITS]}",
+        "name": f"{readable}-{word}-{hashed[:HASH_DIGITS]}",
         "hash": hashed,
         "operators": own["operators"],
     }

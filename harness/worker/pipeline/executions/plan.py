@@ -15,6 +15,7 @@ from .caching import caches_of
 from .casting import LayerwiseCasting
 from .compilation import compilations_of
 from .offloading import GroupOffload, PipelineOffload
+from .onnx import exports_of
 from .projections import FusedProjections
 from .quantization import Quantization
 from .words import WORDS, TensorFloat
@@ -101,6 +102,7 @@ class Executions:
             self._of_attention,
             self._of_caches,
             self._of_offloads,
+            self._of_exports,
             self._of_compilation,
         ):
             for execution in make():
@@ -189,6 +191,9 @@ class Executions:
         return [
             GroupOffload(self._pipeline, name, each, self._device) for name, each in asked.items()
         ]
+
+    def _of_exports(self) -> Sequence[Execution]:
+        return exports_of(self._pipeline, self._request.get("onnx", []), self._device)
 
     def _of_compilation(self) -> Sequence[Execution]:
         asked = self._request.get("compile")
