@@ -180,7 +180,7 @@ def _one_precision() -> Iterator[None]:
 
     The exporter asks the older one, and torch refuses to answer where the two differ.
     """
-    cudnn = torch.backends.cudnn
+    cudnn: Any = torch.backends.cudnn
     convolutions, recurrent = cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision
     cudnn.allow_tf32 = convolutions == "tf32"
     try:
