@@ -91,3 +91,10 @@ def s3_server() -> Iterator[S3Server]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3Server]:
+    """A server for all tests of this process: fsspec keeps its clients, too."""
+    with s3_server() as server:
+        yield server

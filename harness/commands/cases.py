@@ -26,6 +26,7 @@ from harness.commands.parser import (
     chosen_cases,
     one_of,
     out_of,
+    shown_out,
     store_of,
 )
 from harness.commands.publish import add_report_options, publish
@@ -134,7 +135,7 @@ def run(arguments: argparse.Namespace) -> int:
         write_report(runs, session.out / REPORT_FILE)
     publish(arguments, runs)
     if not arguments.json:
-        say(f"results and recordings: {session.out}")
+        say(f"results and recordings: {shown_out(arguments, session.out)}")
     if arguments.history:
         tell = complain if arguments.json else say
         add_to_history(arguments.history, [session.out], tell)

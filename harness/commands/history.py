@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.commands.output import complain, say, write_text
-from harness.commands.parser import Command, at_least_one, store_of
+from harness.commands.parser import Command, at_least_one, run_of, store_of
 from harness.errors import UsageError
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def history(arguments: argparse.Namespace) -> int:
     replaced baseline lies from the first one.
     """
     if arguments.add:
-        add_to_history(arguments.folder, [Path(run) for run in arguments.add])
+        add_to_history(arguments.folder, [run_of(run) for run in arguments.add])
         return 0
     found = _search(arguments)
     for problem in found.problems:

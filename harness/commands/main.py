@@ -12,9 +12,20 @@ from inspect import cleandoc
 from types import FrameType
 
 from harness import __version__
-from harness.commands import accept, cases, gate, history, housekeeping, runs, studies, upgrade
+from harness.commands import (
+    accept,
+    cases,
+    copies,
+    gate,
+    history,
+    housekeeping,
+    runs,
+    studies,
+    upgrade,
+)
 from harness.commands.output import complain, say, unbreakable
 from harness.commands.parser import Command, Parser
+from harness.commands.places import fill_in_places, send_out
 from harness.errors import HarnessError, UsageError
 
 COMMANDS: tuple[Command, ...] = (
@@ -23,6 +34,7 @@ COMMANDS: tuple[Command, ...] = (
     *runs.COMMANDS,
     *gate.COMMANDS,
     *history.COMMANDS,
+    *copies.COMMANDS,
     *studies.COMMANDS,
     *upgrade.COMMANDS,
     *housekeeping.COMMANDS,
@@ -97,9 +109,9 @@ def build_parser() -> argparse.ArgumentParser:
         made.set_defaults(command=command.run)
         made.add_argument(
             "--baselines",
-            default="baselines",
             metavar="DIR",
-            help="the store (default: %(default)s)",
+            help="the store: a folder, or an fsspec URL (default: `baselines` of [tool.harness] in "
+            "pyproject.toml, else the folder baselines)",
         )
         command.add_options(made)
     return parser
@@ -110,20 +122,29 @@ def _run(arguments: argparse.Namespace) -> int:
     for_git = getattr(arguments, "git_bisect", False)
     try:
         with _signals_end_the_command():
-            return int(arguments.command(arguments))
+            fill_in_places(arguments)
+            code = int(arguments.command(arguments))
+            send_out(arguments)
+            return code
     except HarnessError as error:
         complain(f"harness: {error}")
         return GIT_ABORT if for_git else error.exit_code
     except EndedBySignal as ending:
-        complain(f"harness: ended by {ending.signal.name}; what had finished is kept")
+        complain(f"harness: ended by {ending.signal.name}; {_what_is_kept(arguments)}")
         return 128 + ending.signal
     except KeyboardInterrupt:
-        complain("harness: interrupted; what had finished is kept")
+        complain(f"harness: interrupted; {_what_is_kept(arguments)}")
         return INTERRUPTED
     except Exception:  # a defect of the harness may raise anything
         complain(traceback.format_exc().rstrip())
         complain("harness: this is a defect of the harness; please report it with the lines above")
         return GIT_ABORT if for_git else DEFECT
+
+
+def _what_is_kept(arguments: argparse.Namespace) -> str:
+    """Return what is left of a command that was ended."""
+    on_its_way = getattr(arguments, "on_its_way", None)
+    return "what had finished is kept" if on_its_way is None else str(on_its_way.how)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from harness.scenario.located_yaml import nearest
 from harness.scenario.model import Case
 from harness.scenario.reading import read_all
 from harness.scenario.select import select
+from harness.store.shared_folder import is_url
 
 if TYPE_CHECKING:
     from harness.store.baselines import Store
@@ -126,7 +127,7 @@ def add_jobs(parser: argparse.ArgumentParser) -> None:
 
 def add_out(parser: argparse.ArgumentParser, words: str = RECORDINGS) -> None:
     """Add the run's folder."""
-    parser.add_argument("--out", metavar="DIR", help=words)
+    parser.add_argument("--out", metavar="DIR", help=f"{words}; a folder, or an fsspec URL")
 
 
 def add_companions(parser: argparse.ArgumentParser) -> None:
@@ -230,9 +231,44 @@ def store_of(arguments: argparse.Namespace) -> Store:
 def out_of(arguments: argparse.Namespace) -> Path:
     """Return the run's folder: the one that was named, or else a new one.
 
-    Raises:
-        FileError: A new one cannot be made.
-    """
-    from harness.store.run_folder import new_run
+    For a URL it is a folder of this machine, which `send_out` sends when the command is over.
 
-    return Path(arguments.out) if arguments.out else new_run()
+    Raises:
+        UsageError: It is a URL that cannot be used.
+        FileError: A new folder cannot be made, or the URL is not reached.
+    """
+    from harness.store.run_folder import RUNS, new_run
+
+    runs = getattr(arguments, "runs_in", "") or str(RUNS)
+    if not arguments.out and not is_url(runs):
+        return new_run(Path(runs))
+    if arguments.out and not is_url(arguments.out):
+        return Path(arguments.out)
+    from harness.store.shared_runs import begin_run, name_of_new_run
+
+    arguments.on_its_way = begin_run(arguments.out or name_of_new_run(runs))
+    return Path(arguments.on_its_way.folder)
+
+
+def shown_out(arguments: argparse.Namespace, folder: Path) -> str:
+    """Return how a run's folder is named to the user: by its URL, where it goes to one."""
+    on_its_way = getattr(arguments, "on_its_way", None)
+    return str(folder) if on_its_way is None else str(on_its_way.place)
+
+
+def run_of(place: str, *, recordings: bool = False) -> Path:
+    """Return the folder of a run that a path or a URL names.
+
+    Args:
+        place: The path or URL.
+        recordings: Whether the recordings are needed too; of a URL, they are fetched only then.
+
+    Raises:
+        UsageError: It is a URL that cannot be used.
+        FileError: The URL holds no run, or a damaged one.
+    """
+    if not is_url(place):
+        return Path(place)
+    from harness.store.shared_runs import fetch_run
+
+    return fetch_run(place, recordings=recordings)

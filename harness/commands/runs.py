@@ -15,6 +15,7 @@ from harness.commands.parser import (
     add_choice,
     add_profile,
     chosen_cases,
+    run_of,
     store_of,
 )
 from harness.commands.publish import add_report_options, publish
@@ -39,7 +40,8 @@ def report(arguments: argparse.Namespace) -> int:
     from harness.judge.exit_codes import exit_code
     from harness.report.runs import all_outcomes
 
-    runs = [_read_run(Path(path)) for path in arguments.runs]
+    needs_recordings = bool(arguments.html)  # its pictures
+    runs = [_read_run(run_of(place, recordings=needs_recordings)) for place in arguments.runs]
     publish(arguments, runs)
     return exit_code(all_outcomes(runs), strict=arguments.strict)
 
@@ -79,7 +81,8 @@ def diff(arguments: argparse.Namespace) -> int:
     from harness.report.runs import Run
     from harness.store.run_folder import read_results
 
-    before, after = Path(arguments.before), Path(arguments.after)
+    before = run_of(arguments.before, recordings=True)
+    after = run_of(arguments.after, recordings=True)
     read_results(before)  # refuses what is no run
     environment = read_results(after).environment
     cases = chosen_cases(arguments, arguments.scenarios)

@@ -19,6 +19,7 @@ from harness.commands.parser import (
     at_least_one,
     chosen_cases,
     out_of,
+    run_of,
     store_of,
 )
 from harness.errors import UsageError, writing
@@ -27,6 +28,7 @@ from harness.scenario.located_yaml import nearest
 from harness.scenario.model import Case
 from harness.scenario.reading import read_all
 from harness.scenario.select import select
+from harness.store.shared_folder import is_url
 
 if TYPE_CHECKING:
     from harness.session import Session
@@ -219,7 +221,7 @@ def explain(arguments: argparse.Namespace) -> int:
     from harness.session import Session
     from harness.store.run_folder import explanation_file, read_results
 
-    run = Path(arguments.run)
+    run = run_of(arguments.run, recordings=True)
     outcomes = [
         outcome
         for outcome in read_results(run).outcomes
@@ -241,6 +243,8 @@ def explain(arguments: argparse.Namespace) -> int:
                 _keep_explanation(explanation_file(run, outcome.case), words)
             if arguments.reproducer:
                 code = _reproduce(session, outcome, found, arguments)
+    if arguments.case and is_url(arguments.run):
+        _send_explanation(run, arguments.run)
     return code
 
 
@@ -262,6 +266,14 @@ def _named(name: str, outcomes: Sequence[Outcome], run: Path) -> Outcome:
         f"{run} holds no case {name} that was compared with a baseline or another case"
         + (f"; {hint}" if hint else "")
     )
+
+
+def _send_explanation(run: Path, place: str) -> None:
+    """Add what was found to a run behind a URL."""
+    from harness.store.shared_files import SharedFiles
+    from harness.store.shared_runs import record_of, send_run
+
+    send_run(run, place, also=record_of(SharedFiles(place)))
 
 
 def _reproduce(

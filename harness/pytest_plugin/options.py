@@ -23,8 +23,8 @@ TABLE = b"[tool.harness"  # what a project file of the harness holds
 FALSE = ("", "0", "false", "no")  # values of the variable `CI` that mean no
 
 TEXTS = {  # options with a value: its placeholder, the default, and what the option is for
-    "baselines": ("DIR", "baselines", "the store of baselines: a folder, or an fsspec URL"),
-    "out": ("DIR", "", "folder of this run's results (default: runs/ and the time)"),
+    "baselines": ("DIR", "", "the store: a folder, or an fsspec URL (default: baselines)"),
+    "out": ("DIR", "", "this run: a folder, or an fsspec URL (default: runs/ and the time)"),
     "history": ("DIR", "", "history that outcomes are added to: a folder, or an fsspec URL"),
     "device": ("DEVICE", "", "only cases on this device, such as cpu"),
     "profile": ("PROFILE", "", "which CPU instructions all cases may use: native or portable"),
@@ -95,10 +95,24 @@ def text(config: pytest.Config, name: str) -> str:
     if given or name in ONLY_ON_THE_COMMAND_LINE:
         return str(given or "")
     placeholder, _, _ = TEXTS[name]
-    in_ini = str(config.getini(f"harness_{name}"))
+    in_ini = str(config.getini(f"harness_{name}")) or _place(config, name)
     if placeholder != "DIR" or not in_ini or "://" in in_ini:
         return in_ini
     return str(config.rootpath / in_ini)
+
+
+def _place(config: pytest.Config, name: str) -> str:
+    """Return a place that `[tool.harness]` names; of the baselines, else their usual folder."""
+    project = project_of(config)
+    named = "" if project is None else getattr(project.places, name, "")
+    if named and project is not None and "://" not in named:
+        named = str(project.root / named)
+    return named or ("baselines" if name == "baselines" else "")
+
+
+def runs(config: pytest.Config) -> str:
+    """Return where the folders of new runs go, where `[tool.harness]` names it."""
+    return _place(config, "runs")
 
 
 def switch(config: pytest.Config, name: str) -> bool:

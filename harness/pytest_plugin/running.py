@@ -21,8 +21,10 @@ from harness.scenario.given import Given
 from harness.scenario.model import Case
 from harness.session import Session, WhenEvaluated, called_twice, well_timed
 from harness.store.recording import Recording
-from harness.store.run_folder import REPORT_FILE, new_run, remove_parts
+from harness.store.run_folder import REPORT_FILE, RUNS, new_run, remove_parts
 from harness.store.shared_baselines import open_store
+from harness.store.shared_folder import is_url
+from harness.store.shared_runs import RunOnItsWay, begin_run, name_of_new_run
 from harness.study.accepting import put_in_store
 
 XDIST_CONTROLLER = "dsession"  # the plugin that xdist registers in its controller only
@@ -35,6 +37,7 @@ class Running:
 
     Attributes:
         session: Runs and judges.
+        on_its_way: What sends the run when it is over; None for a run in a folder.
         written: The baselines that were written.
         unused: Folders of baselines that belong to no case; None where that cannot be told.
     """
@@ -47,9 +50,10 @@ class Running:
                 "pyproject.toml of the project, so that their controller makes it"
             )
         named = given.get("harness_out") or options.text(config, "out")
+        self.on_its_way = _on_its_way(named, options.runs(config))
         self.session = Session(
             open_store(options.text(config, "baselines")),
-            Path(named) if named else new_run(),
+            self.on_its_way.folder if self.on_its_way else _folder(named, options.runs(config)),
             part=given.get("workerid", ""),
             evaluated=(
                 WhenEvaluated.ALWAYS if options.switch(config, "accuracy") else WhenEvaluated.CHEAP
@@ -93,6 +97,23 @@ class Running:
         recording = Recording.read(self.session.folder(case))
         self.written.append(put_in_store(self.session.store, case, recording, self._reason))
         return True
+
+
+def _on_its_way(named: str, runs: str) -> RunOnItsWay | None:
+    """Return what sends the run when it is over; None where it stays in a folder.
+
+    Args:
+        named: The run, as an option or a process of xdist's controller names it; may be empty.
+        runs: Where the folders of new runs go; may be empty.
+    """
+    if is_url(named):
+        return begin_run(named)
+    return begin_run(name_of_new_run(runs)) if not named and is_url(runs) else None
+
+
+def _folder(named: str, runs: str) -> Path:
+    """Return the folder of a run that stays on this machine."""
+    return Path(named) if named else new_run(Path(runs or RUNS))
 
 
 def of(config: pytest.Config) -> Running:
@@ -140,6 +161,8 @@ def finish(session: pytest.Session) -> None:
     place = options.text(config, "history")
     if place:
         _add_to_history(place, running.session.out)
+    if running.on_its_way is not None:
+        _send(running.on_its_way)
 
 
 def summarize(terminal: Any, config: pytest.Config) -> None:
@@ -163,7 +186,8 @@ def summarize(terminal: Any, config: pytest.Config) -> None:
         removed = options.switch(config, "prune")
         what = "removed" if removed else "unused; remove them by: pytest --harness-prune"
         terminal.line(f"{len(running.unused)} {what}")
-    terminal.line(safe_lines(f"results and recordings: {_shown(out)}"))
+    place = _shown(out) if running.on_its_way is None else running.on_its_way.place
+    terminal.line(safe_lines(f"results and recordings: {place}"))
     if annotations.wanted(annotations.Annotations.AUTO, os.environ):
         for line in annotations.annotation_lines(runs):
             terminal.line(line)
@@ -198,6 +222,13 @@ def _write_report(session: Session) -> None:
     write_report([run], run.folder / REPORT_FILE)
 
 
+def _send(on_its_way: RunOnItsWay) -> None:
+    try:
+        on_its_way.send()
+    except HarnessError as error:
+        raise pytest.UsageError(safe_lines(str(error))) from None
+
+
 def _add_to_history(place: str, run: Path) -> None:
     from harness.store.history import add_run_folder
 
@@ -219,7 +250,12 @@ def _ran_whole(session: pytest.Session) -> bool:
 
 
 def _unused(session: Session) -> list[Path]:
-    """Return the folders of baselines that no case of this run belongs to."""
+    """Return the folders of baselines that no case of this run belongs to.
+
+    Behind a URL it is none: a shared store may serve other projects.
+    """
+    if session.store.url:
+        return []
     used = {(outcome.scenario, outcome.key) for outcome in session.outcomes}
     return [folder for folder in session.store.folders() if _names(folder) not in used]
 

@@ -1,10 +1,12 @@
-"""The project that a scenario belongs to: its root, and the packages whose code it trusts.
+"""The project that a scenario belongs to: its root, whose code it trusts, where its stores are.
 
-A scenario names no code, unless the project's `pyproject.toml` trusts its package:
+A scenario names no code, unless the project's `pyproject.toml` trusts its package. The places that
+it names stand for options that the command line leaves out:
 
     [tool.harness]
     trust = ["inkworks"]
     scenarios = ["scenarios"]
+    baselines = "s3://inkworks/harness/baselines"
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import tomllib
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 from harness.errors import ScenarioError
 from harness.scenario.located_yaml import Place
@@ -25,17 +28,32 @@ CODE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*", re.ASCII)
 PACKAGE = re.compile(r"[^\W\d]\w*", re.ASCII)
 
 
+class Places(NamedTuple):
+    """Where a project keeps its stores: folders below its root, or URLs; empty where unsaid.
+
+    `runs` is where the folders of new runs go.
+    """
+
+    baselines: str = ""
+    history: str = ""
+    runs: str = ""
+
+
+NO_PLACES = Places()
+
+
 @dataclass(frozen=True)
 class Project:
     """A project: the folder of its `pyproject.toml`, and what that says of the harness.
 
     `trust` are the packages whose code scenarios may name, `scenarios` the folders of scenarios
-    relative to the root.
+    relative to the root, and `places` where its stores are.
     """
 
     root: Path
     trust: tuple[str, ...] = ()
     scenarios: tuple[str, ...] = ("scenarios",)
+    places: Places = NO_PLACES
 
 
 def project_of(path: Path) -> Project | None:
@@ -55,6 +73,25 @@ def project_of(path: Path) -> Project | None:
             if found is not None:
                 return found
     return None
+
+
+def places_of(folder: Path) -> Places:
+    """Return the places that the project of a folder names, as they are reached from that folder.
+
+    Raises:
+        ScenarioError: `[tool.harness]` is malformed.
+    """
+    project = project_of(folder / FILE)
+    if project is None:
+        return NO_PLACES
+    return Places(*(_seen_from(folder, place, project.root) for place in project.places))
+
+
+def _seen_from(folder: Path, place: str, root: Path) -> str:
+    """Return a place of a project as seen from a folder; a URL and nothing stay as they are."""
+    if not place or "://" in place or root == folder.resolve():
+        return place
+    return str(root / place)
 
 
 @lru_cache(maxsize=64)
@@ -83,7 +120,25 @@ def _read(file: Path, _changed: int, size: int) -> Project | None:
         raise ScenarioError(
             file, _line_of("scenarios", text), "tool.harness.scenarios", expected, str(folders)[:60]
         )
-    return Project(file.parent, tuple(dict.fromkeys(trust)), tuple(folders))
+    places = Places(*(_place(name, table.get(name, ""), file, text) for name in Places._fields))
+    return Project(file.parent, tuple(dict.fromkeys(trust)), tuple(folders), places)
+
+
+def _place(name: str, value: object, file: Path, text: str) -> str:
+    """Return one of the places that a project names; empty where it names none.
+
+    Raises:
+        ScenarioError: It is no text, or a URL that holds credentials, which are not repeated.
+    """
+    found = "a URL that holds a user or a password"
+    if isinstance(value, str):
+        authority = value.partition("://")[2].partition("/")[0]
+        if "@" not in authority:
+            return value
+    else:
+        found = str(value)[:60]
+    expected = "a folder or an fsspec URL, such as `s3://bucket/baselines`, without credentials"
+    raise ScenarioError(file, _line_of(name, text), f"tool.harness.{name}", expected, found)
 
 
 def _is_package(value: object) -> bool:

@@ -302,6 +302,29 @@ class Store:
                 baseline = replace(baseline, detection_rate=detection_rate)
             write_sealed(path, baseline)
 
+    def every_file(self) -> list[Path]:
+        """Return the JSON files of all baselines."""
+        return sorted(self.root.glob("*/*/*.json"))
+
+    def adopt(self, baseline: Baseline, *, again: bool = False) -> None:  # noqa: ARG002 (a URL's)
+        """Keep a baseline of another store as it is, in place of one that may be there.
+
+        Args:
+            baseline: What `read` of the other store gave.
+            again: It has no effect here: every file is written.
+
+        Raises:
+            FileError: The store cannot be written to.
+        """
+        folder = self.folder(baseline.scenario, baseline.key)
+        self._check_inside(folder)
+        baseline.verify_tensors()
+        with self._locked(baseline.scenario, baseline.key), writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            write_file(folder / baseline.tensors_path.name, baseline.tensors_path.read_bytes())
+            write_file(folder / baseline.path.name, baseline.path.read_bytes())
+            _remove_unnamed_tensors(folder)
+
     def fetch_ledger(self, scenario: str = "", key: str = "") -> None:
         """Bring the ledger of one case, or of all, into the folder: here, where it is already."""
 

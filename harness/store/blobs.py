@@ -22,9 +22,7 @@ from harness.worker.files import remove_leftovers, replacing
 FOLDER = "sha256"
 SHA256 = re.compile("[0-9a-f]{64}")
 CHUNK_BYTES = 1 << 20
-SEND_AGAIN = (
-    "remove the damaged file there, and send it again from where it is whole: `harness copy`"
-)
+SEND_AGAIN = "send it again from where it is whole: `harness copy --again FROM TO`"
 
 
 @dataclass(frozen=True)
@@ -82,8 +80,12 @@ class Blobs:
         self._shared = shared
         self._cache = cache
 
-    def send(self, path: Path) -> tuple[Blob, bool]:
+    def send(self, path: Path, *, again: bool = False) -> tuple[Blob, bool]:
         """Add the content of a file to the shared folder, unless it is there.
+
+        Args:
+            path: The file.
+            again: Whether it is sent although it is there, because it may be damaged.
 
         Returns:
             The blob, and whether anything was sent.
@@ -92,9 +94,10 @@ class Blobs:
             FileError: The file cannot be read, or the folder cannot be written to.
         """
         blob = blob_of(path)
-        is_there = self._shared.size(blob.name) == blob.bytes
+        is_there = not again and self._shared.size(blob.name) == blob.bytes
         if not is_there:
             self._shared.send(blob.name, path)
+        self._keep(path, blob)
         return blob, not is_there
 
     def fetch(self, blob: Blob) -> Path:
@@ -126,6 +129,13 @@ class Blobs:
             path.parent.mkdir(parents=True, exist_ok=True)
             with replacing(path) as temporary:
                 link_or_copy(cached, temporary)
+
+    def _keep(self, path: Path, blob: Blob) -> None:
+        """Keep what was sent in the cache too, as another name of the same file."""
+        cached = self._cache / blob.name
+        with suppress(OSError):
+            cached.parent.mkdir(parents=True, exist_ok=True)
+            os.link(path, cached)
 
     def _check(self, path: Path, blob: Blob) -> None:
         """Raise FileError where a file that was fetched has other content than the blob."""

@@ -22,7 +22,7 @@ from harness.records import DetectionRate
 from harness.scenario.model import Case
 from harness.scenario.tolerance import Evidence
 from harness.store.baselines import RETRIES, Baseline, Store, file_stem, parsed
-from harness.store.blobs import cache_root, link_or_copy
+from harness.store.blobs import SEND_AGAIN, cache_root, link_or_copy
 from harness.store.ledger import LEDGER
 from harness.store.recording import Recording
 from harness.store.shared_files import SharedFiles, StoredFile
@@ -32,7 +32,7 @@ RECORD = re.compile(r"(?P<class>[^/]+)/(?P<number>[0-9]{8})\.json")
 TENSORS = ".safetensors"
 SCRATCH = "writing"  # a folder of the cache: baselines on their way to the store
 LOOK_AGAIN = "run the case again to see what it is compared with now, then decide again"
-REMEDY = "send it again from where it is whole by `harness copy`, or replace it by `harness accept`"
+REMEDY = f"{SEND_AGAIN}, or replace it by `harness accept`"
 
 
 @dataclass(frozen=True)
@@ -168,6 +168,33 @@ class SharedStore(Store):
             self._send(store, copy, number)
         self._refresh_of(path)
 
+    def every_file(self) -> list[Path]:
+        """Return the JSON files of all baselines.
+
+        Raises:
+            BaselineError: The store is not reached.
+        """
+        with _of_a_baseline():
+            names = self._shared.names()
+        cases = sorted({tuple(name.split("/")[:2]) for name in names if name.count("/") == 3})
+        return [path for case in cases if LEDGER not in case for path in self.files(*case)]
+
+    def adopt(self, baseline: Baseline, *, again: bool = False) -> None:
+        """Keep a baseline of another store as it is, in place of one that may be there.
+
+        Args:
+            baseline: What `read` of the other store gave.
+            again: Whether contents are sent although they are there: they may be damaged.
+
+        Raises:
+            FileError: The store cannot be written to, or another process was first.
+        """
+        path = self.folder(baseline.scenario, baseline.key) / baseline.path.name
+        self._refresh_of(path)
+        number = 1 + (self._versions[path].number if path in self._versions else 0)
+        self._send(Store(baseline.path.parents[2]), baseline.path, number, again=again)
+        self._refresh_of(path)
+
     def fetch_ledger(self, scenario: str = "", key: str = "") -> None:
         """Bring the ledger of one case, or of all, into the folder of this machine.
 
@@ -280,13 +307,13 @@ class SharedStore(Store):
                         link_or_copy(file, folder / file.name)
             yield Store(Path(root)), number
 
-    def _send(self, store: Store, path: Path, number: int) -> None:
+    def _send(self, store: Store, path: Path, number: int, *, again: bool = False) -> None:
         """Send the baseline at `path` of a plain store as the record of this number."""
         case = path.parent.relative_to(store.root).as_posix()
         record = f"{case}/{path.stem}/{number:08}.json"
         files = (path, parsed(path).tensors_path)
         paths = {f"{case}/{each.name}": each for each in files}
-        if self._shared.send(record, paths, new=True) is None:
+        if self._shared.send(record, paths, new=True, again=again) is None:
             problem = "was replaced by another process meanwhile; nothing was written"
             raise BaselineError(f"{self.url}/{case}/{path.name}", problem, LOOK_AGAIN)
 

@@ -18,14 +18,13 @@ from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
 from harness.errors import FileError, UsageError
-from harness.store.blobs import Blob, Blobs, cache_root, holds
+from harness.store.blobs import SEND_AGAIN, Blob, Blobs, cache_root, holds
 from harness.store.sealed import SealedFormat, sealed_bytes
 from harness.store.shared_folder import is_url, open_folder
 
 FORMAT = "harness-files/1"
 BLOBS = "blobs"
 AT_ONCE = 8  # transfers; most of a small one is waiting for an answer
-SEND_AGAIN = "send it again from where it is whole: `harness copy`"
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -133,6 +132,7 @@ class SharedFiles:
         *,
         also: Iterable[StoredFile] = (),
         new: bool = False,
+        again: bool = False,
     ) -> Sent | None:
         """Send files and then the record that names them.
 
@@ -141,6 +141,7 @@ class SharedFiles:
             paths: The files on this machine by their paths in the store.
             also: Files that are stored already, and that the record names too.
             new: Whether the record's name must still be free.
+            again: Whether contents are sent although they are there: they may be damaged.
 
         Returns:
             What was sent; None where the name was to be free and is not.
@@ -148,7 +149,7 @@ class SharedFiles:
         Raises:
             FileError: A file cannot be read, or the place cannot be written to.
         """
-        found = concurrently(self._blobs.send, paths.values())
+        found = concurrently(lambda path: self._blobs.send(path, again=again), paths.values())
         files = {each.path: each for each in also}
         for path, (blob, _) in zip(paths, found, strict=True):
             files[path] = StoredFile(path, blob)
@@ -172,8 +173,9 @@ class SharedFiles:
 
 def mirror_of(place: str) -> Path:
     """Return the folder of this machine with what was fetched from a URL; it may be absent."""
-    name = hashlib.sha256(place.rstrip("/").encode()).hexdigest()[:16]
-    return cache_root() / "places" / name
+    place = place.rstrip("/")
+    digest = hashlib.sha256(place.encode()).hexdigest()[:16]
+    return cache_root() / "places" / digest / place.rpartition("/")[2]
 
 
 def concurrently(function: Callable[[T], U], values: Iterable[T]) -> list[U]:

@@ -1,13 +1,5 @@
-"""Places behind URLs: memory, a folder, and a bucket of a real server that speaks S3."""
+"""What the tests of the store share: a server that speaks S3."""
 
-from __future__ import annotations
+from s3_server import s3
 
-import pytest
-from s3_server import s3_server
-
-
-@pytest.fixture(scope="session")
-def s3():
-    """A server on loopback, for all tests of this process: clients of fsspec are kept, too."""
-    with s3_server() as server:
-        yield server
+__all__ = ["s3"]
