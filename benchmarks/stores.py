@@ -35,6 +35,7 @@ from harness.store.blobs import cache_root
 from harness.store.recording import Recording
 from harness.store.safetensors import open_tensors, pack_arrays, read_header
 from harness.store.shared_baselines import open_store
+from harness.study.platforms import ATEN_DEFAULT, Platform
 from harness.worker.observe.tensor_file import pack_tensors
 
 if TYPE_CHECKING:
@@ -206,6 +207,37 @@ def worst(forced: Recording, base: Recording, dtype: torch.dtype) -> str:
     return ", ".join(f"{kind} {value:.1e}" for kind, value in found.items())
 
 
+def every() -> None:
+    """Print the local drift of another CPU dispatch, by how many steps a baseline keeps."""
+    for name in ("sd-digits", "ddim-digits-50", "flux-digits"):
+        case = first_case(name)
+        with temporary_session() as session, tempfile.TemporaryDirectory() as text:
+            base = session.record(case, folder=Path(text) / "base")
+            for number in (1, 5, 10):
+                path = Path(text) / f"{number}.safetensors"
+                path.write_bytes(pack_arrays(kept(base.tensors, number)))
+                other = Platform(ATEN_DEFAULT).carry(case)
+                recording = session.record(
+                    replace(other, teacher_tensors=path), folder=Path(text) / f"forced-{number}"
+                )
+                drifts = [
+                    measure(recording.stage_tensors[stage, key], expected).rel_l2
+                    for (stage, key), expected in base.stage_tensors.items()
+                    if stage.kind == "scheduler.step" and (stage.index + 1) % number == 0
+                ]
+                print(f"{name}, keep-every: {number}: {max(drifts):.1e} of {len(drifts)} steps")
+
+
+def kept(tensors: Mapping[str, Array], number: int) -> dict[str, Array]:
+    """Return a baseline's tensors with those of every `number`-th step alone."""
+    found = {}
+    for name, array in tensors.items():
+        step = name.partition("scheduler.step#")[2].partition("/")[0]
+        if not step or (int(step) + 1) % number == 0:
+            found[name] = np.asarray(array)
+    return found
+
+
 # Compression.
 
 
@@ -357,7 +389,7 @@ def night() -> None:
     print(f"record of a run of 2,000 recordings: {len(record):,} bytes")
 
 
-COMMANDS = {each.__name__: each for each in (sizes, model, half, compressed, git, places, night)}
+MEASURED = (sizes, model, half, every, compressed, git, places, night)
 
 if __name__ == "__main__":
-    COMMANDS[sys.argv[1]]()
+    {each.__name__: each for each in MEASURED}[sys.argv[1]]()

@@ -20,6 +20,7 @@ from harness.report import wording
 from harness.session import Session
 from harness.store.baselines import Store
 from harness.store.run_folder import RunOwner, read_results
+from harness.store.shared_runs import fetch_run
 
 BOTH = "{device: [cpu, cuda]}"
 
@@ -253,6 +254,31 @@ def test_keys_of_the_ini_file_count_from_its_folder(
     monkeypatch.chdir(shop.root / "scenarios")
     run("x.yaml").assert_outcomes(passed=1)
     assert (shop.root / "out" / "results.json").is_file()
+
+
+def test_places_may_be_urls_and_may_be_named_by_the_project(
+    run: Run, shop, monkeypatch: pytest.MonkeyPatch
+):
+    """Baselines are read from there, and the run is sent there when the session is over."""
+    monkeypatch.setenv("HARNESS_CACHE", str(shop.root / "cache"))
+    there = f"file://{shop.root}/there"
+    (shop.root / "pyproject.toml").write_text(
+        f'[tool.harness]\nbaselines = "{there}/baselines"\nruns = "{there}/runs"\n',
+        encoding="utf-8",
+    )
+    shop.scenario()
+    assert shop.harness("record", "--out", "recorded").code == 0
+    result = run("scenarios")
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines([f"*baselines: {there}/baselines", f"*recordings: {there}/runs/2*"])
+    (sent,) = (shop.root / "there" / "runs").glob("2*")
+    fetched = fetch_run(f"{there}/runs/{sent.name}", recordings=True)
+    assert verdicts(fetched) == {"digits[cpu-float32]": "identical"}
+    result = run("scenarios", "--harness-baselines", "baselines", "--harness-out", f"{there}/mine")
+    result.assert_outcomes(failed=1)
+    assert verdicts(fetch_run(f"{there}/mine", recordings=False)) == {
+        "digits[cpu-float32]": "missing"
+    }
 
 
 def test_two_scenarios_of_one_name_are_refused(run: Run, shop):
