@@ -275,7 +275,7 @@ def by_kind(path: Path) -> dict[str, list[Array]]:
 
 
 def git() -> None:
-    """Print what a repository and its clone take after each of ten replacements of 20 baselines."""
+    """Print what a repository and its clone take after replacements of five baselines."""
     random = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as text:
         repository = Path(text) / "repository"
@@ -283,8 +283,8 @@ def git() -> None:
         call(repository, "init", "-q")
         call(repository, "config", "user.email", "bench@example.org")
         call(repository, "config", "user.name", "bench")
-        for replacement in range(10):
-            for number in range(20):  # 2 MiB each, of values like those of latents
+        for replacement in range(5):
+            for number in range(5):  # 2 MiB each, of values like those of latents
                 array = random.normal(size=(1 << 19)).astype(np.float32)
                 data = pack_arrays({"stage/scheduler.step#0/sample": array})
                 (repository / f"{number}.safetensors").write_bytes(data)
@@ -298,7 +298,7 @@ def git() -> None:
             size = sum(path.stat().st_size for path in (repository / ".git").rglob("*"))
             shutil.rmtree(Path(text) / "clone")
             print(
-                f"{replacement + 1} x 40 MiB: .git {size / MIB:.0f} MiB, "
+                f"{replacement + 1} x 10 MiB: .git {size / MIB:.0f} MiB, "
                 f"commit {committed:.1f} s, clone {cloned:.1f} s"
             )
 

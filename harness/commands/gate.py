@@ -58,14 +58,14 @@ def _asked(arguments: argparse.Namespace) -> Asked:
         UsageError: It names no run or no policy, or a folder that holds no run.
     """
     from harness.gate.record import Asked
-    from harness.store.run_folder import runs_below
+    from harness.store.shared_runs import runs_at
 
     if not arguments.policy or not arguments.runs:
         raise UsageError(
             "gate needs at least one run and --policy FILE, or --verify RECORD; for example: "
             "harness gate runs/* --policy .ci/release.yaml"
         )
-    runs = [str(run) for path in arguments.runs for run in runs_below(Path(path))]
+    runs = [run for place in arguments.runs for run in runs_at(place)]
     return Asked(
         runs=tuple(dict.fromkeys(runs)),
         policy=arguments.policy,

@@ -18,6 +18,7 @@ from harness.scenario.model import Case
 from harness.store.baselines import CLASS_NAME, Baseline, Match, Store
 from harness.store.recording import Environment
 from harness.store.run_folder import Results
+from harness.store.shared_runs import fetch_run
 
 MOST_LETTERS = 200  # of the name of a numerics class, which is part of the name of a file
 LINES = re.compile(r"\s+")
@@ -123,13 +124,14 @@ def gather(
     found = []
     for run in seen:
         environments = run.environments
+        folder = _folder(run.name) if with_recordings else Path()
         for outcome in run.results.outcomes:
             case = by_id.get(outcome.case)
             environment = environments.get(outcome.numerics_class)
-            match, held = _held(case, environment, store)
+            match, held = _held(case, environment, store, tensors=with_recordings)
             rederived = None
             if with_recordings and case is not None and outcome.output_digests:
-                rederived = rederive(outcome, case, _folder(run.name), match)
+                rederived = rederive(outcome, case, folder, match)
             found.append(
                 Result(
                     run.name,
@@ -145,16 +147,19 @@ def gather(
 
 
 def _held(
-    case: Case | None, environment: Environment | None, store: Store
+    case: Case | None, environment: Environment | None, store: Store, *, tensors: bool
 ) -> tuple[Match | None, Held]:
-    """Return the baseline by which a case would be judged in an environment now."""
+    """Return the baseline by which a case would be judged in an environment now.
+
+    A store behind a URL gives its `tensors` only where they are needed.
+    """
     if case is None or environment is None or not case.scenario.needs_baseline:
         return None, Held()
     name = environment.numerics_class.name
     if not CLASS_NAME.fullmatch(name) or len(name) > MOST_LETTERS:
         return None, Held(problem="the run names a numerics class that cannot be a file's name")
     try:
-        match = store.match(case, environment.numerics_class)
+        match = store.match(case, environment.numerics_class, tensors=tensors)
     except FileError as error:
         return None, Held(problem=LINES.sub(" ", str(error)))
     if match is None:
@@ -182,5 +187,6 @@ def moment(text: str) -> datetime | None:
 
 
 def _folder(run: str) -> Path:
-    path = Path(run)
+    """Return the folder of a run, which a path, its `results.json` or a URL names."""
+    path = fetch_run(run, recordings=True)
     return path if path.is_dir() else path.parent

@@ -23,6 +23,7 @@ from harness.scenario.reading import read_all
 from harness.store.baselines import Store
 from harness.store.run_folder import Results, read_results
 from harness.store.sealed import SealedFormat, write_sealed
+from harness.store.shared_runs import fetch_run
 from harness.store.typed_json import encode
 
 RECORD_FORMAT = "harness-gate/1"
@@ -217,7 +218,7 @@ def _read_runs(names: Sequence[str]) -> dict[str, Results]:
     runs, refused = {}, []
     for name in names:
         try:
-            runs[name] = read_results(Path(name))
+            runs[name] = read_results(fetch_run(name, recordings=False))
         except FileError as error:
             refused.append(error)
     if len(refused) == 1:

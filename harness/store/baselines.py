@@ -175,24 +175,32 @@ class Store:
             if not any(folder.parent.iterdir()):
                 folder.parent.rmdir()
 
-    def match(self, case: Case, numerics_class: NumericsClass) -> Match | None:
+    def match(
+        self, case: Case, numerics_class: NumericsClass, *, tensors: bool = True
+    ) -> Match | None:
         """Return the baseline to compare `case` with on a machine of `numerics_class`.
 
         That is the one of the same class; if there is none, the reference of the case's own target;
         if there is none, the reference of the case that the scenario's `reference` names.
+
+        Args:
+            case: The case.
+            numerics_class: Of the machine.
+            tensors: Whether the baseline's tensors are needed, and not its digests alone: a store
+                behind a URL fetches them only then.
 
         Raises:
             BaselineError: A baseline is damaged, misplaced or of another format.
         """
         own = self.folder(case.scenario.name, case.key) / f"{numerics_class.name}.json"
         if own in self.files(case.scenario.name, case.key):
-            baseline = self.read(own)
+            baseline = self.read(own, tensors=tensors)
             if baseline.numerics_class.hash == numerics_class.hash:
                 return Match(baseline)
         for reference in _references(case):
             scenario = reference.scenario or case.scenario.name
             for path in self.files(scenario, reference.key):
-                baseline = self.read(path)
+                baseline = self.read(path, tensors=tensors)
                 if baseline.reference:
                     return Match(baseline, reference)
         return None
@@ -227,8 +235,12 @@ class Store:
             and baseline.fingerprint == case.scenario.fingerprint
         ]
 
-    def read(self, path: Path) -> Baseline:
+    def read(self, path: Path, *, tensors: bool = True) -> Baseline:  # noqa: ARG002 (a URL's)
         """Return one baseline, checked: complete, unchanged, and at the path that it states.
+
+        Args:
+            path: Its JSON file.
+            tensors: Whether its tensors are needed; they are checked here in any case.
 
         Raises:
             BaselineError: It is damaged, misplaced, outside the store, or of another format.

@@ -106,8 +106,12 @@ class SharedStore(Store):
         """
         return sorted(self._refresh(scenario, key))
 
-    def read(self, path: Path) -> Baseline:
+    def read(self, path: Path, *, tensors: bool = True) -> Baseline:
         """Return one baseline, checked: complete, unchanged, and at the path that it states.
+
+        Args:
+            path: Its JSON file.
+            tensors: Whether its tensors are fetched and checked, too.
 
         Raises:
             BaselineError: It is damaged, misplaced or of another format, or cannot be fetched.
@@ -115,8 +119,8 @@ class SharedStore(Store):
         version = self._versions.get(path) or self._refresh_of(path)
         for _ in range(RETRIES):
             try:
-                self._fetch(version)
-                return super().read(path)
+                self._fetch(version, tensors=tensors)
+                return super().read(path) if tensors else self._checked(path)
             except BaselineError:
                 newer = self._refresh_of(path)  # a process of this machine may have replaced it
                 if newer is None or version is None or newer.number == version.number:
@@ -239,7 +243,7 @@ class SharedStore(Store):
         self._versions.update(found)
         return found
 
-    def _fetch(self, version: _Version | None) -> None:
+    def _fetch(self, version: _Version | None, *, tensors: bool) -> None:
         """Bring the files of a version into the folder of this machine.
 
         Raises:
@@ -250,7 +254,7 @@ class SharedStore(Store):
         with _of_a_baseline():
             if version.problem is not None:
                 raise version.problem
-            self._shared.fetch(reversed(version.files))
+            self._shared.fetch(version.files if tensors else version.files[:1])
 
     def _refresh_of(self, path: Path) -> _Version | None:
         """Return the newest version of one baseline; None where there is none."""

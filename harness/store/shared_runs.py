@@ -1,8 +1,8 @@
 """Runs behind URLs: one record for each, so that a reader finds the whole run or none of it.
 
 A run is made in a folder of this machine and sent when it is over. Its blobs lie beside it, where
-other runs and baselines may share them: the tensors of a case that gave its baseline's bits are
-sent once for all nights.
+other runs share them: the tensors of a case that gives its baseline's bits every night are sent
+once for all nights.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from harness.errors import FileError, writing
 from harness.store.blobs import cache_root, holds
-from harness.store.run_folder import PART_FILES, new_run
+from harness.store.run_folder import PART_FILES, new_run, runs_below
 from harness.store.shared_files import FileSet, Sent, SharedFiles
 from harness.store.shared_folder import is_url
 from harness.worker.files import TEMPORARY
@@ -120,6 +120,25 @@ def fetch_run(place: str, *, recordings: bool) -> Path:
     return shared.root
 
 
+def runs_at(place: str) -> list[str]:
+    """Return the runs that a path or URL means: a run itself, or every run below it.
+
+    Raises:
+        UsageError: It is a URL that cannot be used.
+        FileError: There is none.
+    """
+    if not is_url(place):
+        return [str(run) for run in runs_below(Path(place))]
+    shared = SharedFiles(place)
+    names = shared.names()
+    if RECORD in names:
+        return [shared.place]
+    found = [name.removesuffix(f"/{RECORD}") for name in names if name.endswith(f"/{RECORD}")]
+    if not found:
+        raise _no_run(shared.place)
+    return [f"{shared.place}/{name}" for name in found]
+
+
 def record_of(shared: SharedFiles) -> FileSet:
     """Return the record of a run.
 
@@ -127,9 +146,13 @@ def record_of(shared: SharedFiles) -> FileSet:
         FileError: There is no run at this URL, or its record is damaged.
     """
     if RECORD not in shared.names():
-        problem = "holds no run, or one that was not sent to its end"
-        raise FileError(shared.place, problem, "check the URL, or send the run again")
+        raise _no_run(shared.place)
     return shared.read([RECORD])[RECORD]
+
+
+def _no_run(place: str) -> FileError:
+    problem = "holds no run, or one that was not sent to its end"
+    return FileError(place, problem, "check the URL, or send the run again")
 
 
 def _remove_others(root: Path, record: FileSet) -> None:

@@ -10,12 +10,13 @@ from pathlib import Path
 import builders
 import pytest
 
+from harness.store.blobs import blob_of
 from harness.store.history import add_run, read_history
 from harness.store.run_folder import Results, read_results
 from harness.store.shared_baselines import open_store
 from harness.store.shared_folder import open_folder
 from harness.store.shared_runs import fetch_run
-from harness.worker.protocol import RECORDING_FILE
+from harness.worker.protocol import RECORDING_FILE, TENSORS_FILE
 
 CASE = "digits[cpu-float32]"
 
@@ -110,6 +111,32 @@ def test_a_case_that_moved_is_explained_from_a_bucket(shop, bucket, tmp_path, mo
     shutil.rmtree(tmp_path / "cache")
     run = fetch_run(f"{bucket}/moved", recordings=False)
     assert [path.name for path in (run / "explanations").iterdir()] == [f"{CASE}.txt"]
+
+
+def test_a_second_night_without_drift_fetches_and_sends_no_tensors(shop, bucket, s3, tmp_path):
+    """A machine that has fetched nothing needs the digests alone; the gate does, too."""
+    shop.scenario()
+    place = f"{bucket}/harness"
+    in_store = ("--baselines", f"{place}/baselines")
+    assert shop.harness("record", *in_store).code == 0
+    assert shop.harness("run", "--out", f"{place}/night-1", *in_store).code == 0
+    (path,) = open_store(f"{place}/baselines").files("digits", "cpu-float32")
+    first = fetch_run(f"{place}/night-1", recordings=True) / "recordings/digits/cpu-float32"
+    baseline = blob_of(open_store(f"{place}/baselines").read(path).tensors_path).name
+    recording = blob_of(first / TENSORS_FILE).name
+    shutil.rmtree(tmp_path / "cache")
+    s3.requests.clear()
+    assert shop.harness("run", "--out", f"{place}/night-2", *in_store).code == 0
+    (shop.root / "policy.yaml").write_text(
+        "commit: any\nworking-tree: any\nrequire: [{scenarios: [digits], on: [cpu]}]\n",
+        encoding="utf-8",
+    )
+    gate = ("gate", place, "--policy", "policy.yaml", *in_store)
+    opened = shop.harness(*gate)
+    assert (opened.code, opened.out[:4]) == (0, "open")
+    methods = [method for method, path in s3.requests if recording in path or baseline in path]
+    assert methods == ["HEAD"]  # the recording's are there already
+    assert shop.harness(*gate, "--recordings").code == 0
 
 
 def test_a_project_names_its_places(shop, bucket):

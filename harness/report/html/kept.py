@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.errors import FileError
-from harness.records import Drift, Outcome
+from harness.records import Drift, Outcome, Verdict
 from harness.store.baselines import Store
 from harness.store.recording import Observed, Recording
 from harness.store.shared_files import mirror_of
@@ -80,7 +80,9 @@ def _baseline(outcome: Outcome, notes: list[str]) -> Observed | None:
         return None
     if outcome.baseline.run:
         return _recording(Path(outcome.baseline.run), outcome, notes)
-    if not outcome.baseline.file:
+    # Behind a URL, the tensors of a baseline whose bits came out were not fetched.
+    is_elsewhere = is_url(outcome.store) and outcome.verdict is Verdict.IDENTICAL
+    if not outcome.baseline.file or is_elsewhere:
         return None
     # What was fetched from a URL is read where it lies: a report asks no other machine.
     store = Store(mirror_of(outcome.store) if is_url(outcome.store) else Path(outcome.store))
