@@ -411,12 +411,18 @@ class Session:
     def _match(self, case: Case, recording: Recording) -> Match | None:
         """Return the baseline to compare a recording with.
 
-        Behind a URL, its tensors are fetched only where the bits differ: the judge reads no others.
+        Behind a URL, its tensors are fetched only where something differs: the judge reads no
+        tensors of a baseline of the same version whose bits came out.
         """
         match = self.store.match(case, recording.numerics_class, tensors=False)
-        if match is None or match.baseline.output_digests == recording.output_digests:
+        if match is None or not self.store.url:
             return match
-        return self.store.match(case, recording.numerics_class) if self.store.url else match
+        baseline = match.baseline
+        is_current = baseline.fingerprint == case.scenario.fingerprint
+        has_its_bits = baseline.output_digests == recording.output_digests
+        if is_current and has_its_bits and baseline.weights == recording.weights:
+            return match
+        return self.store.match(case, recording.numerics_class)
 
     def _note_environment(self, case: Case, environment: Environment) -> None:
         """Keep the environment of each numerics class: that of the first case in the alphabet.

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from builders import scenario_text
+from s3_server import s3  # noqa: F401 (a fixture)
 
 from harness.judge import drift
 from harness.launch import local

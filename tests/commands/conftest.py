@@ -8,13 +8,10 @@ from pathlib import Path
 import builders
 import numpy as np
 import pytest
-from s3_server import s3
 
 from harness.scenario.reading import read
 from harness.session import Session
 from harness.store.baselines import Store
-
-__all__ = ["finished", "recorded", "s3"]
 
 
 @pytest.fixture

@@ -83,7 +83,7 @@ def test_a_store_in_a_bucket_gives_the_verdicts_and_digests_of_a_folder(shop, bu
         why = shop.harness("explain", f"{place}/stale", *in_store)
         seen[name] += [why.code, why.out]
         accepted = shop.harness("accept", f"{place}/stale", "--reason", "eta is 1 now", *in_store)
-        assert accepted.code == 0
+        assert accepted.code == 0, seen[name][-4:]
         assert run("after") == 0
         (path,) = open_store(f"{place}/baselines").files("digits", "cpu-float32")
         baseline = open_store(f"{place}/baselines").read(path)
