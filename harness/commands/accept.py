@@ -24,6 +24,7 @@ from harness.commands.parser import (
 from harness.errors import BaselineError, UsageError
 from harness.records import Outcome, Reason, Verdict
 from harness.scenario.model import Case
+from harness.store.shared_folder import is_url
 
 if TYPE_CHECKING:
     from harness.commands.baseline_writing import NewBaseline
@@ -59,13 +60,12 @@ class _Accepted:
 def accept(arguments: argparse.Namespace) -> int:
     """Replace baselines by what runs recorded: only what failed.
 
-    RUN is the folder of a run, a folder of several, or an archive of either (.zip, .tar.gz), such
-    as the artefacts of a night. All recordings are checked before the first baseline is written.
+    RUN is the folder of a run, a folder of several, an archive of either (.zip, .tar.gz), such as
+    the artefacts of a night, or an fsspec URL of a run or of several. All recordings are checked
+    before the first baseline is written.
     """
-    from harness.store.archive import unpacked
-
     with ExitStack() as stack:
-        places = [(Path(each), stack.enter_context(unpacked(Path(each)))) for each in arguments.run]
+        places = [place for each in arguments.run for place in _folders(each, stack)]
         seen = [found for given, folder in places for found in _outcomes(given, folder)]
         if arguments.list:
             _list(seen)
@@ -79,12 +79,24 @@ def accept(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _outcomes(given: Path, folder: Path) -> Iterator[_Seen]:
+def _folders(given: str, stack: ExitStack) -> Iterator[tuple[str, Path]]:
+    """Yield the name and the folder of what RUN means; the stack removes what was unpacked."""
+    from harness.store.archive import unpacked
+    from harness.store.shared_runs import fetch_run, runs_at
+
+    if not is_url(given):
+        yield given, stack.enter_context(unpacked(Path(given)))
+        return
+    for place in runs_at(given):
+        yield place, fetch_run(place, recordings=True)
+
+
+def _outcomes(given: str, folder: Path) -> Iterator[_Seen]:
     """Yield every outcome of the runs in a folder, which may be an archive that was unpacked."""
     from harness.store.run_folder import read_results, runs_below
 
     for run in runs_below(folder):
-        name = given if run == folder else given / run.relative_to(folder)
+        name = given if run == folder else Path(given) / run.relative_to(folder)
         for outcome in read_results(run).outcomes:
             yield _Seen(run, str(name), outcome)
 
@@ -305,7 +317,8 @@ def _options(parser: argparse.ArgumentParser) -> None:
         "run",
         nargs="+",
         metavar="RUN",
-        help="a run's folder, a folder of several, or an archive of either (.zip, .tar.gz)",
+        help="a run's folder, a folder of several, an archive of either (.zip, .tar.gz), "
+        "or an fsspec URL",
     )
     parser.add_argument(
         "--reason", metavar="TEXT", help="why the new output is right; kept in the baseline"
