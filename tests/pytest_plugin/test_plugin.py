@@ -270,7 +270,7 @@ def test_places_may_be_urls_and_may_be_named_by_the_project(
     assert shop.harness("record", "--out", "recorded").code == 0
     result = run("scenarios")
     result.assert_outcomes(passed=1)
-    result.stdout.fnmatch_lines([f"*baselines: {there}/baselines", f"*recordings: {there}/runs/2*"])
+    result.stdout.fnmatch_lines([f"*recordings: {there}/runs/2*"])
     (sent,) = (shop.root / "there" / "runs").glob("2*")
     fetched = fetch_run(f"{there}/runs/{sent.name}", recordings=True)
     assert verdicts(fetched) == {"digits[cpu-float32]": "identical"}
