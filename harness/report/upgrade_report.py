@@ -132,12 +132,13 @@ def _harmless(part: HarmlessPart) -> Section:
         (each.name, each.before or "absent", each.after or "removed") for each in part.packages
     )
     largest = "The largest part" if part.is_maximal else "A part"
-    lines = (f"{largest} of the upgrade that moves no case, by adding packages one by one.",)
-    if not rows:
-        lines = ("No part of the upgrade was found that moves no case.",)
+    lines: tuple[str, ...] = ("No part of the upgrade was found that moves no case.",)
+    if rows:
+        first = f"{largest} of the upgrade that moves no case, by adding packages one by one."
+        lines = (first, VERIFICATION[part.verification])
     return Section(
         "What can be upgraded without moving anything",
-        (*lines, VERIFICATION[part.verification]),
+        lines,
         CHANGE_HEADINGS,
         rows,
     )
