@@ -37,8 +37,10 @@ require:
 UPGRADE = """\
 import sys
 if "harness.worker" in sys.orig_argv:
+    import functools
     from diffusers import DDIMScheduler
     plain = DDIMScheduler.step
+    @functools.wraps(plain)
     def step(*arguments, **named):
         result = plain(*arguments, **named)
         result.prev_sample.mul_(1.01)
@@ -192,6 +194,8 @@ def test_three_machine_types_three_nights_and_an_accept_by_cause(fleet):
     gate = made.night(upgraded)
     assert gate.failed
     assert gate.outcomes == {"decide": "failure"}
+    runs = [made.root / "artefacts-2" / f"run-{name}" / name for name in MACHINES]
+    assert [read_results(run).outcomes[0].verdict for run in runs] == ["drifted"] * 3
     assert "blocked" in gate.summary.read_text(encoding="utf-8")
     (issue,) = made.service.issues
     assert (issue["state"], issue["label"]) == ("open", "harness-nightly")
