@@ -146,7 +146,7 @@ def test_a_run_on_its_way_leaves_no_folder(tmp_path, run, cache):
     assert on_its_way.folder.name == "night"
     shutil.copytree(run, on_its_way.folder, dirs_exist_ok=True)
     on_its_way.send()
-    assert not list((cache / "stores" / "runs").iterdir())
+    assert not [each for each in (cache / "stores" / "runs").iterdir() if each.is_dir()]
     assert files_of(fetch_run(place, recordings=True))
 
 
