@@ -240,11 +240,11 @@ def test_a_failure_outweighs_what_cannot_run_here(shop):
     assert shop.harness("run", "--strict").code == 1
 
 
-def test_a_checkpoint_that_is_not_on_this_machine_is_not_a_failure(shop):
-    """A path of another machine: unverified, and the reason names the folder."""
+def test_a_path_without_a_checkpoint_is_an_error(shop):
+    """Nobody can fetch it, and it may be mistyped: the reason names the folder."""
     shop.scenario(checkpoint="{path: ../nowhere}")
     done = shop.harness("run")
-    assert done.code == 3
+    assert done.code == 1
     assert f"no checkpoint in {shop.root / 'nowhere'}" in done.out
 
 

@@ -25,7 +25,7 @@ from harness.worker.observe.digest import digest
 from harness.worker.pipeline import checkpoints, library, schedulers
 from harness.worker.pipeline.synthetic import synthesize
 from harness.worker.pipeline.torch_ import Torch
-from harness.worker.protocol import CannotRunHere, CaseError
+from harness.worker.protocol import CaseError
 
 TORCH_DTYPE = "ignore:`torch_dtype` is deprecated:FutureWarning"
 
@@ -354,11 +354,11 @@ def test_a_changed_configuration_of_a_synthetic_checkpoint_makes_other_weights(s
 
 
 @pytest.mark.filterwarnings(TORCH_DTYPE)
-def test_a_folder_without_a_model_index_cannot_run_here(tmp_path: Path):
-    """A path that exists only on another machine is no failure of the pipeline."""
+def test_a_folder_without_a_model_index_is_an_error(tmp_path: Path):
+    """A mistyped path must not look like a machine that lacks something."""
     source = {"kind": "path", "folder": str(tmp_path)}
     problem = r"no checkpoint in .*: expected a folder in diffusers' format, with model_index.json"
-    with pytest.raises(CannotRunHere, match=problem):
+    with pytest.raises(CaseError, match=problem):
         checkpoints.load(source, "DDIMPipeline", {"default": "float32"}, TORCH)
 
 
