@@ -65,7 +65,7 @@ def test_a_reference_may_be_another_scenario_s(tmp_path):
 def test_without_its_environment_a_case_is_unverified_and_says_how_to_make_it(shop, monkeypatch):
     """Nothing of 3 GB is installed without being asked for."""
     monkeypatch.setenv("HARNESS_CACHE", str(shop.root / "cache"))
-    shop.scenario(framework="mindspore", generator="numpy")
+    shop.scenario(backend="mindspore", generator="numpy")
     missing = "no environment with mindspore here; make it with: harness env --make mindspore"
     assert f"no: {missing}" in " ".join(shop.harness("list").out.split())
     done = shop.harness("run", "--out", "run")
@@ -76,14 +76,14 @@ def test_without_its_environment_a_case_is_unverified_and_says_how_to_make_it(sh
 
 def test_its_devices_can_be_chosen_on_the_command_line(shop):
     """A case on Ascend is found by its device, as one on CUDA is."""
-    path = shop.scenario(framework="mindspore", generator="numpy", cases="{device: [cpu, ascend]}")
+    path = shop.scenario(backend="mindspore", generator="numpy", cases="{device: [cpu, ascend]}")
     assert "digits[cpu-float32]" not in shop.harness("list", str(path), "--device", "ascend").out
     assert "digits[ascend-float32]" in shop.harness("list", str(path), "--device", "ascend").out
 
 
 def test_packages_of_torch_s_side_are_not_put_beside_mindspore(shop):
     """Its pins go together; a case that asks for others is unverified, whatever was made."""
-    shop.scenario(framework="mindspore", generator="numpy")
+    shop.scenario(backend="mindspore", generator="numpy")
     done = shop.harness("run", "--env", "diffusers==0.30.3", "--out", "run")
     assert done.code == 3
     refusal = "diffusers==0.30.3 is for scenarios in torch; the packages of mindspore are pinned"
