@@ -61,6 +61,7 @@ for name in sys.argv[1:]:
 """
 BUILDING, LOCK = ".building", ".lock"  # suffixes of what lies beside an environment
 NOT_INHERITED = ("PYTHONPATH", "PYTHONHOME")  # variables that would lead into this environment
+VENDORED = "_vendor"  # the folder of packages that another one carries along
 LOG_CHARACTERS = 4000  # of the end of what an installer printed
 REASON_CHARACTERS = 300
 PIP_ERROR = "ERROR:"
@@ -177,9 +178,14 @@ def _name(requirement: Requirement) -> str:
 
 
 def _installed() -> Versions:
-    """Return the versions of the packages that this interpreter sees; the first on its path win."""
+    """Return the versions of the packages that this interpreter sees; the first on its path win.
+
+    setuptools puts packages of its own on the path of a process that imports it. They are in no
+    other process of this environment, and an environment's name must not depend on them.
+    """
+    path = [folder for folder in sys.path if Path(folder).name != VENDORED]
     found: dict[str, str] = {}
-    for distribution in reversed(list(metadata.distributions())):
+    for distribution in reversed(list(metadata.distributions(path=path))):
         name = distribution.metadata["Name"]
         if name:
             found[canonicalize_name(name)] = distribution.version

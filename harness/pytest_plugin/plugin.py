@@ -131,7 +131,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 
 def _measures(config: pytest.Config) -> bool:
     """Whether pytest-benchmark takes part, in a project that has scenarios."""
-    return config.pluginmanager.has_plugin("pytest-benchmark") and _is_of_harness(config)
+    return config.pluginmanager.has_plugin("benchmark") and _is_of_harness(config)
 
 
 def _is_of_harness(config: pytest.Config) -> bool:

@@ -131,6 +131,15 @@ def test_two_at_once_build_it_once(links, kept, tmp_path):
     assert (tmp_path / "imported").read_text() == "once "
 
 
+def test_packages_that_another_one_carries_along_are_not_installed(monkeypatch, tmp_path):
+    """A process that imported setuptools must find the environments that others built."""
+    carried = tmp_path / "_vendor" / "wobble-9.9.dist-info"
+    carried.mkdir(parents=True)
+    (carried / "METADATA").write_text("Name: wobble\nVersion: 9.9\n", encoding="utf-8")
+    monkeypatch.setattr(sys, "path", [*sys.path, str(carried.parent)])
+    assert not sandbox.is_made(["wobble==9.9"])
+
+
 @pytest.mark.parametrize("whole_group", [True, False])
 def test_a_killed_build_leaves_nothing_broken(links, kept, tmp_path, whole_group):
     """The next call builds afresh, after an installer that outlived its parent has ended."""

@@ -419,6 +419,7 @@ OUTCOME = Outcome(
     environment_changes=(EnvironmentChange("torch", "2.9.1", "2.10.0", ChangeKind.LIBRARY),),
     output_digests={"image": "i" * 32},
     terms="t" * 16,
+    test="tests/test_own.py::test_ramp",
     evidence="e" * 16,
     log="Traceback …",
     recording="recordings/digits/cuda-bfloat16",
