@@ -61,7 +61,7 @@ for name in sys.argv[1:]:
 """
 BUILDING, LOCK = ".building", ".lock"  # suffixes of what lies beside an environment
 NOT_INHERITED = ("PYTHONPATH", "PYTHONHOME")  # variables that would lead into this environment
-VENDORED = "_vendor"  # the folder of packages that another one carries along
+SITES = ("site-packages", "dist-packages")  # folders of installed packages
 LOG_CHARACTERS = 4000  # of the end of what an installer printed
 REASON_CHARACTERS = 300
 PIP_ERROR = "ERROR:"
@@ -180,16 +180,22 @@ def _name(requirement: Requirement) -> str:
 def _installed() -> Versions:
     """Return the versions of the packages that this interpreter sees; the first on its path win.
 
-    setuptools puts packages of its own on the path of a process that imports it. They are in no
-    other process of this environment, and an environment's name must not depend on them.
+    Some packages, such as setuptools and ray, carry others along and put them on the path of a
+    process that imports them. These are in no other process of this environment, and an
+    environment's name must not depend on them.
     """
-    path = [folder for folder in sys.path if Path(folder).name != VENDORED]
+    path = [folder for folder in sys.path if not _is_carried_along(Path(folder))]
     found: dict[str, str] = {}
     for distribution in reversed(list(metadata.distributions(path=path))):
         name = distribution.metadata["Name"]
         if name:
             found[canonicalize_name(name)] = distribution.version
     return found
+
+
+def _is_carried_along(folder: Path) -> bool:
+    """Whether a folder of the path lies inside an installed package."""
+    return any(parent.name in SITES for parent in folder.parents)
 
 
 def _sweep() -> None:

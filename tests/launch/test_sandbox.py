@@ -133,7 +133,7 @@ def test_two_at_once_build_it_once(links, kept, tmp_path):
 
 def test_packages_that_another_one_carries_along_are_not_installed(monkeypatch, tmp_path):
     """A process that imported setuptools must find the environments that others built."""
-    carried = tmp_path / "_vendor" / "wobble-9.9.dist-info"
+    carried = tmp_path / "site-packages" / "ray" / "files" / "wobble-9.9.dist-info"
     carried.mkdir(parents=True)
     (carried / "METADATA").write_text("Name: wobble\nVersion: 9.9\n", encoding="utf-8")
     monkeypatch.setattr(sys, "path", [*sys.path, str(carried.parent)])
