@@ -19,24 +19,23 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from harness.errors import UsageError
 from harness.launch.in_process import InProcessSlot
-from harness.records import Comparison, Device, Drift, Outcome, Reason, Verdict
+from harness.records import Device, Drift, Outcome, Reason
+from harness.report.advice import ACCEPTABLE
 from harness.scenario.given import Bounds, GivenSpec, of_array, of_pipeline
 from harness.scenario.model import Case, Scenario
 from harness.scenario.reading import read_all
 from harness.scenario.select import select
-from harness.session import Session, WhenEvaluated, called_twice, well_timed
+from harness.session import Session, WhenEvaluated, to_record
 from harness.store.baselines import Store
 from harness.store.recording import Recording
 from harness.store.run_folder import new_run
 from harness.store.shared_baselines import open_store
-from harness.study.accepting import put_in_store
+from harness.study.accepting import FIRST_RECORDING, lacks_baseline, put_in_store
 
 if TYPE_CHECKING:
     from harness.records import Array
 
 BASELINES = "baselines"
-FIRST_RECORDING = "first recording on this class"
-ACCEPTABLE = (Verdict.DRIFTED, Verdict.STALE, Verdict.INCOMPARABLE)
 
 PathOrText = str | Path
 
@@ -125,7 +124,7 @@ def record(
         FileError: A baseline cannot be written.
     """
     cases = [case for case in _cases(chosen, keyword, device) if case.scenario.needs_baseline]
-    asked = [called_twice(well_timed(case)) for case in cases]
+    asked = [to_record(case) for case in cases]
     session = _run(asked, open_store(str(baselines)), out, 1, WhenEvaluated.NEVER)
     outcomes = {outcome.case: outcome for outcome in session.outcomes}
     return [
@@ -191,22 +190,13 @@ def check(  # noqa: PLR0913 (keywords, each with a default)
         Session(open_store(str(baselines)), Path(folder)) as session,
     ):
         outcome = session.run(given.case, InProcessSlot(given.objects))
-        reason = accept if outcome.verdict in ACCEPTABLE else ""
+        reason = accept if outcome.reason in ACCEPTABLE else ""
         if outcome.reason is Reason.NO_BASELINE and (update or accept):
             reason = accept or FIRST_RECORDING
         if reason:
             recording = Recording.read(session.folder(given.case))
             put_in_store(session.store, given.case, recording, reason)
     return outcome
-
-
-def lacks_baseline(outcome: Outcome) -> bool:
-    """Whether a case that ran has no baseline of this machine's class, and may have this one."""
-    if outcome.verdict is Verdict.MISSING:
-        return True
-    judged_by = outcome.baseline
-    has_own = judged_by is not None and judged_by.comparison is Comparison.SAME_CLASS
-    return outcome.passes and not has_own
 
 
 def _run(

@@ -656,8 +656,15 @@ def well_timed(case: Case) -> Case:
     return timed(case, max(MORE_ROUNDS, cost.rounds or 1))
 
 
-def called_twice(case: Case) -> Case:
-    """Return the case with the expectation that a second call of one pipeline object agrees."""
+def to_record(case: Case, *, may_be_stateful: bool = False) -> Case:
+    """Return a case as it runs where its recording is to become a baseline.
+
+    It is timed well, and a second call of the same pipeline object must agree with the first unless
+    it may be stateful.
+    """
+    case = well_timed(case)
+    if may_be_stateful:
+        return case
     scenario = case.scenario
     expect = dict.fromkeys((*scenario.expect, Expectation.STATELESS))
     return replace(case, scenario=replace(scenario, expect=tuple(expect)))

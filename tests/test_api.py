@@ -80,6 +80,17 @@ def test_a_notebook_checks_a_pipeline(tmp_path: Path, pipeline: DDIMPipeline):
     assert harness.check(pipeline, other, **where).verdict is Verdict.IDENTICAL
 
 
+def test_a_value_that_is_not_finite_is_never_accepted(tmp_path: Path):
+    """Whatever reason is given: no run could be held against it."""
+    where = {"baseline": "ramp", "baselines": tmp_path}
+    harness.check(np.arange(4.0), **where, update=True)
+    broken = np.array([0.0, np.nan, 2.0, 3.0])
+    outcome = harness.check(broken, **where, accept="it is what it is")
+    assert outcome.verdict is Verdict.INCOMPARABLE
+    assert harness.check(broken, **where, update=True).verdict is Verdict.INCOMPARABLE
+    assert harness.check(np.arange(4.0), **where).verdict is Verdict.IDENTICAL
+
+
 def test_a_weight_that_changed_in_memory_is_named(tmp_path: Path):
     """Of the pipeline as it is now, not as its files have it."""
     pipeline = DDIMPipeline.from_pretrained(DATA / "bundled" / "digits-ddpm")

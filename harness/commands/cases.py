@@ -44,7 +44,6 @@ if TYPE_CHECKING:
 
 OWN_FOLDER = "the run's folder (default: runs/ and the time)"
 EIGHT_BITS = "uint8"  # the dtype of an output that the pipeline returned as images of Pillow
-FIRST_RECORDING = "first recording on this class"
 
 ClassesOf = Callable[[str, str], list[str]]  # from the name of a scenario and the key of a case
 
@@ -194,20 +193,18 @@ def _run_options(parser: argparse.ArgumentParser) -> None:
 
 def record(arguments: argparse.Namespace) -> int:
     """Run cases that have no baseline of this machine's class, and write theirs."""
-    from harness.api import lacks_baseline
     from harness.commands.baseline_writing import NewBaseline, write_baselines
     from harness.report.run_report import print_runs
     from harness.report.runs import Run
     from harness.report.terminal import console
-    from harness.session import WhenEvaluated, called_twice, well_timed
+    from harness.session import WhenEvaluated, to_record
     from harness.store.recording import Recording
+    from harness.study.accepting import FIRST_RECORDING, lacks_baseline
 
     cases = [case for case in _cases(arguments) if case.scenario.needs_baseline]
     if not cases:
         raise UsageError("every chosen case is expected to vary; such cases need no baseline")
-    recorded = [well_timed(case) for case in cases]
-    if not arguments.stateful:
-        recorded = [called_twice(case) for case in recorded]
+    recorded = [to_record(case, may_be_stateful=arguments.stateful) for case in cases]
     session = _run_cases(arguments, recorded, WhenEvaluated.NEVER)
     outcomes = {outcome.case: outcome for outcome in session.outcomes}
     new = [
@@ -215,7 +212,7 @@ def record(arguments: argparse.Namespace) -> int:
         for case in cases
         if lacks_baseline(outcomes[case.id])
     ]
-    write_baselines(session.store, new, arguments.reason, arguments.warn_above)
+    write_baselines(session.store, new, arguments.reason or FIRST_RECORDING, arguments.warn_above)
     _advise_more_bits(new)
     failed = [each for each in session.outcomes if each.fails and not lacks_baseline(each)]
     if failed:
@@ -249,9 +246,8 @@ def _record_options(parser: argparse.ArgumentParser) -> None:
     add_warn_above(parser)
     parser.add_argument(
         "--reason",
-        default=FIRST_RECORDING,
         metavar="TEXT",
-        help="kept in the baseline (default: %(default)s)",
+        help="kept in the baseline (default: that it is the first recording on its class)",
     )
     parser.add_argument(
         "--stateful",

@@ -59,7 +59,7 @@ def _prune_options(parser: argparse.ArgumentParser) -> None:
 
 def clean(arguments: argparse.Namespace) -> int:
     """Remove old runs below `runs/`, which hold recordings and reports; the newest stay."""
-    runs = _runs(Path(arguments.runs))
+    runs = _runs(Path(arguments.runs or arguments.runs_in or RUNS))
     old = runs[: max(0, len(runs) - arguments.keep)]
     for run in old:
         say(f"{'old' if arguments.dry_run else 'removed'}: {run}")
@@ -82,9 +82,8 @@ def _clean_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "runs",
         nargs="?",
-        default=RUNS,
         metavar="DIR",
-        help="the folder of runs (default: %(default)s)",
+        help=f"the folder of runs (default: that of the project, else {RUNS})",
     )
     parser.add_argument(
         "--keep",

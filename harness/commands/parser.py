@@ -26,6 +26,7 @@ STRICT = "exit 3 if anything asked for could not be verified"
 # MiB of a baseline's tensors above which `record` and `accept` warn. GitHub warns of files above
 # 50 MiB, and refuses those above 100 MiB.
 WARN_ABOVE = 50
+UNTIL = ("identical", "within")  # the words of `study.moves.Until`, which loads numpy
 RECORDINGS = "where recordings go (default: runs/ and the time)"
 
 
@@ -128,6 +129,17 @@ def add_jobs(parser: argparse.ArgumentParser) -> None:
 def add_out(parser: argparse.ArgumentParser, words: str = RECORDINGS) -> None:
     """Add the run's folder."""
     parser.add_argument("--out", metavar="DIR", help=f"{words}; a folder, or an fsspec URL")
+
+
+def add_until(parser: argparse.ArgumentParser) -> None:
+    """Add what counts as moved between two releases."""
+    parser.add_argument(
+        "--until",
+        choices=UNTIL,
+        default=UNTIL[0],
+        help="what counts as moved: different bits, or more than `tolerance.cross-class` "
+        "(default: %(default)s)",
+    )
 
 
 def add_companions(parser: argparse.ArgumentParser) -> None:

@@ -16,6 +16,7 @@ from harness.commands.parser import (
     add_companions,
     add_out,
     add_profile,
+    add_until,
     at_least_one,
     chosen_cases,
     out_of,
@@ -43,7 +44,6 @@ FIRST_CHOICE = "portable"  # of the platforms on which faults are looked for
 BY_CONTRACT = (Reason.CONTRACT_HOLDS, Reason.CONTRACT_BROKEN)  # what decided is not a baseline
 CHALLENGE_FILE = "challenge.json"
 BISECTION_FILE = "bisect.json"
-UNTIL = ("identical", "within")  # the words of `study.moves.Until`, which loads numpy
 
 
 # harness calibrate
@@ -543,13 +543,7 @@ def _bisect_options(parser: argparse.ArgumentParser) -> None:
         "--good", required=True, metavar="VERSION", help="the release that others are compared with"
     )
     parser.add_argument("--bad", required=True, metavar="VERSION", help="a later release")
-    parser.add_argument(
-        "--until",
-        choices=UNTIL,
-        default=UNTIL[0],
-        help="what counts as moved: different bits, or more than `tolerance.cross-class` "
-        "(default: %(default)s)",
-    )
+    add_until(parser)
     parser.add_argument(
         "--all", action="store_true", help="run every release and list each that changed the output"
     )

@@ -14,12 +14,12 @@ from harness.commands.parser import (
     add_choice,
     add_paths,
     add_profile,
+    add_until,
     at_least_one,
     chosen_cases,
     out_of,
     store_of,
 )
-from harness.commands.studies import UNTIL
 from harness.records import Device
 
 if TYPE_CHECKING:
@@ -109,13 +109,7 @@ def _options(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(option, dest=name, required=True, metavar="REQUIREMENTS", help=words)
     add_choice(parser, device=Device.CPU)
     add_profile(parser)
-    parser.add_argument(
-        "--until",
-        choices=UNTIL,
-        default=UNTIL[0],
-        help="what counts as moved: different bits, or more than `tolerance.cross-class` "
-        "(default: %(default)s)",
-    )
+    add_until(parser)
     parser.add_argument(
         "--max-environments",
         type=at_least_one,

@@ -43,7 +43,7 @@ from harness.launch.placement import (
 from harness.records import Verdict
 from harness.scenario.model import Case
 from harness.worker.files import write_folder
-from harness.worker.protocol import RunRequest
+from harness.worker.protocol import VARIABLES, RunRequest
 
 LOCAL, OWN_MEANS = "ray-local", "ray"  # beside `ray://HOST:PORT`
 PLACED_SECONDS = 600.0  # for Ray to start an actor where there is room for it
@@ -59,29 +59,6 @@ PLACEMENT_LOG = "fleet.jsonl"
 # An actor that Ray ends kills its children first. A worker's guardian must outlive it, because the
 # guardian alone knows what the worker has started.
 GUARDIANS_LIVE = "RAY_kill_child_processes_on_worker_exit"
-
-# What libraries read that decides bits or cost, as the caller has it: Ray itself sets the number of
-# threads of whatever it starts. A test holds the list against the worker's.
-CARRIED = (
-    "ATEN_CPU_CAPABILITY",
-    "ONEDNN_MAX_CPU_ISA",
-    "DNNL_MAX_CPU_ISA",
-    "ONEDNN_DEFAULT_FPMATH_MODE",
-    "MKL_CBWR",
-    "MKL_DYNAMIC",
-    "MKL_NUM_THREADS",
-    "OMP_NUM_THREADS",
-    "OMP_DYNAMIC",
-    "NPY_DISABLE_CPU_FEATURES",
-    "CUBLAS_WORKSPACE_CONFIG",
-    "CUDA_LAUNCH_BLOCKING",
-    "NVIDIA_TF32_OVERRIDE",
-    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
-    "TORCH_BLAS_PREFER_CUBLASLT",
-    "TORCH_CUDNN_V8_API_DISABLED",
-    "PYTORCH_CUDA_ALLOC_CONF",
-    "PYTHONHASHSEED",
-)
 
 
 class RayLauncher:
@@ -544,8 +521,11 @@ def _name(address: str, node: str) -> str:
 
 
 def _as_here(spec: WorkerSpec) -> WorkerSpec:
-    """Return the kind of worker with what decides bits as it is, or is not, on this machine."""
-    carried = {name: os.environ.get(name) for name in CARRIED}
+    """Return the kind of worker with what decides bits as it is, or is not, on this machine.
+
+    Ray itself sets the number of threads of whatever it starts.
+    """
+    carried = {name: os.environ.get(name) for name in VARIABLES}
     return WorkerSpec({**carried, **spec.settings}, spec.framework, spec.env, spec.python)
 
 

@@ -19,16 +19,15 @@ from harness.report import advice
 from harness.report.safe_text import safe_lines
 from harness.scenario.given import Given
 from harness.scenario.model import Case
-from harness.session import Session, WhenEvaluated, called_twice, well_timed
+from harness.session import Session, WhenEvaluated, to_record
 from harness.store.recording import Recording
 from harness.store.run_folder import REPORT_FILE, RUNS, new_run, remove_parts
 from harness.store.shared_baselines import open_store
 from harness.store.shared_folder import is_url
 from harness.store.shared_runs import RunOnItsWay, begin_run, name_of_new_run
-from harness.study.accepting import put_in_store
+from harness.study.accepting import FIRST_RECORDING, put_in_store
 
 XDIST_CONTROLLER = "dsession"  # the plugin that xdist registers in its controller only
-FIRST_RECORDING = "first recording on this class"
 MOST_SHOWN = 10  # unused baselines that the summary names
 
 
@@ -70,7 +69,7 @@ class Running:
     def run(self, case: Case) -> Outcome:
         """Run a case of a scenario's file."""
         if self._may_update and not self.session.store.known(case):
-            case = called_twice(well_timed(case))  # as `harness record` does
+            case = to_record(case)
         return self.session.run(case)
 
     def run_given(self, given: Given) -> Outcome:

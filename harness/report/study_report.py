@@ -223,8 +223,8 @@ def _change_row(change: Change) -> tuple[str, ...]:
     return (
         change.release,
         change.against,
-        f"{change.l_inf:.2e}",
-        f"{change.rel_l2:.2e}",
-        change.first,
-        "; ".join(change.beside[:SHOWN_BESIDE]),
+        f"{change.move.l_inf:.2e}",
+        f"{change.move.rel_l2:.2e}",
+        change.move.first,
+        "; ".join(change.move.beside[:SHOWN_BESIDE]),
     )

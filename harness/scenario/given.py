@@ -6,7 +6,6 @@ the object, and everything else is as in a scenario that says nothing of it.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,10 +15,10 @@ from harness.errors import UsageError
 from harness.records import Device, Dtype, Facts, Metric, Target
 from harness.scenario.fields import Determinism, Expectation, Generator
 from harness.scenario.model import Case, CostBounds, Scenario
+from harness.scenario.reading import NAME
 from harness.scenario.tolerance import FREE_METRICS, Tolerance, Tolerances
 from harness.scenario.weights import Checkpoint, CheckpointKind
 
-NAME = re.compile(r"\w[\w.+-]*")  # of a case: a folder of the store and part of an id
 LONGEST_NAME = 150  # a file system takes 255 bytes, and a run's folders add to a name
 GENERATOR = "generator"
 VALUE = "value"  # the name by which a case refers to its pipeline or array

@@ -5,10 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 
 from harness.judge.drift import measure
+from harness.records import Comparison, Outcome, Verdict
 from harness.scenario.model import Case
 from harness.store.baselines import Store
 from harness.store.ledger import Ledger, distance, entry_of, with_distances
 from harness.store.recording import Recording
+
+FIRST_RECORDING = "first recording on this class"  # the reason where nobody gives one
+
+
+def lacks_baseline(outcome: Outcome) -> bool:
+    """Whether a case that ran has no baseline of this machine's class, and may have this one."""
+    if outcome.verdict is Verdict.MISSING:
+        return True
+    judged_by = outcome.baseline
+    has_own = judged_by is not None and judged_by.comparison is Comparison.SAME_CLASS
+    return outcome.passes and not has_own
 
 
 def put_in_store(store: Store, case: Case, recording: Recording, reason: str) -> Path:

@@ -17,7 +17,7 @@ from harness.scenario.model import Case
 from harness.session import Session
 from harness.store.recording import Recording
 from harness.store.typed_json import encode
-from harness.study.moves import Until, differ, has_moved, measure_move, recorded_before
+from harness.study.moves import Move, Until, differ, has_moved, measure_move, recorded_before
 
 OnStep = Callable[[str], None]
 
@@ -31,19 +31,12 @@ class Change:
     Attributes:
         release: Its version.
         against: The version of the other release.
-        l_inf: The L-inf drift of the output that moved farthest; NaN where the structure of the
-            outputs differs.
-        rel_l2: The relative L2 drift of the same output.
-        first: The first input or stage that differs, in words.
-        beside: What else changed, in words: a scheduler's configuration, the environment.
+        move: How far the output moved between the two, and where first.
     """
 
     release: str
     against: str
-    l_inf: float
-    rel_l2: float
-    first: str
-    beside: tuple[str, ...]
+    move: Move
 
 
 @dataclass(frozen=True)
@@ -188,8 +181,8 @@ def walk(trials: Trials, releases: Iterable[str]) -> Bisection:
         if before and differ(recording, trials.tried[before]):
             change = _change(trials, release, before)
             trials.say(
-                f"{trials.package} {release} moved it: L-inf {change.l_inf:.2e}, "
-                f"first {change.first}"
+                f"{trials.package} {release} moved it: L-inf {change.move.l_inf:.2e}, "
+                f"first {change.move.first}"
             )
             changes.append(change)
         before = release
@@ -240,8 +233,8 @@ def _nearest(indices: Sequence[int], to: float) -> int:
 
 def _change(trials: Trials, release: str, against: str) -> Change:
     """Return how far the output moved between two releases, where first, and what else changed."""
-    found = measure_move(trials.tried[release], trials.tried[against], [trials.package])
-    return Change(release, against, found.l_inf, found.rel_l2, found.first, found.beside)
+    move = measure_move(trials.tried[release], trials.tried[against], [trials.package])
+    return Change(release, against, move)
 
 
 def _end(trials: Trials, release: str) -> Recording:

@@ -21,14 +21,14 @@ from clusters import NEEDS_RAY, Fleet, fleet
 from marked import MARK, alive, until
 
 from harness.errors import UsageError
-from harness.launch.launcher import Jobs
+from harness.launch.launcher import Jobs, WorkerSpec
 from harness.records import ContractState, Outcome, Verdict
 from harness.scenario.reading import read_all
 from harness.session import Session
 from harness.store.baselines import Store
 from harness.store.recording import Recording
 from harness.store.run_folder import read_results
-from harness.worker.conditions.environment import VARIABLES
+from harness.worker.protocol import VARIABLES
 
 pytestmark = NEEDS_RAY
 TYPES = ("A100", "H100", "H100")  # of the nodes, in their order
@@ -85,11 +85,17 @@ def requests_of(out: Path) -> list[dict[str, str]]:
     return [json.loads(line) for line in lines]
 
 
-def test_the_variables_that_are_carried_are_those_that_a_worker_records():
-    """One that decides bits must not differ between a run here and one on a node."""
-    from harness.launch.ray_cluster import CARRIED
+def test_a_worker_on_a_node_gets_the_variables_of_this_machine(monkeypatch: pytest.MonkeyPatch):
+    """All that decide bits: those that are missing here are taken away there; a case's own win."""
+    from harness.launch.ray_cluster import _as_here
 
-    assert CARRIED == VARIABLES
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    monkeypatch.setenv("MKL_CBWR", "AVX2")
+    settings = _as_here(WorkerSpec({"MKL_CBWR": "COMPATIBLE"})).settings
+    expected = {"OMP_NUM_THREADS": "7", "MKL_CBWR": "COMPATIBLE"}
+    assert settings == {name: expected.get(name) for name in VARIABLES}
 
 
 def test_an_address_without_a_cluster_is_refused_and_the_error_says_what_to_do(

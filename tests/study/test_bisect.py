@@ -105,9 +105,9 @@ def test_a_search_names_the_release_how_far_and_where_first(trials):
     found = search(these, list(STEADY))
     (change,) = found.changes
     assert (change.release, change.against) == ("1.3", "1.2")
-    assert (change.l_inf, change.first) == (0.25, "image, after the last stage")
-    assert change.rel_l2 == pytest.approx(0.5 / np.sqrt(1.875))
-    assert change.beside == ()
+    assert (change.move.l_inf, change.move.first) == (0.25, "image, after the last stage")
+    assert change.move.rel_l2 == pytest.approx(0.5 / np.sqrt(1.875))
+    assert change.move.beside == ()
     assert session.asked == ["1.0", "1.5", "1.2", "1.3"]
     assert found.suspects == ()
     assert (
@@ -148,9 +148,9 @@ def test_a_change_of_shape_has_no_size_and_stays_json(tmp_path):
     trials = Trials(Reshaped(tmp_path, {}), builders.case(), "diffusers", (), lambda text: None)
     found = search(trials, ["1.0", "1.1"])
     (change,) = found.changes
-    assert change.first == "output `image` has another shape: [1, 2, 2, 1] -> [1, 4, 4, 1]"
-    assert math.isnan(change.l_inf)
-    assert found.as_json()["changes"][0]["l_inf"] is None
+    assert change.move.first == "output `image` has another shape: [1, 2, 2, 1] -> [1, 4, 4, 1]"
+    assert math.isnan(change.move.l_inf)
+    assert found.as_json()["changes"][0]["move"]["l_inf"] is None
 
 
 def test_what_else_changed_stands_beside_the_release(tmp_path):
@@ -167,7 +167,7 @@ def test_what_else_changed_stands_beside_the_release(tmp_path):
 
     trials = Trials(Upgraded(tmp_path, {}), builders.case(), "diffusers", (), lambda text: None)
     (change,) = search(trials, ["1.0", "1.1"]).changes
-    assert change.beside == (
+    assert change.move.beside == (
         "configuration of scheduler: steps_offset 0 -> 1",
         "numpy unset -> 3",
     )
@@ -189,7 +189,7 @@ def test_within_admits_what_the_scenario_admits(trials):
     these, _, _ = trials(creeping, case)
     (change,) = search(these, list(creeping), "within").changes
     assert (change.release, change.against) == ("1.3", "1.0")
-    assert change.l_inf == pytest.approx(0.03, abs=1e-6)
+    assert change.move.l_inf == pytest.approx(0.03, abs=1e-6)
     assert [change.release for change in search(these, list(creeping)).changes] == ["1.1"]
 
 
@@ -207,7 +207,7 @@ def test_a_walk_lists_every_release_that_moved_it(trials):
     offsets = {"1.0": 0.0, "1.1": 0.25, "1.2": "no wheel", "1.3": 0.25, "1.4": 0.0}
     these, session, _ = trials(offsets)
     found = walk(these, offsets)
-    assert [(c.release, c.against, c.l_inf) for c in found.changes] == [
+    assert [(c.release, c.against, c.move.l_inf) for c in found.changes] == [
         ("1.1", "1.0", 0.25),
         ("1.4", "1.3", 0.25),
     ]
@@ -290,8 +290,8 @@ def test_the_command_finds_the_release_and_goes_on_where_it_was(fake_releases):
     assert (found["tried"], found["suspects"]) == (["1.0", "1.3"], ["1.2"])
     (change,) = found["changes"]
     assert (change["release"], change["against"]) == ("1.3", "1.0")
-    assert (change["first"], change["beside"]) == ("scheduler.step#0", [])
-    assert change["l_inf"] > 0.1
+    assert (change["move"]["first"], change["move"]["beside"]) == ("scheduler.step#0", [])
+    assert change["move"]["l_inf"] > 0.1
     before = times_of_recordings(run)
     assert fake_releases.harness(*command).out == done.out
     assert times_of_recordings(run) == before
@@ -337,7 +337,7 @@ def test_a_real_release_is_found_in_the_real_history(shop):
     )
     assert done.code == 0, done.err
     (found,) = json.loads((shop.root / "found" / "bisect.json").read_text())
-    assert [(c["release"], c["first"]) for c in found["changes"]] == [
+    assert [(c["release"], c["move"]["first"]) for c in found["changes"]] == [
         ("0.31.0", "count of noise draws: 10 -> 5")
     ]
 

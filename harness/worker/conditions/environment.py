@@ -15,7 +15,7 @@ from typing import Any, Dict, List, Optional
 
 import torch
 
-from ..protocol import EnvironmentRecord, NumericsClassRecord
+from ..protocol import VARIABLES, EnvironmentRecord, NumericsClassRecord
 from . import determinism
 
 PACKAGES = (
@@ -29,27 +29,6 @@ PACKAGES = (
     "accelerate",
     "mindspore",
     "mindone",
-)
-# What libraries read that decides bits or cost.
-VARIABLES = (
-    "ATEN_CPU_CAPABILITY",
-    "ONEDNN_MAX_CPU_ISA",
-    "DNNL_MAX_CPU_ISA",
-    "ONEDNN_DEFAULT_FPMATH_MODE",
-    "MKL_CBWR",
-    "MKL_DYNAMIC",
-    "MKL_NUM_THREADS",
-    "OMP_NUM_THREADS",
-    "OMP_DYNAMIC",
-    "NPY_DISABLE_CPU_FEATURES",
-    "CUBLAS_WORKSPACE_CONFIG",
-    "CUDA_LAUNCH_BLOCKING",
-    "NVIDIA_TF32_OVERRIDE",
-    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
-    "TORCH_BLAS_PREFER_CUBLASLT",
-    "TORCH_CUDNN_V8_API_DISABLED",
-    "PYTORCH_CUDA_ALLOC_CONF",
-    "PYTHONHASHSEED",
 )
 
 
