@@ -107,9 +107,10 @@ class Calibration:
     def limits(self, without: str = "") -> Figures:
         """Return the bounds that follow, one per stage, rounded up to two significant digits.
 
-        A bound on relative L2 across classes is at least the machine epsilon, and one on L-inf of
-        integers is at least 1: what no platform moves here, another one may. Where nothing moved
-        and there is no such least value, there is no bound.
+        What no platform moves here, another one may move by one unit in the last place. So a bound
+        on relative L2 across classes is at least `OVER_WORST` times the machine epsilon, and one on
+        L-inf of integers is at least 1. Where nothing moved and there is no such least value, there
+        is no bound.
 
         Args:
             without: The name of a platform that is left out of the evidence.
@@ -174,7 +175,7 @@ class Calibration:
         """Return the least value of the bound at `key`, in the unit of its metric; 0.0 for none."""
         if key.metric is Metric.L_INF:
             return self.quantum
-        return self.last_place if key.kind is Kind.CROSS_CLASS else 0.0
+        return OVER_WORST * self.last_place if key.kind is Kind.CROSS_CLASS else 0.0
 
 
 def calibrate(
