@@ -346,7 +346,7 @@ class Recorder:
         """Call the pipeline object of the last run once more, as its users do."""
         self._progress(case, "a second call of the same pipeline object")
         _seed(case)
-        return pipeline.run(renew_schedulers=False)
+        return pipeline.run(renew=False)
 
     def _load(
         self,

@@ -41,7 +41,8 @@ def nothing_within(_pipeline: Any) -> ContextManager[Any]:
 class Pipeline:
     """A pipeline on its device, ready to be called again and again.
 
-    Every run gets fresh schedulers and generators.
+    Every run gets fresh schedulers and generators, and a pipeline that holds nothing of an earlier
+    run: some keep what they computed once, such as the embedding of the empty prompt.
 
     Attributes:
         executions: How the pipeline is executed, applied already.
@@ -84,6 +85,9 @@ class Pipeline:
             framework.device,
             numpy_generators=framework.takes_numpy_generators,
         )
+        self._stored_state = [
+            (each, dict(vars(each))) for each in (self.pipeline, *_pipelines_inside(self.pipeline))
+        ]
         self._stored_schedulers = stages.schedulers_of(self.pipeline)
         self._holders = {
             name: _holders_of(self.pipeline, name, scheduler)
@@ -104,7 +108,7 @@ class Pipeline:
         on_step: Optional[stages.OnStep] = None,
         within: Within = nothing_within,
         *,
-        renew_schedulers: bool = True,
+        renew: bool = True,
     ) -> Tensors:
         """Call the pipeline once.
 
@@ -115,13 +119,14 @@ class Pipeline:
             on_step: Called after every step of a scheduler.
             within: What the call as a whole runs within, for the pipeline with its fresh
                 schedulers.
-            renew_schedulers: Whether the schedulers are made anew, as for every run that is
-                compared with others, or stay as the last call left them.
+            renew: Whether the pipeline is as it was loaded and its schedulers are made anew, as
+                for every run that is compared with others, or both stay as the last call left them.
 
         Returns:
             The outputs by name, on the CPU.
         """
-        if renew_schedulers:
+        if renew:
+            self._restore()
             self._renew_schedulers()
         draw = self._source.drawing()
         with contextlib.ExitStack() as stack:
@@ -163,9 +168,15 @@ class Pipeline:
         return tensors_in({key: value for key, value in held.items() if _is_array(value)})
 
     def close(self) -> None:
-        """Give the pipeline its own schedulers back: the next case finds it as it was loaded."""
-        for name, scheduler in self._stored_schedulers.items():
-            self._put(name, scheduler)
+        """Leave the pipeline as it was loaded, with its own schedulers, for the next case."""
+        self._restore()
+
+    def _restore(self) -> None:
+        """Give the pipeline, and those inside it, the attributes that they had at first."""
+        for pipeline, state in self._stored_state:
+            held = vars(pipeline)
+            held.clear()
+            held.update(state)
 
     def _renew_schedulers(self) -> None:
         for name, stored in self._stored_schedulers.items():
@@ -184,12 +195,15 @@ def _holders_of(pipeline: Any, name: str, scheduler: Any) -> List[Tuple[Any, str
 
     Combined pipelines keep other pipelines inside, which share their components.
     """
-    inner = [value for value in vars(pipeline).values() if _is_pipeline(value)]
     found = [(pipeline, name)]
-    for holder in inner:
+    for holder in _pipelines_inside(pipeline):
         shared = [key for key, part in holder.components.items() if part is scheduler]
         found += [(holder, key) for key in shared]
     return found
+
+
+def _pipelines_inside(pipeline: Any) -> List[Any]:
+    return [value for value in vars(pipeline).values() if _is_pipeline(value)]
 
 
 def _is_pipeline(value: Any) -> bool:

@@ -62,6 +62,18 @@ class Unscheduled(Combined):
         return {}
 
 
+class Remembering(Combined):
+    """A pipeline that computes something once and keeps it, as Marigold does its empty prompt."""
+
+    kept: torch.Tensor | None = None
+
+    def __call__(self, **_: Any) -> dict[str, torch.Tensor]:
+        self.found_one = self.kept is not None
+        if self.kept is None:
+            self.kept = torch.zeros(1)
+        return {"image": self.kept}
+
+
 class Editing(DiffusionPipeline):
     """A pipeline that edits what its method `invert` took apart."""
 
@@ -120,10 +132,24 @@ def test_a_call_may_keep_the_schedulers_of_the_last_one():
     view = called(pipeline)
     view.run()
     first = pipeline.scheduler
-    view.run(renew_schedulers=False)
+    view.run(renew=False)
     assert pipeline.scheduler is first
     view.run()
     assert pipeline.scheduler is not first
+
+
+def test_every_run_that_is_compared_finds_the_pipeline_as_it_was_loaded():
+    """What one run kept would take a stage away from the next one, and from the next case."""
+    pipeline = Remembering(DDIMScheduler())
+    view = called(pipeline)
+    view.run()
+    view.run()
+    assert not pipeline.found_one
+    view.run(renew=False)
+    assert pipeline.found_one
+    view.close()
+    assert pipeline.kept is None
+    assert not hasattr(pipeline, "found_one")
 
 
 def test_observing_the_steps_leaves_the_scheduler_as_it_was():
