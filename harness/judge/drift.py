@@ -6,6 +6,7 @@ The arrays are read once, in chunks, so that the memory beside them does not gro
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,27 +21,39 @@ if TYPE_CHECKING:
 # Elements that are compared at a time: many enough that a call of numpy costs little, and few
 # enough that the caches hold the four float64 buffers of this length (2 MiB).
 CHUNK = 1 << 16
+SEQUENCE_DIMENSIONS = 3  # batch, place, channel
+IMAGE_DIMENSIONS = 4  # batch, channel, height, width; videos have one more
+LEAST_PER_CHANNEL = 16  # elements whose mean is taken
 
 
 def measure(actual: Array, expected: Array) -> Drift:
     """Measure how far `actual` moved from `expected`, over all elements.
 
     With a = actual and e = expected, both cast to float64 before the subtraction (which would wrap
-    in uint8 and round in float16), and with the sums over all elements, the batch included:
+    in uint8 and round in float16), d = a - e, N elements, and with the sums over all elements, the
+    batch included:
 
-        l_inf   = max |a - e|
-        rel_l2  = sqrt(sum (a - e)^2 / sum e^2)
-        abs_sum = sum |a|
+        l_inf        = max |d|
+        rel_l2       = sqrt(sum d^2 / sum e^2)
+        gain         = sum d e / sum e^2
+        bias         = mean d / sqrt(sum e^2 / N)
+        channel_bias = (mean of d over a channel, the largest) / sqrt(sum e^2 / N)
+        abs_sum      = sum |a|
+
+    Rounding moves elements up and down alike. With N independent differences, gain and bias are
+    about rel_l2 / sqrt(N), and the largest channel's is that of the elements of one channel. What
+    scales or shifts a tensor moves them as far as rel_l2 itself.
 
     Args:
         actual: This run's array, of any shape and real dtype.
         expected: The baseline's array, of the same shape.
 
     Returns:
-        The drift. `l_inf` and the sums are in the array's own unit, `rel_l2` has none; it is
-        infinite where `expected` is zero and `actual` is not. Where either side holds NaN or
-        infinity, `finite` is false and `l_inf` and `rel_l2` are NaN, which no bound admits.
-        `differing` counts the elements that compare unequal: 0.0 and -0.0 are equal.
+        The drift. `l_inf` and the sums are in the array's own unit, the others have none; these
+        are infinite where `expected` is zero and `actual` is not. `gain`, `bias` and `channel_bias`
+        have a sign. Where either side holds NaN or infinity, `finite` is false and all but the sums
+        are NaN, which no bound admits. `differing` counts the elements that compare unequal: 0.0
+        and -0.0 are equal.
 
     Raises:
         ValueError: The shapes differ.
@@ -52,82 +65,157 @@ def measure(actual: Array, expected: Array) -> Drift:
         raise ValueError(f"shapes differ: {actual.shape} and {expected.shape}")
     flat_actual = np.asarray(actual).reshape(-1)  # a view, which slices faster than a memory map
     flat_expected = np.asarray(expected).reshape(-1)
-    sums = _Sums(min(CHUNK, flat_actual.size))
+    channels = Channels.of(actual.shape)
+    sums = _Sums(min(CHUNK, flat_actual.size), channels)
     # Infinity minus infinity is invalid, and squares may overflow or underflow; none is an error.
     with np.errstate(all="ignore"):
-        for start in range(0, flat_actual.size, CHUNK):
-            end = start + CHUNK
+        for start, end in channels.chunks(flat_actual.size):
             sums.add(flat_actual[start:end], flat_expected[start:end], start)
     return _drift(sums, flat_actual, flat_expected, actual.shape)
+
+
+@dataclass(frozen=True)
+class Channels:
+    """Where the channels of an array lie in its flat order.
+
+    Attributes:
+        count: How many channels there are; 1 where the array is taken as a whole.
+        together: How many elements of one channel lie side by side before the next channel begins.
+    """
+
+    count: int
+    together: int
+
+    @classmethod
+    def of(cls, shape: tuple[int, ...]) -> Channels:
+        """Return the channels of an array of this shape.
+
+        They are on the second axis of images and videos (four axes or more: batch, channel, then
+        places), and on the last one of sequences (batch, place, channel). An array with fewer than
+        `LEAST_PER_CHANNEL` elements a channel is taken as a whole: so few average nothing out.
+        """
+        size = math.prod(shape)
+        whole = cls(1, max(size, 1))
+        if len(shape) < SEQUENCE_DIMENSIONS or not size:
+            return whole
+        places_follow = len(shape) >= IMAGE_DIMENSIONS
+        axis = 1 if places_follow else len(shape) - 1
+        found = cls(shape[axis], math.prod(shape[axis + 1 :]))
+        few = size < LEAST_PER_CHANNEL * found.count
+        return whole if few or found.count > CHUNK else found
+
+    def chunks(self, size: int) -> Iterator[tuple[int, int]]:
+        """Yield the chunks of a flat array, as start and end.
+
+        Each holds whole runs of channels that lie side by side, or a part of one run.
+        """
+        if self.together == 1:
+            run = step = CHUNK // self.count * self.count
+        elif self.together <= CHUNK:
+            run = step = CHUNK // self.together * self.together
+        else:
+            run, step = self.together, CHUNK
+        for run_start in range(0, size, run):
+            run_end = min(run_start + run, size)
+            for start in range(run_start, run_end, step):
+                yield start, min(start + step, run_end)
+
+    def add(self, values: Array, start: int, sums: Array) -> None:
+        """Add the values of the chunk that begins at the flat index `start` to the channels' sums.
+
+        Args:
+            values: One of `chunks`, of shape `(elements,)`.
+            start: Its flat index.
+            sums: One per channel, of shape `(count,)`; changed in place.
+        """
+        if self.together == 1:
+            np.add(sums, values.reshape(-1, self.count).sum(axis=0), out=sums)
+            return
+        first = start // self.together
+        runs = values.reshape(-1, min(self.together, values.size)).sum(axis=1)
+        np.add.at(sums, (first + np.arange(runs.size)) % self.count, runs)
 
 
 class _Sums:
     """What one pass over two arrays accumulates, in float64.
 
     `worst` is the largest absolute difference so far, and `worst_at` its index in the flat array.
-    The squares and absolute values are sums over all elements so far.
+    The products, squares and absolute values are sums over all elements so far, and `channels` has
+    the sums of the differences of each channel. Products are summed by `einsum`: `dot` starts the
+    threads of BLAS, which wait for each other on a busy machine (measured: 25 times slower).
 
     Args:
         room: The number of elements of the largest chunk.
+        channels: Of the arrays.
     """
 
-    def __init__(self, room: int) -> None:
+    def __init__(self, room: int, channels: Channels) -> None:
         self.worst = 0.0
         self.worst_at = 0
         self.differing = 0
         self.square_difference = 0.0
         self.square_expected = 0.0
+        self.product = 0.0
         self.abs_actual = 0.0
         self.abs_expected = 0.0
+        self.channels = np.zeros(channels.count)
+        self._layout = channels
         self._buffers = np.empty((3, room))
-        self._ones = np.ones(room)  # the dot product with ones is a sum, faster than `np.sum`
         self._unequal = np.empty(room, bool)
 
     def add(self, actual: Array, expected: Array, start: int) -> None:
         """Add one chunk, whose first element has the index `start` in the flat array."""
         wide_actual, wide_expected, gap = self._buffers[:, : actual.size]
-        ones = self._ones[: actual.size]
         unequal = self._unequal[: actual.size]
         np.copyto(wide_expected, expected)
-        self.square_expected += float(wide_expected.dot(wide_expected))
+        self.square_expected += float(np.einsum("i,i", wide_expected, wide_expected))
         differing = int(np.count_nonzero(np.not_equal(actual, expected, out=unequal)))
         if differing:
             np.copyto(wide_actual, actual)
             np.subtract(wide_actual, wide_expected, out=gap)
             self.differing += differing
-            self.square_difference += float(gap.dot(gap))
+            self.square_difference += float(np.einsum("i,i", gap, gap))
+            self.product += float(np.einsum("i,i", gap, wide_expected))
+            self._layout.add(gap, start, self.channels)
             if max(gap.max(), -gap.min()) > self.worst:
                 at = int(np.abs(gap, out=gap).argmax())
                 self.worst = float(gap[at])
                 self.worst_at = start + at
-        abs_expected = float(np.abs(wide_expected, out=wide_expected).dot(ones))
+        abs_expected = float(np.abs(wide_expected, out=wide_expected).sum())
         self.abs_expected += abs_expected
         if differing:
-            self.abs_actual += float(np.abs(wide_actual, out=wide_actual).dot(ones))
+            self.abs_actual += float(np.abs(wide_actual, out=wide_actual).sum())
         else:
             self.abs_actual += abs_expected
 
 
 def _drift(sums: _Sums, flat_actual: Array, flat_expected: Array, shape: tuple[int, ...]) -> Drift:
     finite = math.isfinite(sums.abs_actual) and math.isfinite(sums.abs_expected)
-    at, filled = sums.worst_at, flat_actual.size > 0
-    index = tuple(int(i) for i in np.unravel_index(at, shape)) if filled else ()
+    at, size = sums.worst_at, int(flat_actual.size)
+    index = tuple(int(i) for i in np.unravel_index(at, shape)) if size else ()
+    norm = math.sqrt(sums.square_expected)
+    # The sum over one channel, times the channels, over the size is the mean of that channel.
+    farthest = max(sums.channels, key=abs, default=0.0) * sums.channels.size
+    root_size = math.sqrt(size)
     return Drift(
         l_inf=sums.worst if finite else math.nan,
-        rel_l2=_relative(sums) if finite else math.nan,
+        rel_l2=_ratio(math.sqrt(sums.square_difference), norm, sums) if finite else math.nan,
         abs_sum=sums.abs_actual,
         abs_sum_expected=sums.abs_expected,
         differing=sums.differing,
-        size=int(flat_actual.size),
+        size=size,
         worst_index=index,
-        worst_actual=float(flat_actual[at]) if filled else 0.0,
-        worst_expected=float(flat_expected[at]) if filled else 0.0,
+        worst_actual=float(flat_actual[at]) if size else 0.0,
+        worst_expected=float(flat_expected[at]) if size else 0.0,
         finite=finite,
+        gain=_ratio(sums.product, sums.square_expected, sums) if finite else math.nan,
+        bias=_ratio(float(sums.channels.sum()), norm * root_size, sums) if finite else math.nan,
+        channel_bias=_ratio(float(farthest), norm * root_size, sums) if finite else math.nan,
     )
 
 
-def _relative(sums: _Sums) -> float:
-    """Return the relative L2 drift; infinite where only the expected array is zero.
+def _ratio(moved: float, expected: float, sums: _Sums) -> float:
+    """Return one figure of a drift relative to the expected array; infinite where that is zero.
 
     It is NaN where the squares leave the range of float64, which values beyond 1e154 do: their
     ratio would be zero, and pass every bound.
@@ -138,7 +226,7 @@ def _relative(sums: _Sums) -> float:
         return math.nan
     if not sums.square_expected:
         return math.inf
-    return math.sqrt(sums.square_difference / sums.square_expected)
+    return moved / expected
 
 
 def of_outputs(actual: Observed, expected: Observed) -> dict[str, Drift]:
@@ -162,7 +250,20 @@ def of_shared_outputs(actual: Observed, expected: Observed) -> dict[str, Drift]:
 def none_of(output: TensorFacts) -> Drift:
     """Return the drift of an output with the same bits on both sides."""
     abs_sum = output.abs_sum or 0.0
-    return Drift(0.0, 0.0, abs_sum, abs_sum, 0, output.size, (), 0.0, 0.0)
+    return Drift(
+        l_inf=0.0,
+        rel_l2=0.0,
+        abs_sum=abs_sum,
+        abs_sum_expected=abs_sum,
+        differing=0,
+        size=output.size,
+        worst_index=(),
+        worst_actual=0.0,
+        worst_expected=0.0,
+        gain=0.0,
+        bias=0.0,
+        channel_bias=0.0,
+    )
 
 
 @dataclass(frozen=True)
@@ -171,6 +272,9 @@ class _NoValue:
 
     l_inf: float = math.nan
     rel_l2: float = math.nan
+    gain: float = math.nan
+    bias: float = math.nan
+    channel_bias: float = math.nan
 
 
 def of_stages(
@@ -197,5 +301,15 @@ def of_stages(
             moved: Drift | _NoValue = measure(tensor, expected_tensor)
         else:
             moved = _NoValue()
-        found.append(StageDrift(stage, key, moved.l_inf, moved.rel_l2))
+        found.append(
+            StageDrift(
+                stage,
+                key,
+                moved.l_inf,
+                moved.rel_l2,
+                gain=moved.gain,
+                bias=moved.bias,
+                channel_bias=moved.channel_bias,
+            )
+        )
     return tuple(found)

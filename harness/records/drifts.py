@@ -16,6 +16,9 @@ class Metric(StrEnum):
     REL_L2 = "rel_l2"
     LOCAL_L_INF = "local_l_inf"
     LOCAL_REL_L2 = "local_rel_l2"
+    LOCAL_GAIN = "local_gain"
+    LOCAL_BIAS = "local_bias"
+    LOCAL_CHANNEL_BIAS = "local_channel_bias"
     ABS_SUM = "abs_sum"
     BITS = "bits"
     SHAPE = "shape"
@@ -36,8 +39,9 @@ class Against(StrEnum):
 class Drift:
     """How far an array moved, over all its elements.
 
-    Differences and sums are in float64 and in the array's own unit. `l_inf` and `rel_l2` are NaN
-    where either side is not finite.
+    Differences and sums are in float64 and in the array's own unit. The other figures have none,
+    and `gain`, `bias` and `channel_bias` have a sign; `judge/drift.py` has the formulas. They are
+    NaN where either side is not finite, and these three also in files of older releases.
     """
 
     l_inf: float
@@ -50,16 +54,25 @@ class Drift:
     worst_actual: float
     worst_expected: float
     finite: bool = True
+    gain: float = math.nan
+    bias: float = math.nan
+    channel_bias: float = math.nan
 
 
 @dataclass(frozen=True)
 class StageDrift:
-    """How far one tensor of a stage moved; NaN where this run has no such tensor of that shape."""
+    """How far one tensor of a stage moved; NaN where this run has no such tensor of that shape.
+
+    The figures are those of `Drift`.
+    """
 
     stage: Stage
     key: str
     l_inf: float
     rel_l2: float
+    gain: float = math.nan
+    bias: float = math.nan
+    channel_bias: float = math.nan
 
     @property
     def name(self) -> str:
@@ -67,8 +80,14 @@ class StageDrift:
         return f"{self.stage}/{self.key}" if self.key else str(self.stage)
 
     def value(self, metric: Metric) -> float:
-        """Return what `metric` measures: `LOCAL_L_INF` is this drift's `l_inf`."""
-        return self.l_inf if metric in (Metric.L_INF, Metric.LOCAL_L_INF) else self.rel_l2
+        """Return the size of what `metric` measures: `LOCAL_L_INF` is this drift's `l_inf`."""
+        sizes = {
+            Metric.LOCAL_L_INF: self.l_inf,
+            Metric.LOCAL_GAIN: self.gain,
+            Metric.LOCAL_BIAS: self.bias,
+            Metric.LOCAL_CHANNEL_BIAS: self.channel_bias,
+        }
+        return abs(sizes.get(metric, self.rel_l2))
 
 
 @dataclass(frozen=True)

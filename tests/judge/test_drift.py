@@ -41,7 +41,62 @@ def test_drift_is_what_numpy_says_in_float64(shape, dtype):
         worst_actual=float(actual[where]),
         worst_expected=float(expected[where]),
         finite=True,
+        gain=approx(((wide - wide_expected) * wide_expected).sum() / (wide_expected**2).sum()),
+        bias=approx((wide - wide_expected).mean() / np.sqrt((wide_expected**2).mean())),
+        channel_bias=approx(channel_bias(wide, wide_expected)),
     )
+
+
+def approx(value: float) -> object:
+    """Return what equals `value` but for rounding; a mean may be near zero."""
+    return pytest.approx(value, rel=1e-9, abs=1e-15)
+
+
+def channel_bias(wide: np.ndarray, wide_expected: np.ndarray) -> float:
+    """Return the largest mean of a channel's differences, in units of the array's RMS."""
+    axis = {3: 2, 4: 1, 5: 1}.get(wide.ndim)
+    others = None if axis is None else tuple(i for i in range(wide.ndim) if i != axis)
+    means = np.atleast_1d((wide - wide_expected).mean(axis=others))
+    return max(means, key=abs) / np.sqrt((wide_expected**2).mean())
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [(2, 3, 8, 8), (2, 3, 300, 301), (1, 70, 40, 40), (1, 5, 3, 16, 16), (2, 20, 48)],
+    ids=str,
+)
+def test_the_bias_of_a_channel_is_found_whatever_the_layout_and_the_chunks(shape):
+    """One channel is shifted by a millionth of the whole; rounding has no such mean."""
+    axis = 2 if len(shape) == 3 else 1
+    expected = spread(math.prod(shape), dtype="float64").reshape(shape)
+    rounding = 1e-6 * spread(math.prod(shape), 1, "float64").reshape(shape)
+    plain = measure(expected + rounding, expected)
+    shift = np.zeros(shape)
+    shift.swapaxes(0, axis)[1] = 1e-6
+    shifted = measure(expected + rounding + shift, expected)
+    assert shifted.channel_bias == approx(channel_bias(rounding + shift + expected, expected))
+    assert shifted.channel_bias == pytest.approx(1e-6, rel=0.5)
+    assert abs(plain.channel_bias) < 0.5e-6
+    assert shifted.bias == approx((rounding + shift).mean() / np.sqrt((expected**2).mean()))
+
+
+def test_a_scaled_tensor_has_a_gain_and_rounding_has_none():
+    """Both have the same relative L2."""
+    expected = spread(40_000, dtype="float64").reshape(1, 4, 100, 100)
+    scaled = measure(1.000_001 * expected, expected)
+    rounded = measure(
+        expected + 1e-6 * spread(40_000, 1, "float64").reshape(expected.shape), expected
+    )
+    assert scaled.gain == pytest.approx(1e-6)
+    assert abs(rounded.gain) < 2e-8
+    assert scaled.rel_l2 == pytest.approx(rounded.rel_l2, rel=0.05)
+
+
+def test_so_few_elements_that_nothing_averages_out_are_one_channel():
+    """A pooled embedding of a batch of two has two elements a channel."""
+    expected = spread(2 * 768).reshape(2, 768)
+    moved = measure(expected + np.float32(1e-3) * spread(2 * 768, 1).reshape(2, 768), expected)
+    assert moved.channel_bias == moved.bias
 
 
 def naive(actual: np.ndarray, expected: np.ndarray) -> dict[str, object]:
@@ -179,14 +234,14 @@ def test_the_same_infinity_on_both_sides_is_measured_without_a_warning():
 @pytest.mark.parametrize("shape", [(0,), (0, 3), (2, 0, 2)], ids=str)
 def test_empty_arrays_do_not_drift(shape):
     """No element differs, and none is named."""
-    assert measure(np.zeros(shape), np.zeros(shape)) == Drift(
-        0.0, 0.0, 0.0, 0.0, 0, 0, (), 0.0, 0.0
-    )
+    still = Drift(0.0, 0.0, 0.0, 0.0, 0, 0, (), 0.0, 0.0, True, 0.0, 0.0, 0.0)
+    assert measure(np.zeros(shape), np.zeros(shape)) == still
 
 
 def test_a_number_without_dimensions_is_measured():
     """A 0-d array has one element, at the empty index."""
-    assert measure(np.array(3.0), np.array(2.0)) == Drift(1.0, 0.5, 3.0, 2.0, 1, 1, (), 3.0, 2.0)
+    moved = Drift(1.0, 0.5, 3.0, 2.0, 1, 1, (), 3.0, 2.0, True, 0.5, 0.5, 0.5)
+    assert measure(np.array(3.0), np.array(2.0)) == moved
 
 
 def test_arrays_of_other_shapes_are_refused():

@@ -22,6 +22,7 @@ from harness.scenario.tolerance import BoundKey, Kind, Tolerances
 from harness.study.bisect import Bisection, Change
 from harness.study.calibrate import Calibration
 from harness.study.challenge import Challenge, Trial
+from harness.study.moves import Move
 from harness.study.overhead import Overhead
 
 HOSTILE = "a\x1b[2Jb"
@@ -132,7 +133,7 @@ def test_the_detection_rate_is_given_for_each_method(method: str, every: str, ab
 
 def test_a_bisection_says_which_release_moved_the_output_and_what_stays_unknown():
     """The change, the suspects before it, and why releases were skipped."""
-    change = Change("1.2", "1.0", 0.5, 0.25, "unet#0", ("a", "b", "c", "d", "e"))
+    change = Change("1.2", "1.0", Move(0.5, 0.25, "unet#0", ("a", "b", "c", "d", "e")))
     found = Bisection(
         "x[cpu-float32]",
         "diffusers",
