@@ -27,8 +27,8 @@ from harness.judge.accuracy import Evaluation, judge_accuracy, unit_of
 from harness.judge.cost import CHANGED, judge_cost
 from harness.judge.verdict import judge, wants_teacher_forcing, without_recording
 from harness.launch.case_queue import CaseQueue, spec_of
-from harness.launch.events import Described, Failed, Recorded, Unverified
-from harness.launch.launcher import Launcher, Slot, WorkerSpec
+from harness.launch.events import Described, Failed, Final, Outlined, Recorded, Unverified
+from harness.launch.launcher import Launcher, Request, Slot, WorkerSpec
 from harness.launch.local import LocalLauncher
 from harness.launch.process import variables
 from harness.records import (
@@ -44,6 +44,7 @@ from harness.records import (
 )
 from harness.scenario.fields import Determinism, Expectation, Framework
 from harness.scenario.model import Case
+from harness.scenario.saved_pipeline import SavedPipeline
 from harness.store.baselines import Match, Store, was_replaced
 from harness.store.recording import Environment, Observed, Recording
 from harness.store.run_folder import (
@@ -57,7 +58,13 @@ from harness.store.run_folder import (
     write_results,
 )
 from harness.worker.files import remove_leftovers
-from harness.worker.protocol import EVALUATIONS, RECORDING_FILE, DescribeRequest, RunRequest
+from harness.worker.protocol import (
+    EVALUATIONS,
+    RECORDING_FILE,
+    DescribeRequest,
+    OutlineArguments,
+    RunRequest,
+)
 
 # How many runs time a case whose cost seems to have changed, or whose recording is to become a
 # baseline. The first of them only warms up.
@@ -255,15 +262,30 @@ class Session:
             }
         }
         spec = WorkerSpec(variables(determinism, {}, framework=framework), framework)
+        event = self._answer(request, spec)
+        if isinstance(event, Described):
+            return event.environment
+        raise UsageError(_refusal(event).reason)
+
+    def outline(self, arguments: OutlineArguments) -> SavedPipeline:
+        """Return what a saved pipeline consists of and what its call takes, as a worker sees it.
+
+        Raises:
+            UsageError: There is no such pipeline, or its class is not one that may be imported.
+        """
+        event = self._answer({"outline": arguments}, WorkerSpec(variables(Determinism.FULL, {})))
+        if isinstance(event, Outlined):
+            return event.outline
+        raise UsageError(_refusal(event).reason)
+
+    def _answer(self, request: Request, spec: WorkerSpec) -> Final:
+        """Return a worker's answer to a request that is about no case."""
         try:
-            event = self.slot(0).ask(request, spec, DESCRIBE_SECONDS, lambda _: None)
+            return self.slot(0).ask(request, spec, DESCRIBE_SECONDS, lambda _: None)
         except LaunchError:
             raise
         except NotRecordedError as error:
             raise UsageError(error.reason) from error
-        if isinstance(event, Described):
-            return event.environment
-        raise UsageError(_refusal(event).reason)
 
     def accuracy(
         self,

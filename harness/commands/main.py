@@ -20,6 +20,7 @@ from harness.commands import (
     history,
     housekeeping,
     runs,
+    starting,
     studies,
     upgrade,
 )
@@ -29,6 +30,7 @@ from harness.commands.places import fill_in_places, send_out
 from harness.errors import HarnessError, UsageError
 
 COMMANDS: tuple[Command, ...] = (
+    *starting.COMMANDS,
     *cases.COMMANDS,
     *accept.COMMANDS,
     *runs.COMMANDS,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from harness.scenario.saved_pipeline import SavedPipeline
 from harness.store.recording import Environment
 from harness.store.typed_json import MalformedError, decode, parse_json
 from harness.worker import protocol
@@ -41,6 +42,14 @@ class Described:
 
 
 @dataclass(frozen=True)
+class Outlined:
+    """What a saved pipeline consists of, and what its call takes."""
+
+    event: str
+    outline: SavedPipeline
+
+
+@dataclass(frozen=True)
 class Unverified:
     """The case cannot run here."""
 
@@ -57,14 +66,15 @@ class Failed:
     traceback: str = ""
 
 
-Event = Ready | Progress | Recorded | Described | Unverified | Failed
-Final = Recorded | Described | Unverified | Failed
+Event = Ready | Progress | Recorded | Described | Outlined | Unverified | Failed
+Final = Recorded | Described | Outlined | Unverified | Failed
 
 _KINDS: dict[str, type[Event]] = {
     protocol.READY: Ready,
     protocol.PROGRESS: Progress,
     protocol.RECORDED: Recorded,
     protocol.DESCRIBED: Described,
+    protocol.OUTLINED: Outlined,
     protocol.UNVERIFIED: Unverified,
     protocol.FAILED: Failed,
 }

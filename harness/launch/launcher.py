@@ -15,11 +15,11 @@ from typing import Protocol
 from harness.launch.events import Final
 from harness.scenario.fields import Framework
 from harness.scenario.model import Case
-from harness.worker.protocol import DescribeRequest, RunRequest
+from harness.worker.protocol import DescribeRequest, OutlineRequest, RunRequest
 
 Settings = Mapping[str, str | None]  # variables on top of the caller's own; None takes one away
 OnProgress = Callable[[str], None]
-Request = RunRequest | DescribeRequest
+Request = RunRequest | DescribeRequest | OutlineRequest
 
 
 class Jobs(IntEnum):
@@ -65,7 +65,7 @@ class Slot(Protocol):
         A recording lies in the folder that the request names when this returns.
 
         Args:
-            request: One case, or the question what the environment is.
+            request: One case, or the question what the environment or a saved pipeline is.
             spec: What the worker must have been started with.
             timeout: Seconds for the answer, without the start of the worker.
             on_progress: Called with what the worker is doing, in words.

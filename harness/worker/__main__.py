@@ -53,6 +53,8 @@ def answer(recorder: Recorder, send: Callable[..., None], request: Any) -> None:
         if "describe" in request:
             environment = recorder.describe(**request["describe"])
             send(protocol.DESCRIBED, environment=environment)
+        elif "outline" in request:
+            send(protocol.OUTLINED, outline=recorder.outline(request["outline"]))
         else:
             recorder.record(request["case"], Path(request["out"]), request["known"])
             send(protocol.RECORDED)

@@ -34,9 +34,10 @@ READY = "ready"
 PROGRESS = "progress"
 RECORDED = "recorded"
 DESCRIBED = "described"
+OUTLINED = "outlined"
 UNVERIFIED = "unverified"
 FAILED = "failed"
-FINAL_EVENTS = (RECORDED, DESCRIBED, UNVERIFIED, FAILED)
+FINAL_EVENTS = (RECORDED, DESCRIBED, OUTLINED, UNVERIFIED, FAILED)
 
 # A value of JSON; recursive aliases are beyond the type checkers of Python 3.9.
 Json = Union[None, bool, int, float, str, List[Any], Dict[str, Any]]
@@ -252,7 +253,21 @@ class DescribeRequest(TypedDict):
     describe: DescribeArguments
 
 
-Request = Union[RunRequest, DescribeRequest]
+class OutlineArguments(TypedDict):
+    """A saved pipeline that is to be outlined; `pipeline` is empty where its index names it."""
+
+    source: CheckpointSource
+    pipeline: str
+    trust: Optional[TrustRequest]
+
+
+class OutlineRequest(TypedDict):
+    """What a saved pipeline consists of, and what its call takes; nothing runs."""
+
+    outline: OutlineArguments
+
+
+Request = Union[RunRequest, DescribeRequest, OutlineRequest]
 
 
 # What a recording holds.
@@ -470,20 +485,41 @@ class RecordingContent(_RecordingBasics, total=False):
     lower_precision: Dict[str, List[str]]
 
 
+class ParameterRecord(TypedDict):
+    """One parameter of a pipeline's call; `default` is null where JSON cannot hold it."""
+
+    name: str
+    required: bool
+    default: Json
+
+
+class OutlineRecord(TypedDict):
+    """A saved pipeline: its class, what configures each component, and what its call takes.
+
+    `commit` is that to which the Hub's revision resolved, and empty for any other source.
+    """
+
+    pipeline: str
+    commit: str
+    components: Dict[str, Dict[str, Json]]
+    parameters: List[ParameterRecord]
+
+
 # Events.
 
 
 class Event(TypedDict, total=False):
     """One event; which keys it has depends on `event`.
 
-    `progress`: `case`, `doing`. `described`: `environment`. `unverified`: `reason`. `failed`:
-    `reason`, `traceback`. `ready` and `recorded` have no other key.
+    `progress`: `case`, `doing`. `described`: `environment`. `outlined`: `outline`. `unverified`:
+    `reason`. `failed`: `reason`, `traceback`. `ready` and `recorded` have no other key.
     """
 
     event: str
     case: str
     doing: str
     environment: EnvironmentRecord
+    outline: OutlineRecord
     reason: str
     traceback: str
 

@@ -45,6 +45,7 @@ from .pipeline.endpoint import Http, Server
 from .pipeline.executions import onnx
 from .pipeline.executions.plan import AT_LOAD, NATIVE, Executions, backends_in, executions_in
 from .pipeline.framework import Framework
+from .pipeline.outline import outline
 from .pipeline.outputs import outputs_of
 from .pipeline.own_code import Digests, OwnCode
 from .pipeline.torch_ import Torch
@@ -56,6 +57,8 @@ from .protocol import (
     InputRecord,
     InputsRecord,
     NumericsClassRecord,
+    OutlineArguments,
+    OutlineRecord,
 )
 from .recording import Observation, write_recording
 
@@ -145,6 +148,10 @@ class Recorder:
         here = _framework(framework, device, {})
         with determinism.settings(mode):
             return self._environment(here, device, [dtype], mode)
+
+    def outline(self, arguments: OutlineArguments) -> OutlineRecord:
+        """Return what a saved pipeline consists of and what its call takes; see `outline`."""
+        return outline(arguments, _framework("torch", "cpu", arguments["source"]))
 
     def record(self, case: CaseRequest, folder: Path, known: Optional[Known] = None) -> None:
         """Run a case and replace `folder` by its recording.

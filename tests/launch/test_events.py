@@ -12,12 +12,14 @@ from harness.launch.events import (
     Event,
     Failed,
     Final,
+    Outlined,
     Progress,
     Ready,
     Recorded,
     Unverified,
     parse_event,
 )
+from harness.scenario.saved_pipeline import Parameter, SavedPipeline
 from harness.store.typed_json import MalformedError, encode
 from harness.worker import protocol
 
@@ -31,6 +33,25 @@ EVENTS = {
     protocol.DESCRIBED: (
         {"environment": encode(builders.environment())},
         Described("described", builders.environment()),
+    ),
+    protocol.OUTLINED: (
+        {
+            "outline": {
+                "pipeline": "DDIMPipeline",
+                "commit": "",
+                "components": {"unet": {"sample_size": 16}},
+                "parameters": [{"name": "eta", "required": False, "default": 0.0}],
+            }
+        },
+        Outlined(
+            "outlined",
+            SavedPipeline(
+                "DDIMPipeline",
+                "",
+                {"unet": {"sample_size": 16}},
+                (Parameter("eta", required=False, default=0.0),),
+            ),
+        ),
     ),
     protocol.UNVERIFIED: ({"reason": "no GPU"}, Unverified("unverified", "no GPU")),
     protocol.FAILED: (

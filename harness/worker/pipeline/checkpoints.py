@@ -221,7 +221,7 @@ def _stored(
         found_class = automatic_class(pipeline_name, str(stored), framework.library)
     is_synthetic = source["kind"] == "synthetic"
     if not is_synthetic:
-        _check_classes(folder, framework, extras.code)
+        check_classes(folder, framework, extras.code)
     _check_components(folder, dtypes, extras.components)
     check_names(extras.components, found_class)
     configuration: Dict[str, str] = {}
@@ -394,7 +394,7 @@ def _hide_progress_bars(framework: Framework) -> None:
             importlib.import_module(f"{library}.utils.logging").disable_progress_bar()
 
 
-def _check_classes(folder: Path, framework: Framework, code: OwnCode) -> None:
+def check_classes(folder: Path, framework: Framework, code: OwnCode) -> None:
     """Refuse an index that names classes outside the libraries and the project's trusted packages.
 
     Releases of diffusers up to 0.35.2, at least, import any module that an index names, and run the

@@ -25,6 +25,22 @@ def fetch(repository: str, revision: str) -> Path:
     return _fetched(repository, revision, "pipeline", get)
 
 
+def fetch_configurations(repository: str, revision: str, names: Sequence[str]) -> Path:
+    """Return the folder of a snapshot with files that configure a pipeline, without its weights.
+
+    Args:
+        repository: A repository of a pipeline.
+        revision: Its revision.
+        names: The files, as patterns of the Hub's client.
+
+    Raises:
+        CaseError: The Hub has no such repository or revision.
+        CannotRunHere: The Hub did not give the files, and the cache does not hold them.
+    """
+    get = functools.partial(_files, repository, revision, names)
+    return _fetched(repository, revision, "pipeline", get)
+
+
 def fetch_component(repository: str, revision: str, name: str, subfolder: str) -> Path:
     """Return the folder of a snapshot with the files of one component.
 
