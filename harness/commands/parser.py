@@ -240,20 +240,24 @@ def store_of(arguments: argparse.Namespace) -> Store:
     return open_store(arguments.baselines)
 
 
-def out_of(arguments: argparse.Namespace) -> Path:
+def out_of(arguments: argparse.Namespace, name: str = "") -> Path:
     """Return the run's folder: the one that was named, or else a new one.
 
     For a URL it is a folder of this machine, which `send_out` sends when the command is over.
+
+    Args:
+        arguments: The command's.
+        name: Of the run below the folder of runs, where it is to go on with what lies there.
 
     Raises:
         UsageError: It is a URL that cannot be used.
         FileError: A new folder cannot be made, or the URL is not reached.
     """
-    from harness.store.run_folder import RUNS, new_run
+    from harness.store.run_folder import RUNS, named_run, new_run
 
     runs = getattr(arguments, "runs_in", "") or str(RUNS)
     if not arguments.out and not is_url(runs):
-        return new_run(Path(runs))
+        return named_run(Path(runs), name) if name else new_run(Path(runs))
     if arguments.out and not is_url(arguments.out):
         return Path(arguments.out)
     from harness.store.shared_runs import begin_run, name_of_new_run

@@ -21,6 +21,7 @@ from harness.commands.parser import (
     chosen_cases,
     out_of,
     run_of,
+    shown_out,
     store_of,
 )
 from harness.errors import UsageError, writing
@@ -53,6 +54,8 @@ def calibrate(arguments: argparse.Namespace) -> int:
     """Derive a scenario's tolerances from measured noise.
 
     The noise is that of inputs moved by one unit in the last place, and of synthetic platforms.
+    What was measured is kept in the run's folder, each time the same one for a case: a second call,
+    such as one with --write after a look, or after Ctrl-C, measures only what is not there.
     """
     from harness.report.study_report import print_calibration
     from harness.report.terminal import console, progress
@@ -70,7 +73,7 @@ def calibrate(arguments: argparse.Namespace) -> int:
     store = store_of(arguments)
     with (
         progress(_runs(case, arguments, len(platforms))) as steps,
-        Session(store, out_of(arguments)) as session,
+        Session(store, out_of(arguments, _calibration_of(case))) as session,
     ):
 
         def step(name: str) -> None:
@@ -86,9 +89,19 @@ def calibrate(arguments: argparse.Namespace) -> int:
             on_step=step,
         )
     print_calibration(console(), found, case.scenario.tolerances)
+    if found.kept:
+        say(
+            f"{found.kept} measurements are of an earlier calibration, which was of the same: "
+            f"{shown_out(arguments, session.out)}"
+        )
     if arguments.write:
         _write_calibration(store, case, found)
     return 0 if all(found.left_out().values()) else 1
+
+
+def _calibration_of(case: Case) -> str:
+    """Return the name of the run in which the calibrations of a case keep what they measure."""
+    return f"calibrate-{case.scenario.name}-{case.key}"
 
 
 def _runs(case: Case, arguments: argparse.Namespace, platforms: int) -> int:
@@ -117,7 +130,11 @@ def _write_calibration(store: Store, case: Case, found: Calibration) -> None:
 
 
 def _calibrate_options(parser: argparse.ArgumentParser) -> None:
-    _one_scenario_options(parser)
+    _one_scenario_options(
+        parser,
+        "where measurements are kept; the next call uses them where nothing has changed "
+        "(default: one folder below runs/ for each case)",
+    )
     parser.add_argument(
         "--write",
         action="store_true",
@@ -559,11 +576,11 @@ def _bisect_options(parser: argparse.ArgumentParser) -> None:
 # What several of them do.
 
 
-def _one_scenario_options(parser: argparse.ArgumentParser) -> None:
+def _one_scenario_options(parser: argparse.ArgumentParser, out: str = RECORDINGS) -> None:
     parser.add_argument("scenario", metavar="SCENARIO", help="a scenario file")
     add_choice(parser, device=Device.CPU)
     add_profile(parser)
-    add_out(parser, RECORDINGS)
+    add_out(parser, out)
 
 
 def _one_case(arguments: argparse.Namespace) -> Case:

@@ -104,6 +104,7 @@ RULES = (
     _Rule("class_labels", _constant([CLASS]), "one index of a class for each image", True),
     _Rule("height", lambda _saved, _parameter, size: size.height),
     _Rule("width", lambda _saved, _parameter, size: size.width),
+    _Rule("use_resolution_binning", _constant(False), "the size stays what it is"),
     _Rule("num_frames|video_length", _constant(FRAMES), "few, so that a run is short"),
     _Rule("audio_(length_in_s|duration|duration_s)", _constant(SECONDS), "seconds of sound"),
     _Rule(r"(\w+_)?num_inference_steps", _steps, "few, so that a run is short"),

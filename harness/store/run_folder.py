@@ -185,10 +185,7 @@ def new_run(root: Path = RUNS) -> Path:
     """
     moment = datetime.now(UTC).strftime("%Y-%m-%dT%H-%M-%S")
     with writing(root):
-        root.mkdir(parents=True, exist_ok=True)
-        ignore = root / ".gitignore"
-        if not ignore.exists():  # recordings never belong into a repository
-            write_file(ignore, b"*\n")
+        _make_root(root)
         for number in range(1, 1000):
             path = root / (moment if number == 1 else f"{moment}-{number}")
             try:
@@ -197,6 +194,26 @@ def new_run(root: Path = RUNS) -> Path:
                 continue
             return path
     raise UsageError(f"{root}: a thousand runs began in this second; name one with --out")
+
+
+def named_run(root: Path, name: str) -> Path:
+    """Make the folder of a run with a name of its own, or return it where it is there.
+
+    Raises:
+        FileError: The folder cannot be made.
+    """
+    with writing(root):
+        _make_root(root)
+        (root / name).mkdir(exist_ok=True)
+    return root / name
+
+
+def _make_root(root: Path) -> None:
+    """Make the folder of all runs, which git ignores: recordings never belong into a repository."""
+    root.mkdir(parents=True, exist_ok=True)
+    ignore = root / ".gitignore"
+    if not ignore.exists():
+        write_file(ignore, b"*\n")
 
 
 def is_run(folder: Path) -> bool:

@@ -38,6 +38,7 @@ from harness.scenario.tolerance import (
 from harness.session import Session
 from harness.store.baselines import Baseline
 from harness.store.recording import Observed, Recording
+from harness.study.kept_drifts import DriftKeeper, KeptDrifts
 from harness.study.platforms import Platform, held_together
 
 # A bound is at least this many times the median effect of a perturbation by one unit in the last
@@ -86,6 +87,8 @@ class Calibration:
         quantum: The least difference of outputs that hold integers, which is 1; else 0.
         missed: Why a platform could not be measured here, by its name. Of the platforms of a device
             that is not here, only the first is named.
+        kept: How many of the measurements an earlier calibration had made already.
+        measured: The day of the first measurement that was kept; empty where all are of today.
     """
 
     case: str
@@ -99,6 +102,8 @@ class Calibration:
     last_place: float = 0.0
     quantum: float = 0.0
     missed: dict[str, str] = field(default_factory=dict)
+    kept: int = 0
+    measured: str = ""
 
     def worst(self, without: str = "") -> Figures:
         """Return the worst drift of any platform, leaving out the one called `without`."""
@@ -168,7 +173,7 @@ class Calibration:
             seeds=self.seeds,
             device=self.device,
             on=self.on,
-            date=datetime.now(UTC).date().isoformat(),
+            date=self.measured or datetime.now(UTC).date().isoformat(),
         )
 
     def _least(self, key: BoundKey) -> float:
@@ -234,6 +239,8 @@ def calibrate(
         last_place=LAST_PLACE[case.target.dtype],
         quantum=_quantum(bases[0]),
         missed={**elsewhere.missed, **others.unfit},
+        kept=len(runs.kept),
+        measured=min((each.date for each in runs.kept), default=""),
     )
 
 
@@ -260,13 +267,20 @@ def check_writable(case: Case, calibration: Calibration) -> None:
 
 
 class _Runs:
-    """The runs of one calibration; `seen` has the hashes of the numerics classes they ran in."""
+    """The runs of one calibration.
+
+    Attributes:
+        seen: The hashes of the numerics classes that they ran in.
+        kept: What an earlier calibration in the same folder had measured already.
+    """
 
     def __init__(self, session: Session, case: Case, on_step: Callable[[str], None]) -> None:
         self.seen: set[str] = set()
+        self.kept: list[KeptDrifts] = []
         self._session = session
         self._on_step = on_step
         self._folder = session.out / "recordings" / case.scenario.name / case.key
+        self._keeper = DriftKeeper(session.out)
 
     def record(self, case: Case, name: str) -> Recording:
         """Run a case and return its recording, in a folder called `name`."""
@@ -274,22 +288,36 @@ class _Runs:
         return self._session.record(case, folder=self._folder / name)
 
     def drifts(self, case: Case, base: Observed, name: str) -> Figures:
-        """Return the drifts of a case from `base`.
+        """Return the drifts of a case from `base`: those that are kept, or else measured now."""
+        key = self._keeper.key(case, base)
+        found = self._keeper.get(key)
+        if found is None:
+            found = self._measured(case, base, name)
+            self._keeper.keep(key, found)
+        else:
+            self.kept.append(found)
+            for _ in range(2 + len(case.scenario.single_images)):
+                self._on_step(f"{name}, kept")
+        self.seen.add(found.numerics_class)
+        return found.figures
+
+    def _measured(self, case: Case, base: Observed, name: str) -> KeptDrifts:
+        """Measure the drifts of a case from `base`.
 
         The case runs freely, then once for each single image, then teacher-forced by `base`.
         """
         free = self.record(case, name)
-        self.seen.add(free.numerics_class.hash)
         singles = [
             self.record(replace(case, image=image), f"{name}-image{image}")
             for image in case.scenario.single_images
         ]
         forced = replace(case, teacher_tensors=base.tensors_path.resolve())
         teacher_forced = self.record(forced, f"{name}-teacher-forced")
-        return {
+        figures = {
             **_figures(free, teacher_forced, base),
             **_batch_figures(case.scenario, free, singles),
         }
+        return KeptDrifts.of(free.numerics_class.hash, figures)
 
 
 def _reseeded(case: Case, index: int) -> Case:

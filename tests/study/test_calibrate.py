@@ -20,7 +20,8 @@ from harness.scenario.model import Reference
 from harness.scenario.reading import read
 from harness.scenario.tolerance import BoundKey, Evidence, Kind, Tolerance, Tolerances
 from harness.scenario.write_tolerance import write_tolerance
-from harness.study import calibrate, platforms
+from harness.session import Session
+from harness.study import calibrate, kept_drifts, platforms
 from harness.study.calibrate import (
     L_INF,
     REL_L2,
@@ -509,6 +510,95 @@ def test_the_command_derives_bounds_from_runs_and_writes_them(shop, monkeypatch)
     done = shop.harness("run")
     assert done.code == 0
     assert "1 case: 1 within" in done.out
+
+
+@pytest.fixture
+def few(shop, monkeypatch):
+    """Have one platform, and a scenario with a baseline; return a short calibration of it.
+
+    It returns what was printed, and how many cases a worker ran for it.
+    """
+    monkeypatch.setattr(platforms, "PLATFORMS", {"aten-default": PLATFORMS["aten-default"]})
+    path = shop.recorded()
+    ran: list[str] = []
+    record = Session.record
+
+    def counted(session, case, *arguments, **named):
+        ran.append(case.id)
+        return record(session, case, *arguments, **named)
+
+    monkeypatch.setattr(Session, "record", counted)
+
+    def run(*options: str, perturbations: int = 1):
+        ran.clear()
+        amounts = ("--seeds", "1", "--perturbations", str(perturbations))
+        done = shop.harness("calibrate", str(path), *amounts, *options)
+        return done, len(ran)
+
+    return run
+
+
+KEPT = " measurements are of an earlier calibration, which was of the same: "
+FOLDER = "runs/calibrate-digits-cpu-float32"
+
+
+def test_writing_after_a_look_measures_nothing_again(few, shop):
+    """Only the base runs, which shows that its bits are still those; the bounds are the same."""
+    look, ran = few()
+    assert (look.code, ran) == (0, 5)
+    assert KEPT not in look.out
+    table = look.out
+    written, ran = few("--write")
+    assert (written.code, ran) == (0, 1)
+    assert f"2{KEPT}{FOLDER}\n" in written.out
+    assert written.out.startswith(table)
+    assert read(shop.root / "scenarios" / "digits.yaml").tolerances.cross_class is not None
+
+
+def test_a_calibration_that_was_cut_short_goes_on_where_it_stopped(few, monkeypatch):
+    """What was measured before Ctrl-C is on the disk, also where more is asked for."""
+    measured = calibrate._Runs._measured
+
+    def interrupted(runs, case, base, name):
+        if name == "perturbation-1":
+            raise KeyboardInterrupt
+        return measured(runs, case, base, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(calibrate._Runs, "_measured", interrupted)
+        assert few(perturbations=2)[0].code == 130
+    done, ran = few(perturbations=2)
+    assert f"1{KEPT}" in done.out
+    assert ran == 1 + 2 * 2
+
+
+@pytest.mark.parametrize("change", ["scenario", "seed", "harness", "damage"])
+def test_what_was_measured_of_something_else_is_measured_again(few, shop, monkeypatch, change: str):
+    """Another call, another seed, other code of the harness, a file that is damaged."""
+    few()
+    if change == "scenario":
+        shop.scenario(call="{num_inference_steps: 2, output_type: np}")
+    elif change == "seed":
+        shop.scenario(seed="7")
+    elif change == "harness":
+        monkeypatch.setattr(kept_drifts, "digest_of_harness", lambda: "other")
+    else:
+        kept = shop.root / FOLDER / kept_drifts.FILE
+        kept.write_text(kept.read_text("utf-8").replace("rel_l2", "l_inf", 1), encoding="utf-8")
+    done, ran = few()
+    assert KEPT not in done.out
+    assert ran == 5
+
+
+def test_what_an_infinite_drift_was_measured_from_is_not_kept(tmp_path):
+    """No bound follows from it, and JSON has no such number."""
+    keeper = kept_drifts.DriftKeeper(tmp_path)
+    keeper.keep("x", kept_drifts.KeptDrifts.of("class", {REL_L2: math.inf}))
+    assert keeper.get("x") is None
+    keeper.keep("x", kept_drifts.KeptDrifts.of("class", {REL_L2: 1e-7, STEP: 0.0}))
+    kept = kept_drifts.DriftKeeper(tmp_path).get("x")
+    assert kept is not None
+    assert kept.figures == {REL_L2: 1e-7, STEP: 0.0}
 
 
 def test_a_case_that_must_vary_has_nothing_to_calibrate(shop):
