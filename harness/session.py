@@ -44,6 +44,7 @@ from harness.records import (
 )
 from harness.scenario.fields import Determinism, Expectation, Framework
 from harness.scenario.model import Case
+from harness.scenario.project import kept_name
 from harness.scenario.saved_pipeline import SavedPipeline
 from harness.store.baselines import Match, Store, was_replaced
 from harness.store.recording import Environment, Observed, Recording
@@ -173,9 +174,9 @@ class Session:
         outcome = replace(
             outcome,
             recording=self._kept_at(case),
-            path=_shown(case.scenario.path),
+            path=kept_name(case.scenario.path),
             test=case.scenario.test,
-            store=self.store.url or _shown(self.store.root),
+            store=self.store.url or kept_name(self.store.root),
         )
         if not self._stopping:  # a case that was cut short by Ctrl-C has no outcome
             self.outcomes.append(outcome)
@@ -690,12 +691,6 @@ def to_record(case: Case, *, may_be_stateful: bool = False) -> Case:
     scenario = case.scenario
     expect = dict.fromkeys((*scenario.expect, Expectation.STATELESS))
     return replace(case, scenario=replace(scenario, expect=tuple(expect)))
-
-
-def _shown(path: Path) -> str:
-    """Return a path relative to the working directory, where it lies below it."""
-    here = Path.cwd()
-    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def _same_class(one: Recording, other: Recording) -> bool:

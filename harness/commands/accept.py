@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 from harness.commands.output import say, write_text
 from harness.commands.parser import (
-    PATHS,
     Command,
     add_choice,
     add_profile,
+    add_scenarios,
     add_warn_above,
     chosen_cases,
     store_of,
@@ -350,7 +350,7 @@ def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--message", metavar="FILE", help="write the message of the commit that follows"
     )
-    parser.add_argument("--scenarios", nargs="+", default=["scenarios"], metavar="PATH", help=PATHS)
+    add_scenarios(parser)
     add_warn_above(parser)
     add_choice(parser)
     add_profile(parser)

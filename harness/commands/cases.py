@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from harness.commands.history import add_to_history
 from harness.commands.output import complain, say, write_text
 from harness.commands.parser import (
-    STRICT,
     Command,
     add_choice,
     add_companions,
@@ -21,6 +20,7 @@ from harness.commands.parser import (
     add_out,
     add_paths,
     add_profile,
+    add_strict,
     add_warn_above,
     choices,
     chosen_cases,
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from harness.session import Session, WhenEvaluated
     from harness.store.recording import Environment
 
-OWN_FOLDER = "the run's folder (default: runs/ and the time)"
+OWN_FOLDER = "the run's folder (default: runs/ of the project, and the time)"
 EIGHT_BITS = "uint8"  # the dtype of an output that the pipeline returned as images of Pillow
 
 ClassesOf = Callable[[str, str], list[str]]  # from the name of a scenario and the key of a case
@@ -161,7 +161,7 @@ def _packages(arguments: argparse.Namespace) -> tuple[str, ...]:
 def _run_options(parser: argparse.ArgumentParser) -> None:
     _running_options(parser)
     _fleet_options(parser)
-    parser.add_argument("--strict", action="store_true", help=STRICT)
+    add_strict(parser)
     parser.add_argument(
         "--env",
         metavar="NAME==VERSION",
@@ -176,7 +176,7 @@ def _run_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--accuracy",
-        action="store_true",
+        action=argparse.BooleanOptionalAction,
         help="evaluate every case that moved in float64, and say whether it became less accurate "
         "(default: only cases that drifted and take seconds)",
     )

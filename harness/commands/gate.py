@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.commands.output import say
-from harness.commands.parser import Command, store_of
+from harness.commands.parser import Command, add_scenarios, store_of
 from harness.errors import UsageError
 
 if TYPE_CHECKING:
@@ -114,12 +114,10 @@ def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--policy", metavar="FILE", help="YAML: what a release requires, see docs/gate.md"
     )
-    parser.add_argument(
-        "--scenarios",
-        nargs="+",
-        default=["scenarios"],
-        metavar="PATH",
-        help="the scenarios of the release, among which the policy chooses (default: scenarios)",
+    add_scenarios(
+        parser,
+        "the scenarios of the release, among which the policy chooses (default: those of the "
+        "project)",
     )
     parser.add_argument(
         "--recordings",

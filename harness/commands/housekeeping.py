@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 
 from harness.commands.output import say
@@ -13,7 +12,6 @@ from harness.errors import UsageError, writing
 from harness.scenario.model import Case
 from harness.scenario.reading import read_all
 
-RUNS = "runs"
 KEPT = 10
 
 
@@ -59,9 +57,11 @@ def _prune_options(parser: argparse.ArgumentParser) -> None:
 
 def clean(arguments: argparse.Namespace) -> int:
     """Remove old runs below `runs/`, which hold recordings and reports; the newest stay."""
-    runs = _runs(Path(arguments.runs or arguments.runs_in or RUNS))
-    old = runs[: max(0, len(runs) - arguments.keep)]
-    for run in old:
+    from harness.store.run_folder import newest_runs
+
+    runs = newest_runs(Path(arguments.runs or arguments.runs_in))
+    old = runs[arguments.keep :]
+    for run in reversed(old):
         say(f"{'old' if arguments.dry_run else 'removed'}: {run}")
         if not arguments.dry_run:
             with writing(run):
@@ -70,20 +70,12 @@ def clean(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _runs(folder: Path) -> Sequence[Path]:
-    """Return the runs of a folder, the oldest first; what is no run of the harness is left out."""
-    from harness.store.run_folder import is_run
-
-    found = [path for path in folder.iterdir() if is_run(path)] if folder.is_dir() else []
-    return sorted(found, key=lambda path: path.stat().st_mtime)
-
-
 def _clean_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "runs",
         nargs="?",
         metavar="DIR",
-        help=f"the folder of runs (default: that of the project, else {RUNS})",
+        help="the folder of runs (default: that of the project)",
     )
     parser.add_argument(
         "--keep",

@@ -26,7 +26,7 @@ from harness.commands import (
 )
 from harness.commands.output import complain, say, unbreakable
 from harness.commands.parser import Command, Parser
-from harness.commands.places import fill_in_places, send_out
+from harness.commands.places import fill_in_project, send_out
 from harness.errors import HarnessError, UsageError
 
 COMMANDS: tuple[Command, ...] = (
@@ -124,7 +124,7 @@ def _run(arguments: argparse.Namespace) -> int:
     for_git = getattr(arguments, "git_bisect", False)
     try:
         with _signals_end_the_command():
-            fill_in_places(arguments)
+            fill_in_project(arguments)
             code = int(arguments.command(arguments))
             send_out(arguments)
             return code

@@ -10,10 +10,12 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from harness.errors import FileError
 from harness.records import Device
 from harness.scenario.fields import Profile
 from harness.scenario.located_yaml import nearest
 from harness.scenario.model import Case
+from harness.scenario.project import RUNS, project_at, seen_from
 from harness.scenario.reading import read_all
 from harness.scenario.select import select
 from harness.store.shared_folder import is_url
@@ -21,13 +23,15 @@ from harness.store.shared_folder import is_url
 if TYPE_CHECKING:
     from harness.store.baselines import Store
 
-PATHS = "scenario files or folders (default: scenarios)"
+PATHS = "scenario files or folders (default: those of the project)"
+ANY_DEVICE = "any"  # the word by which a command line overrides the device of a project
 STRICT = "exit 3 if anything asked for could not be verified"
 # MiB of a baseline's tensors above which `record` and `accept` warn. GitHub warns of files above
 # 50 MiB, and refuses those above 100 MiB.
 WARN_ABOVE = 50
+SHOWN_RUNS = 3  # of the project, where a run that was named is not there
 UNTIL = ("identical", "within")  # the words of `study.moves.Until`, which loads numpy
-RECORDINGS = "where recordings go (default: runs/ and the time)"
+RECORDINGS = "where recordings go (default: runs/ of the project, and the time)"
 
 
 # In the text of argparse: what was typed for a command, or an option that no command has.
@@ -82,7 +86,17 @@ class Command:
 
 def add_paths(parser: argparse.ArgumentParser) -> None:
     """Add the scenarios to choose from, which may be left out."""
-    parser.add_argument("paths", nargs="*", default=["scenarios"], metavar="PATH", help=PATHS)
+    parser.add_argument("paths", nargs="*", default=[], metavar="PATH", help=PATHS)
+
+
+def add_scenarios(parser: argparse.ArgumentParser, words: str = PATHS) -> None:
+    """Add the option that names the scenarios to choose from."""
+    parser.add_argument("--scenarios", nargs="+", default=[], metavar="PATH", help=words)
+
+
+def add_strict(parser: argparse.ArgumentParser) -> None:
+    """Add the option by which what could not be verified is too little."""
+    parser.add_argument("--strict", action=argparse.BooleanOptionalAction, help=STRICT)
 
 
 def add_choice(parser: argparse.ArgumentParser, device: Device | None = None) -> None:
@@ -96,11 +110,12 @@ def add_choice(parser: argparse.ArgumentParser, device: Device | None = None) ->
     )
     parser.add_argument(
         "--device",
-        type=one_of(Device),
-        default=device,
-        metavar=choices(Device),
-        help="only cases on this device" + (" (default: %(default)s)" if device else ""),
+        type=_device,
+        metavar=f"{{{','.join((*Device, ANY_DEVICE))}}}",
+        help="only cases on this device (default: that of the project, else "
+        f"{device or ANY_DEVICE})",
     )
+    parser.set_defaults(usual_device=device)
 
 
 def add_profile(parser: argparse.ArgumentParser) -> None:
@@ -209,6 +224,15 @@ def one_of(kind: type[StrEnum]) -> Callable[[str], StrEnum]:
     return read
 
 
+def _device(text: str) -> str:
+    """Return a device, or `any`.
+
+    Raises:
+        ArgumentTypeError: The text is neither.
+    """
+    return text if text == ANY_DEVICE else one_of(Device)(text)
+
+
 def choices(kind: type[StrEnum]) -> str:
     """Return the words of an enumeration as help shows them."""
     return "{" + ",".join(kind) + "}"
@@ -253,9 +277,9 @@ def out_of(arguments: argparse.Namespace, name: str = "") -> Path:
         UsageError: It is a URL that cannot be used.
         FileError: A new folder cannot be made, or the URL is not reached.
     """
-    from harness.store.run_folder import RUNS, named_run, new_run
+    from harness.store.run_folder import named_run, new_run
 
-    runs = getattr(arguments, "runs_in", "") or str(RUNS)
+    runs = arguments.runs_in
     if not arguments.out and not is_url(runs):
         return named_run(Path(runs), name) if name else new_run(Path(runs))
     if arguments.out and not is_url(arguments.out):
@@ -281,10 +305,32 @@ def run_of(place: str, *, recordings: bool = False) -> Path:
 
     Raises:
         UsageError: It is a URL that cannot be used.
-        FileError: The URL holds no run, or a damaged one.
+        FileError: The URL holds no run, or a damaged one; or there is no such path.
     """
     if not is_url(place):
+        _check_run(Path(place))
         return Path(place)
     from harness.store.shared_runs import fetch_run
 
     return fetch_run(place, recordings=recordings)
+
+
+def _check_run(path: Path) -> None:
+    """Refuse a path at which there is nothing, and say where it was looked for.
+
+    Raises:
+        FileError: There is nothing; the error names the newest runs of the project.
+    """
+    if path.exists():
+        return
+    here = Path.cwd()
+    project = project_at(here)
+    problem = "does not exist" if path.is_absolute() else f"does not exist in {here}"
+    runs = seen_from(here, project.root, project.places.runs or RUNS)
+    if is_url(runs):
+        raise FileError(path, problem, f"name a run below {runs}")
+    from harness.store.run_folder import newest_runs
+
+    found = newest_runs(Path(runs))[:SHOWN_RUNS]
+    known = f", such as {', '.join(map(str, found))}" if found else ", which holds none yet"
+    raise FileError(path, problem, f"name a run of the project; they are in {runs}{known}")

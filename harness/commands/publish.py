@@ -6,10 +6,12 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.commands.output import say, write_text
+from harness.scenario.project import project_at, seen_from
 
 if TYPE_CHECKING:
     from harness.report.runs import Run
@@ -54,7 +56,7 @@ def publish(arguments: argparse.Namespace, runs: Sequence[Run]) -> None:
     elif arguments.markdown:
         say(markdown(runs))
     else:
-        print_runs(console(), runs)
+        print_runs(console(), [_seen_from_here(run) for run in runs])
         print_overheads(console(), [each for run in runs for each in run.overheads], {})
     if arguments.junit:
         write_text(Path(arguments.junit), junit(runs))
@@ -66,6 +68,21 @@ def publish(arguments: argparse.Namespace, runs: Sequence[Run]) -> None:
         for line in annotation_lines(runs):
             # As it is: what makes other text safe would take the command out of this line.
             print(line, file=sys.stderr, flush=True)
+
+
+def _seen_from_here(run: Run) -> Run:
+    """Return a run whose outcomes name files as they are reached from the working directory."""
+    here = Path.cwd()
+    root = project_at(here).root
+    outcomes = tuple(
+        replace(
+            outcome,
+            path=seen_from(here, root, outcome.path),
+            store=seen_from(here, root, outcome.store),
+        )
+        for outcome in run.outcomes
+    )
+    return replace(run, outcomes=outcomes)
 
 
 def _json(runs: Sequence[Run]) -> str:

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.commands.parser import (
-    PATHS,
-    STRICT,
     Command,
     add_choice,
     add_profile,
+    add_scenarios,
+    add_strict,
     chosen_cases,
     run_of,
     store_of,
@@ -63,7 +63,7 @@ def _read_run(folder: Path) -> Run:
 
 def _report_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder")
-    parser.add_argument("--strict", action="store_true", help=STRICT)
+    add_strict(parser)
     add_report_options(parser)
 
 
@@ -126,10 +126,10 @@ def _compared(store: Store, cases: Sequence[Case], before: Path, after: Path) ->
 def _diff_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("before", metavar="RUN", help="the folder of the run to compare with")
     parser.add_argument("after", metavar="RUN", help="the folder of the run that is compared")
-    parser.add_argument("--scenarios", nargs="+", default=["scenarios"], metavar="PATH", help=PATHS)
+    add_scenarios(parser)
     add_choice(parser)
     add_profile(parser)
-    parser.add_argument("--strict", action="store_true", help=STRICT)
+    add_strict(parser)
     add_report_options(parser)
 
 

@@ -28,6 +28,7 @@ from harness.errors import UsageError, writing
 from harness.records import ContractOutcome, Device, EnvironmentChange, Outcome, Reason
 from harness.scenario.located_yaml import nearest
 from harness.scenario.model import Case
+from harness.scenario.project import named_in_results
 from harness.scenario.reading import read_all
 from harness.scenario.select import select
 from harness.store.shared_folder import is_url
@@ -300,7 +301,7 @@ def _reproduce(
     from harness.store.recording import Recording
     from harness.study.reproducer import ISSUE, reproduce
 
-    (case,) = select(read_all([Path(outcome.path)]), outcome.case, None)
+    (case,) = select(read_all([named_in_results(outcome.path)]), outcome.case, None)
     if outcome.contract is not None and outcome.reason in BY_CONTRACT:
         raise UsageError("a reproducer can be written only against a baseline, not for a variant")
     actual = Recording.read(session.folder(case))
@@ -337,7 +338,7 @@ def _explanation(
     from harness.store.recording import Recording
     from harness.study.explain import Explanation
 
-    (case,) = select(read_all([Path(outcome.path)]), outcome.case, None)
+    (case,) = select(read_all([named_in_results(outcome.path)]), outcome.case, None)
     if outcome.contract is not None and outcome.reason in BY_CONTRACT:
         return _explanation_of_contract(session, case, outcome.contract, arguments), ()
     actual = Recording.read(session.folder(case))

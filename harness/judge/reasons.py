@@ -303,6 +303,19 @@ def cost_is_unknown(cost: Cost) -> str:
     return words[cost.reason]
 
 
+def cost_is_unknown_in_short(reason: CostReason) -> str:
+    """Return why a cost is `unknown` in as few words as the cell of a table holds."""
+    words = {
+        CostReason.NO_BASELINE: "no baseline",
+        CostReason.NO_BOUNDS: "no bounds set",
+        CostReason.OTHER_MACHINE: "another machine",
+        CostReason.ONE_RUN_ONLY: "one run only",
+        CostReason.SLOWED_DOWN: "GPU slowed down",
+        CostReason.OTHER_WORK: "other work",
+    }
+    return words[reason]
+
+
 def accuracy_is_unknown(found: StageAccuracy) -> str:
     """Return why an accuracy is `unknown`; empty where it is not."""
     if found.reason is None:

@@ -38,6 +38,7 @@ SWITCHES = {
     "prune": "remove the baselines that belong to no case, where all cases ran and passed",
 }
 WRITING = ("update", "accept", "prune")
+USUAL_FOLDERS = ("baselines", "runs")  # of a project that names none
 ONLY_ON_THE_COMMAND_LINE = ("reason", *WRITING)  # nobody writes baselines by habit
 SCENARIOS_HELP = "folders whose YAML files are scenarios (default: those of [tool.harness])"
 
@@ -95,31 +96,36 @@ def text(config: pytest.Config, name: str) -> str:
     if given or name in ONLY_ON_THE_COMMAND_LINE:
         return str(given or "")
     placeholder, _, _ = TEXTS[name]
-    in_ini = str(config.getini(f"harness_{name}")) or _place(config, name)
+    in_ini = str(config.getini(f"harness_{name}")) or _of_project(config, name)
     if placeholder != "DIR" or not in_ini or "://" in in_ini:
         return in_ini
     return str(config.rootpath / in_ini)
 
 
-def _place(config: pytest.Config, name: str) -> str:
-    """Return a place that `[tool.harness]` names; of the baselines, else their usual folder."""
+def _of_project(config: pytest.Config, name: str) -> str:
+    """Return what `[tool.harness]` says for an option; of folders, else the usual ones."""
     project = project_of(config)
-    named = "" if project is None else getattr(project.places, name, "")
-    if named and project is not None and "://" not in named:
-        named = str(project.root / named)
-    return named or ("baselines" if name == "baselines" else "")
+    usual = name if name in USUAL_FOLDERS else ""
+    if project is None:
+        return usual
+    if name in project.defaults._fields:
+        return str(getattr(project.defaults, name) or "")
+    named = getattr(project.places, name, "") or usual
+    return named if not named or "://" in named else str(project.root / named)
 
 
 def runs(config: pytest.Config) -> str:
-    """Return where the folders of new runs go, where `[tool.harness]` names it."""
-    return _place(config, "runs")
+    """Return where the folders of new runs go."""
+    return _of_project(config, "runs")
 
 
 def switch(config: pytest.Config, name: str) -> bool:
-    """Return whether a switch is on."""
+    """Return whether a switch is on: by its option, its ini key, or the project."""
     if config.getoption(PREFIX + name):
         return True
-    return name not in ONLY_ON_THE_COMMAND_LINE and bool(config.getini(f"harness_{name}"))
+    if name in ONLY_ON_THE_COMMAND_LINE:
+        return False
+    return bool(config.getini(f"harness_{name}") or _of_project(config, name))
 
 
 def scenario_folders(config: pytest.Config) -> list[Path]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from pathlib import Path
 
 from harness.errors import HarnessError
 from harness.judge.cause import CauseGroup, by_cause
@@ -17,6 +16,7 @@ from harness.report.runs import Run, all_outcomes
 from harness.report.safe_text import github_message, github_property, safe_line
 from harness.scenario.fields import SHAPE
 from harness.scenario.located_yaml import load
+from harness.scenario.project import named_in_results
 
 IN_GITHUB = "GITHUB_ACTIONS"  # the variable that GitHub sets in every job
 MOST = 10  # errors that GitHub shows of one step
@@ -80,7 +80,7 @@ def line_of(outcome: Outcome) -> int:
     It is the first line where the file cannot be read here, or has no such key.
     """
     try:
-        _, place = load(Path(outcome.path), SHAPE)
+        _, place = load(named_in_results(outcome.path), SHAPE)
         members = place.members()
     except HarnessError:
         return 1

@@ -43,6 +43,7 @@ def paragraph(group: CauseGroup, runs: Sequence[Run]) -> str:
     lines = [headline(group), *_case_lines(group, runs), *_range_lines(group.outcomes)]
     lines += wording.cause_lines(group.causes)
     lines.append(f"  example:  {example.case}: {wording.first_line(example.message)}")
+    lines += wording.searched_lines(example)
     for name, drift in example.outputs.items():
         lines += wording.output_lines(name, drift)
     lines += wording.over_lines(example)

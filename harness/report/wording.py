@@ -140,6 +140,8 @@ def _cost_cells(cost: Cost | None) -> tuple[str, str, str]:
     word = str(cost.verdict)
     if cost.ratio is not None:
         word += f" x{cost.ratio:.2f}"
+    if cost.reason is not None:
+        word += f": {reasons.cost_is_unknown_in_short(cost.reason)}"
     return f"{cost.figures.seconds:.3f}", word, f"{cost.figures.peak_bytes / MIB:.0f} MiB"
 
 
@@ -156,6 +158,7 @@ def paragraph(outcome: Outcome, run: Path) -> str:
     why, *more = outcome.message.splitlines() or [""]
     lines = [f"{outcome.verdict}: {outcome.case}", f"  why:      {why}"]
     lines += [f"            {line.strip()}" for line in more]
+    lines += searched_lines(outcome)
     for name, drift in outcome.outputs.items():
         lines += output_lines(name, drift)
     lines += over_lines(outcome)
@@ -182,6 +185,13 @@ def paragraph(outcome: Outcome, run: Path) -> str:
     if next_step:
         lines.append(f"  next:     {next_step}")
     return "\n".join(map(safe_line, lines))
+
+
+def searched_lines(outcome: Outcome) -> list[str]:
+    """Return the line that names the store in which a baseline was looked for in vain."""
+    if outcome.reason is not Reason.NO_BASELINE or not outcome.store:
+        return []
+    return [f"  searched: {outcome.store}"]
 
 
 def first_line(text: str) -> str:

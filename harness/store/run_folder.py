@@ -221,6 +221,12 @@ def is_run(folder: Path) -> bool:
     return any((folder / name).exists() for name in (RESULTS_FILE, "recordings", "logs"))
 
 
+def newest_runs(folder: Path) -> list[Path]:
+    """Return the runs in a folder, the newest first; what is no run of the harness is left out."""
+    found = [path for path in folder.iterdir() if is_run(path)] if folder.is_dir() else []
+    return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
+
+
 class RunOwner:
     """Holds a run's folder, so that no second run writes into it at the same time.
 

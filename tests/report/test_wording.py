@@ -151,7 +151,7 @@ ROWS = {
         MISSING,
         ("a|b[cpu-float32]", "missing", ""),
         ("", "", "", ""),
-        ("1.234", "unknown", "480 MiB"),
+        ("1.234", "unknown: no baseline", "480 MiB"),
     ),
     "error": (ERROR, ("sd[cpu-float32]", "error", ""), ("", "", "", ""), ("", "", "")),
     "identical": (

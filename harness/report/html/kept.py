@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from harness.errors import FileError
 from harness.records import Drift, Outcome, Verdict
+from harness.scenario.project import named_in_results
 from harness.store.baselines import Store
 from harness.store.recording import Observed, Recording
 from harness.store.shared_files import mirror_of
@@ -85,7 +86,9 @@ def _baseline(outcome: Outcome, notes: list[str]) -> Observed | None:
     if not outcome.baseline.file or is_elsewhere:
         return None
     # What was fetched from a URL is read where it lies: a report asks no other machine.
-    store = Store(mirror_of(outcome.store) if is_url(outcome.store) else Path(outcome.store))
+    store = Store(
+        mirror_of(outcome.store) if is_url(outcome.store) else named_in_results(outcome.store)
+    )
     path = store.root / outcome.baseline.file
     if not path.is_file():
         notes.append(f"The baseline is gone: {path}.")
