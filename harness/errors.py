@@ -3,7 +3,7 @@
 HarnessError            exit 4   a defect of the harness
   UsageError            exit 2   a wrong option, path or selection
     ScenarioError       exit 2   a mistake in a YAML file: file, line, field, expected, found
-      ScenarioErrors    exit 2   several of them in one file
+      ScenarioErrors    exit 2   several of them, of one file or of several
     FileError           exit 2   a file that cannot be used: path, problem, remedy
       BaselineError     exit 2   a baseline that is damaged, misplaced or of another format
   NotRecordedError      exit 1   a case left no recording: verdict `error` or `unverified`
@@ -73,7 +73,7 @@ class ScenarioError(UsageError):
 
 
 class ScenarioErrors(ScenarioError):
-    """Several mistakes in one YAML file, told at once; the attributes are those of the first.
+    """Several mistakes in YAML files, told at once; the attributes are those of the first.
 
     Args:
         found: At least one mistake.
@@ -87,12 +87,13 @@ class ScenarioErrors(ScenarioError):
         self._found = tuple(found)
         told = [str(each) for each in found[:MOST_MISTAKES]]
         if len(found) > MOST_MISTAKES:
-            told.append(f"and {len(found) - MOST_MISTAKES} more mistakes in {first.path}")
+            files = ", ".join(dict.fromkeys(str(each.path) for each in found[MOST_MISTAKES:]))
+            told.append(f"and {len(found) - MOST_MISTAKES} more mistakes in {files}")
         self.args = ("\n".join(told),)
 
     @property
     def mistakes(self) -> tuple[ScenarioError, ...]:
-        """Every mistake, in the order of the file."""
+        """Every mistake, in the order of the files and of their lines."""
         return self._found
 
 

@@ -49,6 +49,8 @@ from harness.scenario.saved_pipeline import SavedPipeline
 from harness.store.baselines import Match, Store, was_replaced
 from harness.store.recording import Environment, Observed, Recording
 from harness.store.run_folder import (
+    EVERYTHING,
+    Begun,
     RunOwner,
     contract_folder,
     first_start,
@@ -96,6 +98,9 @@ def _say_nothing(_case: Case, _doing: str) -> None:
 class Session:
     """Runs and judges cases, and keeps their recordings and outcomes in one run folder.
 
+    Attributes:
+        scope: What the run was asked for, for whoever reads its results.
+
     Args:
         store: Where baselines are.
         out: The run's folder; made when the first case runs.
@@ -129,7 +134,10 @@ class Session:
         self._slots: list[Slot] = []
         self._compared = _Compared()
         self._stopping = False
+        self._has_enough = False  # a case failed, and none begins after that
+        self._asked: list[str] = []
         self._started = now()
+        self.scope = EVERYTHING
 
     def __enter__(self) -> Self:
         return self
@@ -163,6 +171,7 @@ class Session:
 
     def run(self, case: Case, slot: Slot | None = None) -> Outcome:
         """Run one case, judge it and remember the outcome."""
+        self._on_progress(case, "waits for a worker")
         try:
             outcome = self._run_also_elsewhere(case, slot or self.slot(0))
         except NotRecordedError as error:
@@ -182,7 +191,14 @@ class Session:
             self.outcomes.append(outcome)
         return outcome
 
-    def run_all(self, cases: Iterable[Case], jobs: int, on_outcome: OnOutcome) -> None:
+    def run_all(
+        self,
+        cases: Iterable[Case],
+        jobs: int,
+        on_outcome: OnOutcome,
+        *,
+        until_failure: bool = False,
+    ) -> None:
         """Run cases on `jobs` workers at once.
 
         Cases that share settings and a checkpoint form a group, and follow each other on one
@@ -193,6 +209,7 @@ class Session:
             jobs: The number of workers, each with a thread of this process; or `Jobs.AUTO`, which
                 is as many as the launcher has room for.
             on_outcome: Called with each outcome, in the thread of its worker.
+            until_failure: Whether no case begins after the first one that fails.
 
         Raises:
             UsageError: Another run is writing into the run's folder.
@@ -200,6 +217,7 @@ class Session:
         waiting = list(cases)
         if not waiting:
             return
+        self._asked += [case.id for case in waiting]
         self.claim()  # in this thread, because it also releases the folder
         self._compared.choose(waiting)
         queue = CaseQueue(waiting, keep_together=not self._launcher.is_one_machine)
@@ -208,10 +226,13 @@ class Session:
         before = len(self._slots)
         slots = self._launcher.slots(waiting, jobs, lambda index: self._log(before + index))
         self._slots += slots
+
+        def ended(outcome: Outcome) -> None:
+            on_outcome(outcome)
+            self._has_enough |= until_failure and outcome.fails
+
         threads = [
-            threading.Thread(
-                target=self._work, args=(slot, queue, on_outcome, failures), daemon=True
-            )
+            threading.Thread(target=self._work, args=(slot, queue, ended, failures), daemon=True)
             for slot in slots
         ]
         for thread in threads:
@@ -237,14 +258,18 @@ class Session:
     ) -> None:
         """Run cases of the queue on one slot; what goes wrong is raised in the caller's thread."""
         try:
-            if slot.open(lambda: not self._stopping and queue.has(slot.accepts)):
-                for case in queue.take_until(lambda: self._stopping, slot.accepts):
+            if slot.open(lambda: not self._ends() and queue.has(slot.accepts)):
+                for case in queue.take_until(self._ends, slot.accepts):
                     on_outcome(self.run(case, slot))
         except Exception as error:
             failures.append(error)
             self._stopping = True
         finally:
             slot.give_back()
+
+    def _ends(self) -> bool:
+        """Whether no further case begins."""
+        return self._stopping or self._has_enough
 
     def describe(
         self, framework: Framework, device: Device, dtype: Dtype, determinism: Determinism
@@ -338,8 +363,14 @@ class Session:
             self.environment,
             self._part,
             self.environments,
-            self._started,
+            Begun(self._started, replace(self.scope, not_run=self.not_run)),
         )
+
+    @property
+    def not_run(self) -> tuple[str, ...]:
+        """The cases that were given to `run_all` and have no outcome."""
+        ran = {outcome.case for outcome in self.outcomes}
+        return tuple(case for case in self._asked if case not in ran) or self.scope.not_run
 
     def gather(self) -> None:
         """Make one `results.json` of the parts that other processes wrote into the run's folder."""

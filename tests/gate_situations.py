@@ -680,6 +680,23 @@ def no_version(world):
     world.policy("versions: {xformers: '1.*'}\n" + ON_CPU + "}\n")
 
 
+@unverified("unread-scenarios")
+def unread_scenarios(world):
+    """A scenario file had a mistake when the run began, and the run went on with the others."""
+    plain(world)
+    world.edit(lambda content: content["scope"].update(unread=["scenarios/broken.yaml"]))
+
+
+@unverified("not-run")
+def only_failures(world):
+    """The run was of the cases that had failed before, and the others are required too."""
+    world.scenario("other")
+    plain(world)
+    world.edit(lambda content: content["scope"].update(failed_from="runs/before"))
+    world.edit(lambda content: content["outcomes"].pop())
+    world.policy("require:\n  - {scenarios: '*', on: cpu}\n")
+
+
 @unverified("scenario-edited")
 def scenario_edited(world):
     """The scenario was edited after the run."""

@@ -71,7 +71,8 @@ def shape_of(text: str) -> list[str]:
     text = re.sub(r"^cost:\n(  .*\n)+\n", "", text, flags=re.MULTILINE)
     text = re.sub(r"cpu-\w+-\w+-t\d+-[0-9a-f]{8}", "CLASS", text)
     text = re.sub(r"(?:/\S*/|runs/)\S+", "RUN", text)
-    text = re.sub(r"\b(ok|slower|faster|unknown)( x[\d.]+)?(: [a-zA-Z ]+?)?(?=\s+\d+ MiB)", "COST", text)
+    words = r"\b(ok|slower|faster|unknown)( x[\d.]+)?(: [a-zA-Z ]+?)?(?=\s+\d+ MiB)"
+    text = re.sub(words, "COST", text)
     text = re.sub(r"(?<=operators with other bits: ).*", "OPERATORS", text)
     text = re.sub(r"[-+]?\d[\d.]*(e[-+]\d+)?", "#", text)
     lines = [" ".join(line.split()) for line in text.strip().splitlines()]

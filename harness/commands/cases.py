@@ -5,11 +5,19 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.commands.choosing import (
+    Chosen,
+    add_failed_options,
+    choose,
+    tell_refused,
+    tell_refused_again,
+)
 from harness.commands.history import add_to_history
 from harness.commands.output import complain, say, write_text
 from harness.commands.parser import (
@@ -34,6 +42,7 @@ from harness.errors import UsageError
 from harness.records import Device, Dtype, Outcome, Verdict
 from harness.scenario.fields import Determinism, Framework
 from harness.scenario.model import Case, Scenario
+from harness.scenario.reading import refusal_of
 from harness.store.shared_folder import is_url
 
 if TYPE_CHECKING:
@@ -41,8 +50,10 @@ if TYPE_CHECKING:
     from harness.launch.launcher import Launcher
     from harness.session import Session, WhenEvaluated
     from harness.store.recording import Environment
+    from harness.store.run_folder import Scope
 
 OWN_FOLDER = "the run's folder (default: runs/ of the project, and the time)"
+RECORDED = "recorded"  # what the line of a case says whose recording becomes a baseline
 EIGHT_BITS = "uint8"  # the dtype of an output that the pipeline returned as images of Pillow
 
 ClassesOf = Callable[[str, str], list[str]]  # from the name of a scenario and the key of a case
@@ -60,10 +71,12 @@ def list_cases(arguments: argparse.Namespace) -> int:
 
     baselines_of = _shared_baselines if is_url(arguments.baselines) else _baselines_of
     classes = baselines_of(arguments.baselines)
-    rows = [_listed(case, classes) for case in _cases(arguments)]
+    chosen = choose(arguments)
+    rows = [_listed(case, classes) for case in chosen.cases]
     headings = ("case", "weights", "runs here", "baselines", "tags")
     console().print(table(headings, rows))
-    return 0
+    tell_refused(chosen)
+    return UsageError.exit_code if chosen.refused else 0
 
 
 def _listed(case: Case, classes: ClassesOf) -> tuple[str, ...]:
@@ -111,24 +124,58 @@ def _list_options(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run cases, judge them, print and keep the result."""
     from harness.judge.exit_codes import exit_code, git_code
-    from harness.report.html.report import write_report
-    from harness.report.markdown import markdown
-    from harness.report.runs import Run
     from harness.session import WhenEvaluated
-    from harness.store.run_folder import REPORT_FILE
     from harness.store.shared_folder import open_folder
 
     env = _packages(arguments)
-    cases = [replace(case, env=env) for case in _cases(arguments)]
+    chosen = choose(arguments)
+    if chosen.refused and arguments.git_bisect:
+        raise refusal_of(chosen.refused)  # git must not take the others' verdict for that of all
+    cases = [replace(case, env=env) for case in chosen.cases]
     if arguments.accelerator and not arguments.on:
         raise UsageError("--accelerator chooses nodes of a cluster; name the cluster with --on")
     if arguments.accelerator:
         cases = [_on_accelerator(case, arguments.accelerator) for case in cases]
     if arguments.history:
         open_folder(arguments.history)  # a URL that cannot be used is refused before the run
+    tell_refused(chosen)
     evaluated = WhenEvaluated.ALWAYS if arguments.accuracy else WhenEvaluated.CHEAP
-    session = _run_cases(arguments, cases, evaluated)
-    runs = [Run(session.out, tuple(session.outcomes), session.environment)]
+    way = _Way(evaluated, _verdict, _scope(arguments, chosen), arguments.exitfirst)
+    session = _run_cases(arguments, cases, way)
+    _report(arguments, session)
+    tell_refused_again(chosen)
+    if arguments.git_bisect:
+        return git_code(session.outcomes)
+    if chosen.refused:
+        return UsageError.exit_code
+    return exit_code(session.outcomes, strict=arguments.strict)
+
+
+def _scope(arguments: argparse.Namespace, chosen: Chosen) -> Scope:
+    """Return what the run is asked for, as its results state it."""
+    from harness.store.run_folder import Scope
+
+    return Scope(
+        expression=arguments.k,
+        device=str(arguments.device or ""),
+        failed_from=chosen.failed_from,
+        unread=chosen.unread,
+    )
+
+
+def _report(arguments: argparse.Namespace, session: Session) -> None:
+    """Print and keep what a session came to.
+
+    Raises:
+        FileError: A report, or the history, cannot be written.
+    """
+    from harness.report.html.report import write_report
+    from harness.report.markdown import markdown
+    from harness.report.runs import Run
+    from harness.store.run_folder import REPORT_FILE
+
+    scope = replace(session.scope, not_run=session.not_run)
+    runs = [Run(session.out, tuple(session.outcomes), session.environment, scope=scope)]
     write_text(session.out / "summary.md", markdown(runs))
     if session.outcomes:
         write_report(runs, session.out / REPORT_FILE)
@@ -138,9 +185,6 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.history:
         tell = complain if arguments.json else say
         add_to_history(arguments.history, [session.out], tell)
-    if arguments.git_bisect:
-        return git_code(session.outcomes)
-    return exit_code(session.outcomes, strict=arguments.strict)
 
 
 def _packages(arguments: argparse.Namespace) -> tuple[str, ...]:
@@ -160,6 +204,13 @@ def _packages(arguments: argparse.Namespace) -> tuple[str, ...]:
 
 def _run_options(parser: argparse.ArgumentParser) -> None:
     _running_options(parser)
+    add_failed_options(parser)
+    parser.add_argument(
+        "-x",
+        "--exitfirst",
+        action="store_true",
+        help="begin no case after the first one that fails",
+    )
     _fleet_options(parser)
     add_strict(parser)
     parser.add_argument(
@@ -205,7 +256,7 @@ def record(arguments: argparse.Namespace) -> int:
     if not cases:
         raise UsageError("every chosen case is expected to vary; such cases need no baseline")
     recorded = [to_record(case, may_be_stateful=arguments.stateful) for case in cases]
-    session = _run_cases(arguments, recorded, WhenEvaluated.NEVER)
+    session = _run_cases(arguments, recorded, _Way(WhenEvaluated.NEVER, _recorded))
     outcomes = {outcome.case: outcome for outcome in session.outcomes}
     new = [
         NewBaseline(case, Recording.read(session.folder(case)))
@@ -372,25 +423,55 @@ def _cases(arguments: argparse.Namespace) -> list[Case]:
     return chosen_cases(arguments, arguments.paths)
 
 
-def _run_cases(
-    arguments: argparse.Namespace, cases: Sequence[Case], evaluated: WhenEvaluated
-) -> Session:
+@dataclass(frozen=True)
+class _Way:
+    """How cases are run.
+
+    Attributes:
+        evaluated: Which of them are evaluated in float64.
+        word: What the line of a case says that it came to.
+        scope: What was asked for; None for every case.
+        until_failure: Whether none begins after the first one that fails.
+    """
+
+    evaluated: WhenEvaluated
+    word: Callable[[Outcome], str]
+    scope: Scope | None = None
+    until_failure: bool = False
+
+
+def _verdict(outcome: Outcome) -> str:
+    return str(outcome.verdict)
+
+
+def _recorded(outcome: Outcome) -> str:
+    """Return what a case came to that is run to be recorded."""
+    from harness.study.accepting import lacks_baseline
+
+    return RECORDED if lacks_baseline(outcome) else str(outcome.verdict)
+
+
+def _run_cases(arguments: argparse.Namespace, cases: Sequence[Case], way: _Way) -> Session:
     """Run cases with progress, and return the closed session."""
-    from harness.report.terminal import progress
+    from harness.report.terminal import ended_line, progress
     from harness.session import Session
 
+    began: dict[str, float] = {}
     with progress(len(cases)) as steps:
 
         def show(case: Case, doing: str) -> None:
+            began.setdefault(case.id, time.monotonic())
             steps.doing(case.id, doing)
 
-        def count(_outcome: Outcome) -> None:
-            steps.done()
+        def count(outcome: Outcome) -> None:
+            seconds = time.monotonic() - began[outcome.case]
+            steps.ended(ended_line(outcome.case, way.word(outcome), seconds))
 
         store, out = store_of(arguments), out_of(arguments)
         launcher, jobs = _launcher(arguments)
-        with Session(store, out, show, evaluated=evaluated, launcher=launcher) as session:
-            session.run_all(cases, jobs, count)
+        with Session(store, out, show, evaluated=way.evaluated, launcher=launcher) as session:
+            session.scope = way.scope or session.scope
+            session.run_all(cases, jobs, count, until_failure=way.until_failure)
     return session
 
 

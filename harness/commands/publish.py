@@ -107,6 +107,7 @@ def _json(runs: Sequence[Run]) -> str:
             "environment": run.environment,
             "outcomes": run.outcomes,
             "overheads": run.overheads,
+            "scope": run.scope,
         }
         for run in runs
     ]

@@ -58,7 +58,7 @@ def _read_run(folder: Path) -> Run:
 
     results = read_results(folder)
     overheads = tuple(read_overheads(folder))
-    return Run(folder, results.outcomes, results.environment, overheads)
+    return Run(folder, results.outcomes, results.environment, overheads, results.scope)
 
 
 def _report_options(parser: argparse.ArgumentParser) -> None:

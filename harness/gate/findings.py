@@ -64,6 +64,7 @@ class Problem(StrEnum):
     NO_VERSION = "no-version"
     OTHER_VERSION = "other-version"
     MIXED_VERSIONS = "mixed-versions"
+    UNREAD_SCENARIOS = "unread-scenarios"
     # What does not block, and is worth knowing.
     SAME_RUN_TWICE = "same-run-twice"
     DUPLICATE = "duplicate"

@@ -39,6 +39,7 @@ def about_runs(policy: Policy, release: Release, evidence: Evidence) -> Iterator
         yield from _times(run, policy, release)
         yield from _origin(run, policy, release)
         yield from _versions(run, policy)
+        yield from _unread(run)
     yield from _mixed_commits(policy, evidence.runs)
     yield from _mixed_versions(evidence.runs)
 
@@ -89,6 +90,13 @@ def _versions(run: RunSeen, policy: Policy) -> Iterator[Finding]:
                     expected=f"{package} {admitted}",
                     found=version or ABSENT,
                 )
+
+
+def _unread(run: RunSeen) -> Iterator[Finding]:
+    """Yield that scenario files had mistakes when a run began, so that it left their cases out."""
+    unread = run.results.scope.unread
+    if unread:
+        yield Finding(Problem.UNREAD_SCENARIOS, run.name, found=", ".join(unread))
 
 
 def _admits(admitted: SpecifierSet, version: str) -> bool:

@@ -27,6 +27,12 @@ def headlines(runs: Sequence[Run]) -> list[str]:
     return [safe_line(headline(group)) for group in groups if len(group.outcomes) > 1]
 
 
+def not_checked(runs: Sequence[Run]) -> list[str]:
+    """Return what was asked for and not verified: a line per reason, with its cases or files."""
+    left_out = [line for run in runs for line in wording.left_out(run.scope)]
+    return [*wording.not_checked(all_outcomes(runs)), *dict.fromkeys(left_out)]
+
+
 def paragraph(group: CauseGroup, runs: Sequence[Run]) -> str:
     """Return what a person needs to act on all cases of one cause.
 

@@ -100,6 +100,7 @@ WORDS = {
     Problem.NO_VERSION: "the run does not state its version; {expected} is required",
     Problem.OTHER_VERSION: "the run had {found}; {expected} is required",
     Problem.MIXED_VERSIONS: "the runs are of different releases of {expected}: {found}",
+    Problem.UNREAD_SCENARIOS: "scenario files had mistakes, and none of their cases ran: {found}",
     Problem.SAME_RUN_TWICE: "the same run was given twice, also as {found}",
     Problem.DUPLICATE: "several results of one case and class agree: {found}",
     Problem.UNKNOWN_CASE: "the scenarios of the release have no such case",

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from harness.records import Outcome, Verdict
 from harness.report import accuracy, variants, wording
-from harness.report.causes import failures
+from harness.report.causes import failures, not_checked
 from harness.report.runs import Run, Shown, all_outcomes, with_figures
 from harness.report.safe_text import markdown_block, markdown_code, markdown_text
 from harness.report.study_report import OVERHEAD_HEADINGS, overhead_row
@@ -116,7 +116,7 @@ def _sections(runs: Sequence[Run], cut: _Cut) -> list[_Section]:
     where = [_where(run, cut, named=several) for run in runs]
     blocks = [markdown_block(cut(text, MOST_OF_BLOCK)) for text in failures(runs)]
     overheads = [overhead_row(each) for run in runs for each in run.overheads]
-    costs, skipped = wording.costs(outcomes), wording.not_checked(outcomes)
+    costs, skipped = wording.costs(outcomes), not_checked(runs)
     return [
         _Section("", "", [text for text in where if text], "\n\n", "runs", 0.1),
         _table_section("", *_outcome_table(runs, cut), "cases", 1.0),

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from harness.records import Outcome
 from harness.report import accuracy, variants, wording
-from harness.report.causes import failures
+from harness.report.causes import failures, not_checked
 from harness.report.runs import Run, Shown, all_outcomes, with_figures
 from harness.report.safe_text import safe_line
 from harness.report.terminal import print_text, table
@@ -28,7 +28,7 @@ def print_runs(out: Console, runs: Sequence[Run]) -> None:
         print_text(out, text)
     _print_accuracy(out, outcomes)
     _print_list(out, "cost:", wording.costs(outcomes))
-    _print_list(out, "not checked:", wording.not_checked(outcomes))
+    _print_list(out, "not checked:", not_checked(runs))
     out.print()
     has_failed = any(outcome.fails for outcome in outcomes)
     print_text(out, wording.summary(outcomes), "red" if has_failed else "green")

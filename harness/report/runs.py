@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from harness.records import Outcome, Verdict
 from harness.store.recording import Environment
+from harness.store.run_folder import EVERYTHING, Scope
 
 if TYPE_CHECKING:
     from harness.study.overhead import Overhead
@@ -27,12 +28,14 @@ class Run:
         outcomes: In any order.
         environment: Where it was recorded; None where no case left a recording.
         overheads: What `harness cost` measured in the same folder.
+        scope: What it was asked for, and what it left out.
     """
 
     folder: Path
     outcomes: tuple[Outcome, ...]
     environment: Environment | None = None
     overheads: tuple[Overhead, ...] = ()
+    scope: Scope = EVERYTHING
 
 
 @dataclass(frozen=True)

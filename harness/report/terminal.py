@@ -6,6 +6,7 @@ a terminal are those that rich writes.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 # takes a terminal that it does not know to be 80 columns wide.
 WIDTH, HEIGHT = 100_000, 25
 GAP = 2  # blanks between columns
+LONGEST = max(map(len, Verdict))  # of the words that a case comes to
 
 
 def console() -> Console:
@@ -89,10 +91,40 @@ class Steps:
         """Count one step as done."""
         self._bar.advance(self._task)
 
+    def ended(self, _line: str) -> None:
+        """Count a case as done, of which a line says what it came to."""
+        self.done()
+
+
+class Lines(Steps):
+    """Prints a line for each case as it ends, where a bar would be no use."""
+
+    def __init__(self, bar: Progress, task: TaskID, out: Console, total: int) -> None:
+        super().__init__(bar, task)
+        self._out = out
+        self._total = total
+        self._ended = 0
+        self._lock = threading.Lock()
+
+    def ended(self, line: str) -> None:
+        """Print how many cases have ended, and what this one came to."""
+        with self._lock:
+            self._ended += 1
+            count = f"[{self._ended:>{len(str(self._total))}}/{self._total}]"
+            print_text(self._out, safe_line(f"{count} {line}"))
+
+
+def ended_line(case: str, word: str, seconds: float) -> str:
+    """Return the line of a case that ended: what it came to in a word, and how long it took."""
+    return f"{word:<{LONGEST}} {case}  {seconds:.1f} s"
+
 
 @contextmanager
 def progress(total: int) -> Iterator[Steps]:
-    """Show progress over `total` steps on standard error, where that is a terminal."""
+    """Show progress over `total` steps on standard error: a bar on a terminal, else lines.
+
+    The lines are those of cases that end; other steps show on a bar alone.
+    """
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -103,6 +135,7 @@ def progress(total: int) -> Iterator[Steps]:
     )
 
     errors = Console(stderr=True)
+    lines = Console(stderr=True, highlight=False, width=WIDTH, height=HEIGHT, soft_wrap=True)
     columns = (
         SpinnerColumn(),
         BarColumn(),
@@ -112,7 +145,8 @@ def progress(total: int) -> Iterator[Steps]:
     )
     hidden = not errors.is_terminal
     with Progress(*columns, console=errors, transient=True, disable=hidden) as bar:
-        yield Steps(bar, bar.add_task("starting a worker", total=total))
+        task = bar.add_task("starting a worker", total=total)
+        yield Lines(bar, task, lines, total) if hidden else Steps(bar, task)
 
 
 def _cell(text: str, *, coloured: bool) -> Text:

@@ -35,6 +35,7 @@ from harness.records import (
 from harness.report import accuracy, advice
 from harness.report.safe_text import safe_line
 from harness.store.recording import Recording
+from harness.store.run_folder import Scope
 
 HEADINGS = (
     "case",
@@ -310,6 +311,16 @@ def not_checked(outcomes: Iterable[Outcome]) -> list[str]:
         if outcome.verdict is Verdict.UNVERIFIED:
             cases.setdefault(outcome.message, []).append(outcome.case)
     return [f"{message}: {', '.join(names)}" for message, names in cases.items()]
+
+
+def left_out(scope: Scope) -> list[str]:
+    """Return a line on each kind of cases that a run left out, although it was asked for them."""
+    lines = []
+    if scope.not_run:
+        lines.append(f"did not begin, because the run ended before: {', '.join(scope.not_run)}")
+    if scope.unread:
+        lines.append(f"files with mistakes, none of whose cases ran: {', '.join(scope.unread)}")
+    return lines
 
 
 def costs(outcomes: Iterable[Outcome]) -> list[str]:

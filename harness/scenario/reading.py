@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from harness.errors import ScenarioError, UsageError
+from harness.errors import ScenarioError, ScenarioErrors, UsageError
 from harness.records import ContractKind, Device, Dtype, Target
 from harness.scenario import executions, project, weights
 from harness.scenario.fields import (
@@ -69,21 +69,51 @@ def find(paths: Iterable[Path]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
+@dataclass(frozen=True)
+class ReadFiles:
+    """Scenario files that were read: the scenarios, and an error for each file with mistakes."""
+
+    scenarios: tuple[Scenario, ...]
+    refused: tuple[ScenarioError, ...] = ()
+
+
+def read_each(paths: Iterable[Path]) -> ReadFiles:
+    """Return every scenario that `paths` mean, and what is wrong with the files of the others.
+
+    Raises:
+        UsageError: A path does not exist, or nothing was found.
+    """
+    scenarios: dict[str, Scenario] = {}
+    refused: list[ScenarioError] = []
+    for path in find(paths):
+        try:
+            scenario = read(path)
+            first = scenarios.setdefault(scenario.name, scenario)
+            if first is not scenario:
+                found = f"`{scenario.name}` is also {first.path}"
+                raise ScenarioError(path, 1, "", "a file name of its own", found, "rename one file")
+        except ScenarioError as error:
+            refused.append(error)
+    return ReadFiles(tuple(scenarios.values()), tuple(refused))
+
+
+def refusal_of(refused: Sequence[ScenarioError]) -> ScenarioError:
+    """Return one error that tells every mistake of files that were refused, at least one."""
+    mistakes = [mistake for error in refused for mistake in error.mistakes]
+    return mistakes[0] if len(mistakes) == 1 else ScenarioErrors(mistakes)
+
+
 def read_all(paths: Iterable[Path]) -> list[Scenario]:
     """Return every scenario that `paths` mean.
 
     Raises:
-        ScenarioError: A file has a mistake, or two files have one name.
+        ScenarioError: Files have mistakes, or two files have one name; all mistakes are told.
         UsageError: A path does not exist, or nothing was found.
     """
-    scenarios: dict[str, Scenario] = {}
-    for path in find(paths):
-        scenario = read(path)
-        if scenario.name in scenarios:
-            found = f"`{scenario.name}` is also {scenarios[scenario.name].path}"
-            raise ScenarioError(path, 1, "", "a file name of its own", found, "rename one file")
-        scenarios[scenario.name] = scenario
-    return list(scenarios.values())
+    found = read_each(paths)
+    if found.refused:
+        raise refusal_of(found.refused)
+    return list(found.scenarios)
 
 
 def read(path: Path) -> Scenario:

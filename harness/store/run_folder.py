@@ -30,6 +30,36 @@ RUNS = Path("runs")
 
 
 @dataclass(frozen=True)
+class Scope:
+    """What a run was asked for, where that was less than every case, and what it left out.
+
+    Attributes:
+        expression: What `-k` was given.
+        device: The only device whose cases were asked for.
+        failed_from: The run whose failed cases were asked for.
+        unread: The scenario files that have mistakes, so that none of their cases ran.
+        not_run: The cases that did not begin: the run was interrupted, or ended at a failure.
+    """
+
+    expression: str = ""
+    device: str = ""
+    failed_from: str = ""
+    unread: tuple[str, ...] = ()
+    not_run: tuple[str, ...] = ()
+
+
+EVERYTHING = Scope()
+
+
+@dataclass(frozen=True)
+class Begun:
+    """When a run began, as `now` gives it and empty for now, and what it was asked for."""
+
+    started: str = ""
+    scope: Scope = EVERYTHING
+
+
+@dataclass(frozen=True)
 class Results:
     """The content of `results.json`: the outcomes by their ids, and where they were recorded.
 
@@ -38,8 +68,9 @@ class Results:
     began and when the file was written, in UTC. `commit` is the git commit of the working
     directory, empty where there is none, and `dirty` whether files under version control differed
     from it, None where git cannot tell. `harness` is the version of the harness, and `machine` the
-    network name of the machine that the run was started on. `digest` seals all other keys. What a
-    file of an older harness does not hold is empty.
+    network name of the machine that the run was started on. `scope` is what the run was asked for,
+    where that was less than every case. `digest` seals all other keys. What a file of an older
+    harness does not hold is empty.
     """
 
     format: str
@@ -53,6 +84,7 @@ class Results:
     dirty: bool | None = None
     harness: str = ""
     machine: str = ""
+    scope: Scope = EVERYTHING
 
 
 def write_results(
@@ -61,7 +93,7 @@ def write_results(
     environment: Environment | None,
     part: str = "",
     environments: Mapping[str, Environment] | None = None,
-    started: str = "",
+    begun: Begun | None = None,
 ) -> Path:
     """Write the outcomes of a run, or of the `part` of it that one process ran.
 
@@ -71,7 +103,7 @@ def write_results(
         environment: That of the first recording.
         part: Names the part; empty for the whole run.
         environments: One for each numerics class that the cases ran in.
-        started: When the run began, as `now` gives it; empty for now.
+        begun: When the run began, and what it was asked for; None for now, and every case.
 
     Returns:
         The file.
@@ -79,6 +111,7 @@ def write_results(
     Raises:
         FileError: The folder cannot be written to.
     """
+    begun = begun or Begun()
     results = Results(
         format=RESULTS_FORMAT,
         outcomes=tuple(sorted(outcomes, key=_case_of)),
@@ -86,10 +119,11 @@ def write_results(
         written=now(),
         environments=dict(environments or {}),
         commit=git("rev-parse", "HEAD") or "",
-        started=started or now(),
+        started=begun.started or now(),
         dirty=is_dirty(),
         harness=__version__,
         machine=platform.node(),
+        scope=begun.scope,
     )
     path = out / (f"results-{part}.json" if part else RESULTS_FILE)
     with writing(path):
@@ -225,6 +259,12 @@ def newest_runs(folder: Path) -> list[Path]:
     """Return the runs in a folder, the newest first; what is no run of the harness is left out."""
     found = [path for path in folder.iterdir() if is_run(path)] if folder.is_dir() else []
     return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
+
+
+def newest_results(folder: Path) -> Path | None:
+    """Return the run in a folder whose results were written last; None where there is none."""
+    found = [run for run in newest_runs(folder) if (run / RESULTS_FILE).is_file()]
+    return max(found, key=lambda run: (run / RESULTS_FILE).stat().st_mtime_ns, default=None)
 
 
 class RunOwner:

@@ -20,6 +20,7 @@ from harness.errors import FileError, UsageError
 from harness.store import run_folder
 from harness.store.run_folder import (
     RESULTS_FILE,
+    Begun,
     RunOwner,
     first_start,
     gather_parts,
@@ -195,8 +196,8 @@ def test_results_are_read_back_as_they_were_written(tmp_path):
 @pytest.mark.usefixtures("frozen")
 def test_results_say_by_what_where_and_when_they_were_made(tmp_path):
     """A gate checks all of it; a part of several takes the start of the first one."""
-    write_results(tmp_path, [], None, part="gw0", started="2026-01-02T11:58:00+00:00")
-    write_results(tmp_path, [], None, part="gw1", started="2026-01-02T11:59:00+00:00")
+    write_results(tmp_path, [], None, part="gw0", begun=Begun("2026-01-02T11:58:00+00:00"))
+    write_results(tmp_path, [], None, part="gw1", begun=Begun("2026-01-02T11:59:00+00:00"))
     assert first_start(tmp_path, "2026-01-02T11:58:30+00:00") == "2026-01-02T11:58:00+00:00"
     write_results(tmp_path, [], None)
     results = read_results(tmp_path)

@@ -95,7 +95,7 @@ class _Report:
             summary=wording.summary(outcomes),
             overall=views.overall(outcomes),
             counts=views.counts(outcomes),
-            not_checked=tuple(wording.not_checked(outcomes)),
+            not_checked=tuple(causes.not_checked(self._runs)),
             costs=tuple(wording.costs(outcomes)),
             notes=self._notes(),
             runs=tuple(map(views.run_view, self._runs)),
