@@ -36,11 +36,13 @@ FRAMEWORKS = ("torch", "diffusers", "transformers", "huggingface_hub")
 WORKER_NEEDS = {"numpy", "PIL", "safetensors", *FRAMEWORKS}
 WHERE_IT_IS = {
     "harness.worker.pipeline.mindspore_": {"mindspore"},
-    "harness.worker.conditions.cost": {"pynvml"},
+    "harness.worker.conditions.cost": {"psutil", "pynvml"},
+    "harness.worker.files": {"psutil"},
 }
 JUDGE_NEEDS = {
     "_pytest", "filelock", "flip_evaluator", "fsspec", "jinja2", "markupsafe", "matplotlib",
-    "numpy", "packaging", "pytest", "pytest_benchmark", "ray", "rich", "skimage", "yaml",
+    "numpy", "packaging", "platformdirs", "psutil", "pytest", "pytest_benchmark", "ray", "rich",
+    "skimage", "yaml",
 }  # fmt: skip
 MOST_AT_THE_ROOT = 6
 MOST_LINES = 60  # of a function: it must fit on a screen

@@ -46,7 +46,11 @@ DEFECT = 4
 INTERRUPTED = 128 + signal.SIGINT
 # `git bisect run` takes every code below 128 for a verdict on the commit; this one ends it.
 GIT_ABORT = 128
-ENDING_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
+# Of the signals that ask a command to end, those that this system has: Windows has no SIGHUP, and
+# sends SIGBREAK when the window of a terminal is closed.
+ENDING_SIGNALS: tuple[signal.Signals, ...] = tuple(
+    getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)
+)
 
 DESCRIPTION = (
     "Run diffusion scenarios, compare their outputs with baselines, and say what moved, how far "
@@ -151,7 +155,7 @@ def _what_is_kept(arguments: argparse.Namespace) -> str:
 
 @contextmanager
 def _signals_end_the_command() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP raise EndedBySignal; a signal that the caller ignores stays ignored.
+    """Let ENDING_SIGNALS raise EndedBySignal; a signal that the caller ignores stays ignored.
 
     Python handles signals in the main thread alone; in another one nothing changes.
     """

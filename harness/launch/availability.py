@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,17 +39,28 @@ def availability(case: Case) -> Availability:
     missing = missing_environment(framework)
     if missing:
         return _no(missing)
-    if case.target.device is Device.ASCEND and not any(Path("/dev").glob("davinci*")):
+    return _worst([_of_device(case.target.device), *_of_weights(case.scenario)])
+
+
+def _of_device(device: Device) -> Availability:
+    """Return whether a device is here: on Windows, the driver's library says no more than `may`."""
+    if device is Device.ASCEND and not any(Path("/dev").glob("davinci*")):
         return _no("no Ascend device")
-    if case.target.device is Device.CUDA and not Path("/dev/nvidiactl").exists():
+    if device is Device.CUDA and not Path("/dev/nvidiactl").exists():
+        if sys.platform == "win32" and _driver_of_windows().exists():
+            return Availability(can_run=True, reason="if torch finds a GPU", certain=False)
         return _no("no CUDA device")
-    return _of_weights(case.scenario)
+    return YES
+
+
+def _driver_of_windows() -> Path:
+    return Path(os.environ.get("SYSTEMROOT", "C:\\Windows")) / "System32" / "nvcuda.dll"
 
 
 def visible_gpus() -> list[str]:
     """Return the GPUs that a worker could see, as `CUDA_VISIBLE_DEVICES` names them.
 
-    They are those that this variable names already, or else all that the driver lists.
+    They are those that this variable names already, or else all that Linux's driver lists.
     """
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
@@ -77,13 +90,15 @@ def missing_environment(framework: Framework) -> str:
     return f"no environment with {framework} here; make it with: harness env --make {framework}"
 
 
-def _of_weights(scenario: Scenario) -> Availability:
-    """Return the worst of what holds for the checkpoint, each component and each adapter."""
-    found = [_of_checkpoint(scenario.checkpoint)]
-    found += [
-        _of_checkpoint(part.source) for parts in scenario.components.values() for part in parts
-    ]
-    found += [_of_adapter(adapter.source) for adapter in scenario.adapters]
+def _of_weights(scenario: Scenario) -> Iterator[Availability]:
+    """Yield what holds for the checkpoint, each component and each adapter."""
+    yield _of_checkpoint(scenario.checkpoint)
+    for parts in scenario.components.values():
+        yield from (_of_checkpoint(part.source) for part in parts)
+    yield from (_of_adapter(adapter.source) for adapter in scenario.adapters)
+
+
+def _worst(found: Sequence[Availability]) -> Availability:
     missing = (one for one in found if not one.can_run)
     uncertain = (one for one in found if not one.certain)
     return next(missing, None) or next(uncertain, YES)

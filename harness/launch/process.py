@@ -9,7 +9,6 @@ import contextlib
 import json
 import os
 import queue
-import select
 import signal
 import subprocess
 import sys
@@ -19,8 +18,10 @@ from pathlib import Path
 from typing import IO
 
 from harness.errors import LaunchError, WorkerEndedError, writing
+from harness.launch import process_group
 from harness.launch.events import Event, Final, Progress, Ready, parse_event
 from harness.launch.launcher import OnProgress, Request, Settings
+from harness.launch.request_pipe import RequestPipe
 from harness.scenario.fields import Determinism, Framework, Profile
 from harness.store.typed_json import MalformedError
 
@@ -113,7 +114,7 @@ class Worker:
             self._process = _start(self.settings, python, errors)
         assert self._process.stdin is not None  # noqa: S101 (for the type checker: it is a pipe)
         assert self._process.stdout is not None  # noqa: S101 (for the type checker: it is a pipe)
-        os.set_blocking(self._process.stdin.fileno(), False)
+        self._requests = RequestPipe(self._process.stdin)
         self._lines: queue.Queue[str | None] = queue.Queue(MOST_EVENTS)
         self._closed = threading.Event()
         reader = threading.Thread(target=self._read, args=(self._process.stdout,), daemon=True)
@@ -143,18 +144,20 @@ class Worker:
     def close(self) -> None:
         """End the process and everything that it started."""
         self._closed.set()
-        if self._process.stdin is not None:
-            with contextlib.suppress(OSError):
-                self._process.stdin.close()  # its guardian notices, and ends them all
+        if self._requests.is_busy:  # the pipe cannot be closed while something is written to it
+            process_group.ask_to_end(self._process)
+        else:
+            self._requests.close()  # the worker notices, or its guardian, and ends them all
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(CLOSE_SECONDS if self._has_guardian else 0)
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+            self._process.wait(CLOSE_SECONDS if self._is_worker else 0)
+        process_group.end(self._process)
+        self._requests.wait(CLOSE_SECONDS)  # nobody reads it now
+        if not self._requests.is_busy:
+            self._requests.close()
 
     @property
-    def _has_guardian(self) -> bool:
-        """Whether the process is known to be a worker, which starts as its own guardian."""
+    def _is_worker(self) -> bool:
+        """Whether the process is known to be a worker, which ends where its input ends."""
         return self._started
 
     def _wait_until_ready(self) -> None:
@@ -177,21 +180,14 @@ class Worker:
             raise LaunchError(f"the worker wrote without being asked: {line.strip()[:80]}")
 
     def _send(self, request: Request, deadline: _Deadline) -> None:
-        """Write one request; does not wait for a worker that has ended, which `_next` reports.
-
-        A request may be larger than the pipe's buffer, and a worker may read none of it.
-        """
-        assert self._process.stdin is not None  # noqa: S101 (for the type checker: it is a pipe)
-        left = memoryview((json.dumps(request) + "\n").encode())
-        with contextlib.suppress(OSError, ValueError):  # nobody reads it, or `close` was called
-            pipe = self._process.stdin.fileno()
-            room = select.poll()
-            room.register(pipe, select.POLLOUT)
-            while left and self._process.poll() is None:
-                if room.poll(1000 * min(LOOK_SECONDS, deadline.left())):
-                    left = left[os.write(pipe, left) :]
-                elif not deadline.left():
-                    raise LaunchError(deadline.missed())
+        """Write one request; does not wait for a worker that has ended, which `_next` reports."""
+        self._requests.write((json.dumps(request) + "\n").encode())
+        while True:
+            self._requests.wait(min(LOOK_SECONDS, deadline.left()))
+            if not self._requests.is_busy or self._process.poll() is not None:
+                return
+            if not deadline.left():
+                raise LaunchError(deadline.missed())
 
     def _next(self, deadline: _Deadline) -> Event:
         """Return the next event; only a final one is taken after the deadline."""
@@ -296,6 +292,7 @@ def _start(settings: Settings, python: Path | None, errors: IO[bytes]) -> subpro
             errors="replace",
             env={key: value for key, value in environment.items() if value is not None},
             start_new_session=True,
+            creationflags=process_group.CREATION_FLAGS,
         )
     except OSError as error:
         problem = error.strerror or str(error)

@@ -30,6 +30,7 @@ from harness.launch import package_index as index
 from harness.launch.environment_lock import locked
 from harness.launch.process import INSTALLED
 from harness.scenario.fields import Framework
+from harness.store.user_folders import cache_root
 
 # Frameworks that do not fit beside today's diffusers: each lives in an environment of its own, with
 # pins that are known to work. mindone 0.3 mirrors diffusers 0.32; 0.4 and 0.5 need operators that
@@ -62,6 +63,7 @@ for name in sys.argv[1:]:
 BUILDING, LOCK = ".building", ".lock"  # suffixes of what lies beside an environment
 NOT_INHERITED = ("PYTHONPATH", "PYTHONHOME")  # variables that would lead into this environment
 SITES = ("site-packages", "dist-packages")  # folders of installed packages
+WINDOWS = os.name == "nt"  # which lets few users make symbolic links
 LOG_CHARACTERS = 4000  # of the end of what an installer printed
 REASON_CHARACTERS = 300
 PIP_ERROR = "ERROR:"
@@ -70,10 +72,8 @@ Versions = Mapping[str, str]  # of installed packages, by their canonical names
 
 
 def cache_folder() -> Path:
-    """Return where environments are kept: under HARNESS_CACHE, else `~/.cache/harness`."""
-    chosen = os.environ.get("HARNESS_CACHE")
-    root = Path(chosen) if chosen else Path.home() / ".cache" / "harness"
-    return root / "environments"
+    """Return where environments are kept, below the cache of the user."""
+    return cache_root() / "environments"
 
 
 def named(text: str) -> Requirement:
@@ -112,12 +112,12 @@ def interpreter(requirements: Sequence[str]) -> Path | None:
     if _has_all(installed, wanted):
         return None
     folder = _folder(wanted, installed)
-    with locked(folder.with_suffix(LOCK)) as lock:
+    with locked(folder.with_suffix(LOCK)) as descriptors:
         if not folder.is_dir():
             _sweep()
             building = folder.with_suffix(BUILDING)
             try:
-                _Build(building, wanted, installed, lock).run()
+                _Build(building, wanted, installed, descriptors).run()
                 os.replace(building, folder)
             finally:
                 shutil.rmtree(building, ignore_errors=True)
@@ -170,7 +170,7 @@ def _folder(wanted: Iterable[Requirement], installed: Versions) -> Path:
 
 
 def _python(folder: Path) -> Path:
-    return folder / "bin" / "python"
+    return folder / "Scripts" / "python.exe" if WINDOWS else folder / "bin" / "python"
 
 
 def _name(requirement: Requirement) -> str:
@@ -214,7 +214,8 @@ def _remove(folder: Path) -> bool:
                 shutil.rmtree(leftover, ignore_errors=True)
                 os.replace(folder, leftover)
             shutil.rmtree(leftover, ignore_errors=True)
-            lock.unlink(missing_ok=True)
+            if not WINDOWS:  # where a file that is open cannot be removed
+                lock.unlink(missing_ok=True)
     except BlockingIOError:
         return False
     return True
@@ -228,13 +229,13 @@ class _Build:
     """An environment in the making.
 
     `folder` is where it is made, `wanted` what it must have, `installed` what this environment has,
-    and `lock` the descriptor of its lock, which every process that it starts holds too.
+    and `descriptors` those of its lock, which every process that it starts holds too.
     """
 
     folder: Path
     wanted: Sequence[Requirement]
     installed: Versions
-    lock: int
+    descriptors: tuple[int, ...]
 
     def run(self) -> None:
         """Make the environment, and check that it imports.
@@ -244,7 +245,7 @@ class _Build:
         """
         started = time.perf_counter()
         shutil.rmtree(self.folder, ignore_errors=True)
-        venv.EnvBuilder(symlinks=True).create(self.folder)
+        venv.EnvBuilder(symlinks=not WINDOWS).create(self.folder)
         self._show_packages_behind()
         asked = [*map(str, self.wanted), *_companions(self.wanted, self.installed)]
         self._start([*_installer(_python(self.folder), self.folder, self._fixed()), *asked])
@@ -279,7 +280,7 @@ class _Build:
             text=True,
             check=False,
             env=environment,
-            pass_fds=(self.lock,),
+            pass_fds=self.descriptors,
             stdin=subprocess.DEVNULL,
         )
         if done.returncode:

@@ -143,7 +143,12 @@ def _cost_cells(cost: Cost | None) -> tuple[str, str, str]:
         word += f" x{cost.ratio:.2f}"
     if cost.reason is not None:
         word += f": {reasons.cost_is_unknown_in_short(cost.reason)}"
-    return f"{cost.figures.seconds:.3f}", word, f"{cost.figures.peak_bytes / MIB:.0f} MiB"
+    return f"{cost.figures.seconds:.3f}", word, peak_memory(cost.figures.peak_bytes)
+
+
+def peak_memory(size: int) -> str:
+    """Return the most bytes that a process held, as MiB; 0 is not known, as on Windows alone."""
+    return f"{size / MIB:.0f} MiB" if size else "unknown"
 
 
 # One failure as a paragraph.

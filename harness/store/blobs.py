@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import FileError, writing
+from harness.store import user_folders
 from harness.store.shared_folder import SharedFolder
 from harness.worker.files import remove_leftovers, replacing
 
@@ -63,9 +64,8 @@ def blob_of(path: Path) -> Blob:
 
 
 def cache_root() -> Path:
-    """Return where this machine keeps what it fetched: HARNESS_CACHE, else `~/.cache/harness`."""
-    chosen = os.environ.get("HARNESS_CACHE")
-    return (Path(chosen) if chosen else Path.home() / ".cache" / "harness") / "stores"
+    """Return where this machine keeps what it fetched, below the cache of the user."""
+    return user_folders.cache_root() / "stores"
 
 
 class Blobs:

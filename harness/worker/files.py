@@ -17,12 +17,18 @@ import os
 import platform
 import re
 import shutil
+import time
 from pathlib import Path
 from typing import Any, Iterator, Mapping
 
 TEMPORARY = re.compile(r"\.(?P<target>.+)\.(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-\d+\.tmp")
 # Of this machine: a store may be shared, and only its own processes can be looked up.
 HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
+WINDOWS = os.name == "nt"
+# On Windows nobody can replace a file that another process has open, be it a reader of this moment
+# or a scanner for viruses. For so many seconds it is tried again.
+REPLACE_SECONDS = 3.0
+FIRST_PAUSE, LONGEST_PAUSE = 0.01, 0.5
 _counter = itertools.count()
 
 
@@ -55,7 +61,7 @@ def write_file(path: Path, data: bytes) -> None:
     temporary = temporary_beside(path)
     try:
         _write_flushed(temporary, data)
-        os.replace(temporary, path)
+        _replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -72,7 +78,7 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = temporary_beside(path)
     try:
         yield temporary
-        os.replace(temporary, path)  # where both are one file already, it stays
+        _replace(temporary, path)  # where both are one file already, it stays
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -92,8 +98,8 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
         for name, data in files.items():
             (temporary / name).write_bytes(data)
         with contextlib.suppress(FileNotFoundError):
-            os.replace(folder, old)
-        os.replace(temporary, folder)
+            _replace(folder, old)
+        _replace(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
@@ -112,6 +118,24 @@ def remove_leftovers(folder: Path) -> None:
                 path.unlink()
 
 
+def _replace(source: Path, target: Path) -> None:
+    """Rename a file or folder; on Windows, wait for those that have its target open.
+
+    Raises:
+        OSError: It cannot be renamed.
+    """
+    pause, deadline = FIRST_PAUSE, time.monotonic() + REPLACE_SECONDS
+    while True:
+        try:
+            os.replace(source, target)
+            return
+        except PermissionError:
+            if not WINDOWS or time.monotonic() + pause > deadline:
+                raise
+        time.sleep(pause)
+        pause = min(2 * pause, LONGEST_PAUSE)
+
+
 def _write_flushed(path: Path, data: bytes) -> None:
     """Write a file, and wait until it is on the disk."""
     with path.open("wb") as file:
@@ -122,8 +146,8 @@ def _write_flushed(path: Path, data: bytes) -> None:
 
 def _is_running(pid: int) -> bool:
     """Whether a process with this number runs; a number may have been given to another process."""
-    if os.name == "nt":  # where a look at a process would end it
-        return True
+    if WINDOWS:  # where this look at a process would end it
+        return _psutil_knows(pid)
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):  # no process ever has a number beyond the largest
@@ -131,3 +155,12 @@ def _is_running(pid: int) -> bool:
     except OSError:  # it runs, under another user
         return True
     return True
+
+
+def _psutil_knows(pid: int) -> bool:
+    """Whether psutil finds a process; without psutil nobody can tell, and it counts as running."""
+    try:
+        import psutil
+    except ImportError:
+        return True
+    return bool(psutil.pid_exists(pid))

@@ -3,8 +3,11 @@
 The process that the launcher starts is the guardian; it forks the worker and does nothing else but
 wait. When the worker ends, or when the launcher's end of the worker's standard input closes, for
 which a killed launcher is enough, the guardian kills every process that descends from it and then
-ends as the worker ended. Descendants that detached themselves are found too, because on Linux the
-guardian adopts them.
+ends as the worker ended. Descendants that detached themselves are found too, because the guardian
+adopts them.
+
+That is so on Linux. Elsewhere there is no guardian: the worker watches its standard input itself,
+and ends at once when it closes. What it had started may live on.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import os
 import select
 import signal
 import sys
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -23,16 +27,17 @@ PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 KILL_SECONDS = 5.0  # how long the guardian tries to end processes that keep starting others
 STANDARD_INPUT = 0
+CHUNK_BYTES = 1 << 16
 END_SIGNALS = (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM))
 
 
 def guarded(serve: Callable[[], None]) -> None:
     """Run `serve` in a child process under a guardian; does not return in the guardian.
 
-    Where the system cannot fork, or cannot look at a child without fetching its status, `serve`
-    runs in this process, without a guardian.
+    Elsewhere than on Linux, `serve` runs in this process, which ends with its standard input.
     """
-    if not (hasattr(os, "fork") and hasattr(os, "waitid")):
+    if not (sys.platform.startswith("linux") and hasattr(os, "fork") and hasattr(os, "waitid")):
+        _end_with_the_input()
         serve()
         return
     _set_process_option(PR_SET_CHILD_SUBREAPER, 1)
@@ -41,6 +46,33 @@ def guarded(serve: Callable[[], None]) -> None:
         _guard(worker)
     _set_process_option(PR_SET_PDEATHSIG, signal.SIGKILL)
     serve()
+
+
+def _end_with_the_input() -> None:
+    """Put a pipe in the place of standard input, and end this process where that input ends.
+
+    A thread passes on what it reads. It reads from a copy of standard input, and nothing else does:
+    on Windows, whoever asks the system about a pipe that a thread waits to read from waits too, as
+    libraries do while they are imported (numpy's issue 24290, CPython's 78961).
+    """
+    source = os.dup(STANDARD_INPUT)
+    reader, writer = os.pipe()
+    os.dup2(reader, STANDARD_INPUT)
+    os.close(reader)
+
+    def pass_on() -> None:
+        with suppress(OSError):  # an input that cannot be read has ended
+            while data := os.read(source, CHUNK_BYTES):
+                _write_all(writer, data)
+        os._exit(0)
+
+    threading.Thread(target=pass_on, daemon=True).start()
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    left = memoryview(data)
+    while left:
+        left = left[os.write(descriptor, left) :]
 
 
 def _guard(worker: int) -> NoReturn:
@@ -129,7 +161,7 @@ def _end_descendants() -> None:
 
 
 def _children() -> List[int]:
-    """Return the children of this process; on other systems than Linux there are none to adopt."""
+    """Return the children of this process, those that it adopted too."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError, ValueError, IndexError):
@@ -153,7 +185,6 @@ def _end_by(number: int) -> NoReturn:
 
 
 def _set_process_option(option: int, value: int) -> None:
-    """Set one of Linux's process options; other systems have none, and go without."""
-    if sys.platform.startswith("linux"):
-        with suppress(OSError, AttributeError):
-            ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
+    """Set one of Linux's process options; a C library without it goes without."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(option, value, 0, 0, 0)

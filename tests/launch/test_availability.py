@@ -142,3 +142,19 @@ def test_components_and_adapters_must_be_here_too(devices: Path, tmp_path: Path)
     assert availability(on("cpu", adapters=(lora,))).can_run
     folder = Component(Checkpoint(CheckpointKind.PATH, "vae", str(tmp_path / "vae")))
     assert not availability(on("cpu", components={"vae": (folder,)})).can_run
+
+
+@pytest.mark.parametrize(
+    ("has_driver", "said"), [(True, "if torch finds a GPU"), (False, "no: no CUDA device")]
+)
+def test_on_windows_a_library_of_the_driver_says_that_there_may_be_a_gpu(
+    devices: Path, monkeypatch: pytest.MonkeyPatch, has_driver: bool, said: str
+):
+    """There is no file for a device; only torch can tell."""
+    monkeypatch.setattr(module.sys, "platform", "win32")
+    monkeypatch.setenv("SYSTEMROOT", str(devices))
+    library = devices / "System32" / "nvcuda.dll"
+    library.parent.mkdir()
+    if has_driver:
+        library.touch()
+    assert str(availability(on("cuda"))) == said

@@ -7,6 +7,7 @@ import sys
 import threading
 from pathlib import Path
 
+from harness.launch import environment_lock
 from harness.launch.environment_lock import locked
 
 
@@ -31,8 +32,8 @@ def test_a_child_that_inherits_the_lock_holds_it_after_its_parent_gave_it_back(t
     """As an installer does whose parent was killed."""
     path = tmp_path / "0123.lock"
     command = [sys.executable, "-c", "input()"]
-    with locked(path) as lock:
-        child = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=(lock,))
+    with locked(path) as descriptors:
+        child = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=descriptors)
     assert is_held(path)
     child.communicate(b"\n")
     assert not is_held(path)
@@ -57,3 +58,13 @@ def test_whoever_waited_for_a_file_that_was_removed_locks_the_one_that_is_there(
     assert is_held(path)
     leave.set()
     waiting.join()
+
+
+def test_without_fcntl_a_lock_is_held_all_the_same(tmp_path, monkeypatch):
+    """As on Windows: by filelock, whose lock no other process inherits."""
+    monkeypatch.setattr(environment_lock, "fcntl", None)
+    path = tmp_path / "new" / "0123.lock"
+    with locked(path) as descriptors:
+        assert descriptors == ()
+        assert is_held(path)
+    assert not is_held(path)

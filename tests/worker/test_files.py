@@ -310,3 +310,69 @@ def test_a_digest_of_json_is_the_same_in_every_version():
     """Otherwise every stored baseline would read as damaged."""
     content = {"a": [1, 0.1, "ü", None, True], "digest": "itself"}
     assert digest_json(content) == "ebf9607b8dff7cc21071c33b4143e732"
+
+
+class Busy:
+    """A rename that is refused so many times, as Windows refuses it while somebody reads a file."""
+
+    def __init__(self, times: int) -> None:
+        self.left = times
+        self._replace = os.replace
+
+    def __call__(self, source: Path, target: Path) -> None:
+        self.left -= 1
+        if self.left >= 0:
+            raise PermissionError(errno.EACCES, "Access is denied", str(target))
+        self._replace(source, target)
+
+
+def test_on_windows_a_file_that_is_read_meanwhile_is_replaced_when_its_reader_is_done(
+    tmp_path, monkeypatch
+):
+    """The reader is done in milliseconds, or a scanner for viruses is."""
+    path = tmp_path / "file.json"
+    write_file(path, OLD)
+    busy = Busy(3)
+    monkeypatch.setattr(files, "WINDOWS", True)
+    monkeypatch.setattr(files.os, "replace", busy)
+    write_file(path, NEW)
+    assert (path.read_bytes(), busy.left) == (NEW, -1)
+    assert names_in(tmp_path) == ["file.json"]
+
+
+@pytest.mark.parametrize(("windows", "seconds"), [(True, 0.05), (False, 3.0)])
+def test_a_file_that_nobody_may_replace_is_an_error_and_stays(
+    windows, seconds, tmp_path, monkeypatch
+):
+    """Windows is asked for a while; elsewhere the first answer is the last."""
+    path = tmp_path / "file.json"
+    write_file(path, OLD)
+    busy = Busy(1000)
+    monkeypatch.setattr(files, "WINDOWS", windows)
+    monkeypatch.setattr(files, "REPLACE_SECONDS", seconds)
+    monkeypatch.setattr(files.os, "replace", busy)
+    with pytest.raises(PermissionError):
+        write_file(path, NEW)
+    assert path.read_bytes() == OLD
+    assert names_in(tmp_path) == ["file.json"]
+    assert (busy.left < 999) == windows
+
+
+def test_on_windows_the_leftovers_of_processes_that_psutil_does_not_find_are_removed(
+    tmp_path, monkeypatch
+):
+    """There a signal 0 would end the process; without psutil a leftover stays."""
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    leftover = tmp_path / f".x.{HOST}-{ended.pid}-0.tmp"
+    mine = tmp_path / f".x.{HOST}-{os.getpid()}-0.tmp"
+    monkeypatch.setattr(files, "WINDOWS", True)
+    for path in (leftover, mine):
+        path.touch()
+    with monkeypatch.context() as without:
+        without.delattr(files.os, "kill")
+        without.setitem(sys.modules, "psutil", None)
+        remove_leftovers(tmp_path)
+        assert names_in(tmp_path) == sorted([leftover.name, mine.name])
+    remove_leftovers(tmp_path)
+    assert names_in(tmp_path) == [mine.name]

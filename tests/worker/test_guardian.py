@@ -276,8 +276,50 @@ def test_what_starts_while_others_are_ended_ends_too(worker: Start, mark: str):
 
 @pytest.mark.parametrize("lacking", ["fork", "waitid"])
 def test_a_system_without_the_means_serves_without_a_guardian(start: Start, lacking: str):
-    """Windows has no `fork`, and macOS no `waitid`."""
+    """Windows has no `fork`, and macOS had no `waitid` before Python 3.13."""
     script = WORKER.replace("guarded(serve)", f"del os.{lacking}\nguarded(serve)")
     process = start("-c", script, "tell('done')")
     assert told(process) == [process.pid]
     assert process.wait(5) == 0
+
+
+WITHOUT_FORK = WORKER.replace("guarded(serve)", "del os.fork\nguarded(serve)")
+
+
+@pytest.mark.parametrize(
+    "do", ["sleep()", "sys.stdin.readline() or sleep()"], ids=["busy", "reads"]
+)
+def test_a_worker_without_a_guardian_ends_with_its_input(start: Start, mark: str, do: str):
+    """Also in the midst of a case, when it does not read."""
+    process = start("-c", WITHOUT_FORK, f"tell('done'); {do}")
+    told(process)
+    process.stdin.close()
+    assert process.wait(5) == 0
+    assert alive(mark) == []
+
+
+def test_a_worker_without_a_guardian_reads_all_that_was_asked(start: Start):
+    """Requests of several megabytes come whole through the pipe that stands for its input."""
+    process = start("-c", WITHOUT_FORK, "tell('done')\nfor line in sys.stdin: tell(len(line))")
+    told(process)
+    for size in (1, 3_000_000, 10):
+        process.stdin.write("x" * size + "\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == f"{size + 1}\n"
+
+
+def test_a_worker_without_a_guardian_ends_with_its_launcher(start: Start, mark: str):
+    """However the launcher is killed, its end of the worker's input closes."""
+    launcher = start("-c", LAUNCHER, "-c", WITHOUT_FORK, "tell('done'); sleep()")
+    told(launcher)
+    assert len(alive(mark)) == 2
+    launcher.kill()
+    assert until(lambda: not alive(mark), 5), alive(mark)
+
+
+def test_a_library_may_ask_about_the_standard_input_of_a_worker_without_a_guardian(start: Start):
+    """It is a pipe that nobody reads meanwhile: on Windows, asking would wait for its reader."""
+    ask = "import stat; print(stat.S_ISFIFO(os.fstat(0).st_mode), os.fstat(0).st_ino != before)"
+    script = WITHOUT_FORK.replace("del os.fork", "del os.fork\nbefore = os.fstat(0).st_ino")
+    process = start("-c", script, f"{ask}; sys.stdout.flush(); tell('done')")
+    assert [process.stdout.readline() for _ in range(2)][1] == "True True\n"

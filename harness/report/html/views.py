@@ -453,7 +453,7 @@ def _cost(cost: Cost | None) -> Table | None:
         ("first run, which warms up", f"{figures.first_seconds:.4f} s"),
         ("baseline", "" if before is None else f"{before:.4f} s"),
         ("ratio", "" if cost.ratio is None else f"x{cost.ratio:.3f}"),
-        ("peak memory", f"{figures.peak_bytes / wording.MIB:.0f} MiB"),
+        ("peak memory", wording.peak_memory(figures.peak_bytes)),
         ("loading", f"{figures.load_seconds:.3f} s"),
     ]
     rows += [

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import shutil
 import subprocess
 from functools import lru_cache
@@ -107,7 +108,7 @@ def _cpp_facts() -> Dict[str, str]:
 
     path = _cpp_compiler()
     version = _said(path, "--version").partition("\n")[0]
-    macros = _said(path, "-march=native", "-dM", "-E", "-x", "c++", "/dev/null")
+    macros = _said(path, "-march=native", "-dM", "-E", "-x", "c++", os.devnull)
     isa: Any = importlib.import_module("torch._inductor.cpu_vec_isa")
     return {
         "c++": version,

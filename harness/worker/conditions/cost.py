@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import os
 import re
+import sys
 import time
 from contextlib import contextmanager, suppress
 from functools import lru_cache
@@ -37,7 +38,8 @@ class Meter:
 
     Attributes:
         seconds: Wall seconds, until the device had finished its work.
-        peak_bytes: The most memory that the process (cpu) or the allocator (cuda) held.
+        peak_bytes: The most memory that the process (cpu) or the allocator (cuda) held; 0 where
+            nothing tells. Only Linux tells it of the block alone, others of the process's life.
         conditions: How the machine ran, as far as it tells.
     """
 
@@ -114,7 +116,11 @@ def _reset_peak_memory() -> None:
 
 
 def _peak_memory() -> int:
-    """Return the most bytes of memory that the process held since the mark was reset."""
+    """Return the most bytes of memory that the process held, or 0 where nothing tells.
+
+    Linux's file tells it since the mark was reset. Other systems tell it since the process began:
+    Unix by `resource`, Windows by psutil, where that is installed.
+    """
     try:
         text = (PROCESS / "status").read_text(encoding="ascii")
     except OSError:
@@ -122,9 +128,26 @@ def _peak_memory() -> int:
     match = re.search(r"VmHWM:\s+(\d+) kB", text)
     if match is not None:
         return int(match.group(1)) * 1024
-    import resource  # no other system than Unix has it
+    return _peak_of_unix() or _peak_of_psutil()
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+def _peak_of_unix() -> int:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, KiB on every other Unix
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _peak_of_psutil() -> int:
+    """Return the peak that psutil knows, or else what the process holds now; 0 without psutil."""
+    try:
+        import psutil
+    except ImportError:
+        return 0
+    memory: Any = psutil.Process().memory_info()
+    return int(getattr(memory, "peak_wset", memory.rss))
 
 
 def _waited_seconds() -> float:
