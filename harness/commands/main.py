@@ -4,43 +4,55 @@ from __future__ import annotations
 
 import argparse
 import signal
+import sys
 import threading
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from inspect import cleandoc
 from types import FrameType
 
 from harness import __version__
-from harness.commands import (
-    accept,
-    cases,
-    copies,
-    gate,
-    history,
-    housekeeping,
-    runs,
-    starting,
-    studies,
-    upgrade,
-)
 from harness.commands.output import complain, say, unbreakable
 from harness.commands.parser import Command, Parser
 from harness.commands.places import fill_in_project, send_out
 from harness.errors import HarnessError, UsageError
 
-COMMANDS: tuple[Command, ...] = (
-    *starting.COMMANDS,
-    *cases.COMMANDS,
-    *accept.COMMANDS,
-    *runs.COMMANDS,
-    *gate.COMMANDS,
-    *history.COMMANDS,
-    *copies.COMMANDS,
-    *studies.COMMANDS,
-    *upgrade.COMMANDS,
-    *housekeeping.COMMANDS,
-)
+# The commands of each module, in the order of the help. Loading a module takes some 10 ms, so that
+# only the one of the command that was asked for is loaded.
+HOMES: Mapping[str, tuple[str, ...]] = {
+    "starting": (
+        "init",
+        "new",
+    ),
+    "cases": (
+        "list",
+        "run",
+        "record",
+        "env",
+    ),
+    "accept": ("accept",),
+    "runs": (
+        "report",
+        "diff",
+    ),
+    "gate": ("gate",),
+    "history": ("history",),
+    "copies": ("copy",),
+    "studies": (
+        "calibrate",
+        "challenge",
+        "explain",
+        "cost",
+        "bisect",
+    ),
+    "upgrade": ("upgrade",),
+    "housekeeping": (
+        "prune",
+        "clean",
+    ),
+}
 
 DEFECT = 4
 INTERRUPTED = 128 + signal.SIGINT
@@ -85,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         SystemExit: The arguments cannot be read, or help was asked for.
     """
     with unbreakable():
-        parser = build_parser()
+        parser = build_parser(sys.argv[1:] if argv is None else argv)
         arguments = parser.parse_args(argv)
         if arguments.command is None:
             say(parser.format_help().rstrip())
@@ -93,8 +105,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(arguments)
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of all commands."""
+def commands_for(argv: Sequence[str] = ()) -> tuple[Command, ...]:
+    """Return all commands; only those of one module where the first word is one of them."""
+    word = argv[0] if argv else ""
+    named = [home for home, names in HOMES.items() if word in names]
+    modules = [import_module(f"harness.commands.{home}") for home in named or HOMES]
+    return tuple(command for module in modules for command in module.COMMANDS)
+
+
+def __getattr__(name: str) -> object:
+    """Return `COMMANDS`, all of them, which are loaded when that is asked for."""
+    if name == "COMMANDS":
+        return commands_for()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def build_parser(argv: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """Return the parser of all commands, or of what `commands_for` says of some arguments."""
     parser = Parser(
         prog="harness",
         description=DESCRIPTION,
@@ -104,7 +131,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"harness {__version__}")
     parser.set_defaults(command=None)
     subparsers = parser.add_subparsers(metavar="COMMAND")
-    for command in COMMANDS:
+    for command in commands_for(argv):
         made = subparsers.add_parser(
             command.name,
             help=command.help,

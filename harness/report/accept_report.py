@@ -15,7 +15,7 @@ from harness.report.causes import headline
 from harness.report.safe_text import safe_line
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.text import Text
 
 HEADINGS = ("cause", "cases", "classes", "what")
 NONE = "none"
@@ -37,7 +37,7 @@ class Replaced:
     what: str
 
 
-def cause_table(outcomes: Sequence[Outcome]) -> Table:
+def cause_table(outcomes: Sequence[Outcome]) -> Text:
     """Return what failed by cause, each with the id that `--cause` takes."""
     from harness.report.terminal import table
 

@@ -13,7 +13,7 @@ from harness.gate.record import Doubt, Mismatch
 from harness.report.safe_text import safe_line
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.text import Text
 
 OPEN, BLOCKED = "open", "blocked"
 SHOWN = 12  # cases or runs of one finding; the record has all of them
@@ -159,7 +159,7 @@ def lines(decision: Decision) -> list[str]:
     return told
 
 
-def table(decision: Decision, width: int = 0) -> Table:
+def table(decision: Decision, width: int = 0) -> Text:
     """Return the requirements as a table, whose first columns are the state and the place.
 
     Args:

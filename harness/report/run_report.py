@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from shutil import get_terminal_size
 
 from rich.console import Console
-from rich.table import Table
+from rich.text import Text
 
 from harness.records import Outcome
 from harness.report import accuracy, variants, wording
@@ -42,7 +42,7 @@ def width_of(out: Console) -> int:
     return get_terminal_size().columns if out.file.isatty() else 0
 
 
-def _table_of(shown: Sequence[Shown], width: int, *, several: bool) -> Table:
+def _table_of(shown: Sequence[Shown], width: int, *, several: bool) -> Text:
     headings: Sequence[str] = ("run", *wording.HEADINGS)
     rows: list[Sequence[str]] = [
         (str(each.run.folder), *wording.row(each.outcome)) for each in shown

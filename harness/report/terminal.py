@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 from rich.text import Text
 
 from harness.records import Verdict
@@ -42,7 +41,7 @@ def table(
     verdict_column: int | None = None,
     width: int = 0,
     spare: Sequence[str] = (),
-) -> Table:
+) -> Text:
     """Return a table without boxes; columns that are empty in every row are left out.
 
     Args:
@@ -59,12 +58,21 @@ def table(
         needed = sum(widths[index] + GAP for index in used) - GAP
         if width and needed > width:
             used = [index for index in used if headings[index] != heading]
-    made = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0))
-    for index in used:
-        made.add_column(headings[index], no_wrap=True)
+    lines = [_line([(headings[index], widths[index], "bold") for index in used])]
     for row in rows:
-        made.add_row(*(_cell(row[index], coloured=index == verdict_column) for index in used))
-    return made
+        styles = {verdict_column: _colour(row[verdict_column])} if verdict_column in used else {}
+        lines.append(_line([(row[i], widths[i], styles.get(i, "")) for i in used]))
+    return Text("\n").join(lines)
+
+
+def _line(cells: Sequence[tuple[str, int, str]]) -> Text:
+    """Return cells beside each other: the text of each, its column's width, and its style."""
+    line = Text()
+    for index, (text, width, style) in enumerate(cells):
+        line.append(" " * GAP if index else "")
+        line.append(text, style or None)
+        line.append(" " * (width - cell_len(text)))
+    return line
 
 
 def print_text(out: Console, text: str, style: str = "") -> None:
@@ -147,10 +155,6 @@ def progress(total: int) -> Iterator[Steps]:
     with Progress(*columns, console=errors, transient=True, disable=hidden) as bar:
         task = bar.add_task("starting a worker", total=total)
         yield Lines(bar, task, lines, total) if hidden else Steps(bar, task)
-
-
-def _cell(text: str, *, coloured: bool) -> Text:
-    return Text(text, style=_colour(text) if coloured else "")
 
 
 def _colour(word: str) -> str:

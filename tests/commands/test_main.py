@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from printed import verdicts
 from processes import SECONDS, is_running, start, wait_until
 
 from harness import __version__
-from harness.commands.main import main
+from harness.commands.main import HOMES, commands_for, main
 from harness.launch import availability
 from harness.store.run_folder import read_results
 
@@ -217,3 +218,24 @@ def test_the_version_is_told(capsys: pytest.CaptureFixture[str]):
         main(["--version"])
     assert ended.value.code == 0
     assert capsys.readouterr().out == f"harness {__version__}\n"
+
+
+def test_the_table_of_commands_names_each_command_of_each_module():
+    """The help has them all, in that order, and one that is asked for loads its module alone."""
+    named = [name for names in HOMES.values() for name in names]
+    assert [command.name for command in commands_for()] == named
+    for home, names in HOMES.items():
+        for name in names:
+            assert [command.name for command in commands_for([name, "x"])] == list(names), home
+
+
+def test_listing_loads_the_commands_of_no_other_module():
+    """Each of them takes time that whoever lists does not have."""
+    code = (
+        "import sys\nfrom harness.commands.main import build_parser\nbuild_parser(['list'])\n"
+        "print([name for name in sys.modules if name.startswith('harness.commands.')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "harness.commands.cases" in done.stdout
+    assert "harness.commands.studies" not in done.stdout
+    assert "harness.commands.accept" not in done.stdout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 
 import builders
@@ -23,7 +24,7 @@ def shown_columns(width: int) -> list[str]:
         width=width,
         spare=("peak", "L-inf"),
     )
-    return [str(column.header) for column in made.columns]
+    return re.split(r"\s{2,}", made.plain.splitlines()[0].strip())
 
 
 def test_a_narrow_terminal_leaves_columns_out():
@@ -81,7 +82,7 @@ def test_a_narrow_terminal_keeps_the_columns_that_matter():
     """What moved, how far, with what margin, at what cost; the line breaks where it must."""
     rows = [("c" * 60, "drifted", "same class", "1", "2", "3", "x0.1", "4", "slower x1.5", "5")]
     made = table(HEADINGS, rows, width=20, spare=SPARE)
-    kept = [str(column.header) for column in made.columns]
+    kept = re.split(r"\s{2,}", made.plain.splitlines()[0].strip())
     assert kept == ["case", "verdict", "against", "L-inf", "margin", "cost"]
 
 
