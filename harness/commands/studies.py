@@ -348,12 +348,13 @@ def _explanation(
     expected = match.baseline
     if not arguments.case:
         first = first_difference.first(actual, expected)
-        return Explanation(case.id, first, accuracy=outcome.accuracy), ()
+        return Explanation(case.id, first, accuracy=outcome.accuracy, edits=outcome.edits), ()
     found = _inquire(session, case, actual, expected, outcome, arguments)
     tolerance = case.scenario.tolerances.cross_class
     if tolerance is not None and not tolerance.exact:
         by_value = first_difference.by_value(outcome.local, outcome.free, tolerance)
         found = replace(found, by_value=by_value)
+    found = replace(found, edits=outcome.edits)
     return found, list_changes(actual.environment, expected.environment)
 
 

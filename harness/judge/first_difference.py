@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from harness.judge.checks import LocalCheck, check_local
-from harness.records import Difference, DifferenceKind, Stage, StageDrift
+from harness.records import Change, Difference, DifferenceKind, Stage, StageDrift
 from harness.scenario.tolerance import Tolerance
 from harness.store.recording import Observed, ObservedStage
 
+CONFIGURATION = "configuration"  # among the weights: every file of the checkpoint that is none
 SHOWN = 3  # names in a difference; the rest is counted
 NOISE_IS_UNOBSERVED = "noise"
 INSIDE_IS_UNOBSERVED = "inside"  # of a served engine, nothing but outputs is seen
@@ -185,6 +186,20 @@ def edited_settings(actual: Observed, expected: Observed) -> list[Difference]:
         if words:
             found.append(_named(DifferenceKind.CONFIGURATION, scheduler, words))
     return found
+
+
+def edited_schedulers(actual: Observed, expected: Observed) -> list[Change]:
+    """Return the settings of schedulers that have another value, such as `scheduler.clip_sample`.
+
+    As in `edited_settings`, those that one side alone has are left out.
+    """
+    mine, others = actual.inputs.schedulers, expected.inputs.schedulers
+    return [
+        Change(f"{scheduler}.{name}", str(others[scheduler][name]), str(mine[scheduler][name]))
+        for scheduler in sorted({*mine} & {*others})
+        for name in _differing(mine[scheduler], others[scheduler])
+        if name in mine[scheduler] and name in others[scheduler]
+    ]
 
 
 def tables(actual: Observed, expected: Observed) -> list[Difference]:

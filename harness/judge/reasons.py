@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from harness.judge import first_difference
 from harness.judge.expectations import Held
 from harness.judge.origins import component_of
 from harness.records import (
@@ -82,7 +83,7 @@ def difference(found: Difference) -> str:
     names = ", ".join(found.names) + (f" and {found.more} more" if found.more else "")
     changed = f"{found.expected} -> {found.actual}"
     words = {
-        DifferenceKind.WEIGHTS: f"weights of {found.subject}" + (f": {names}" if names else ""),
+        DifferenceKind.WEIGHTS: _weights(found.subject) + (f": {names}" if names else ""),
         DifferenceKind.INPUT_FILE: f"input {found.subject} of `{names}`: other content",
         DifferenceKind.INPUT_DECODING: (
             f"input {found.subject} of `{names}`: the same file, decoded differently"
@@ -100,6 +101,13 @@ def difference(found: Difference) -> str:
     return words[found.kind]
 
 
+def _weights(component: str) -> str:
+    """Return what differs of a checkpoint: the weights of a component, or its configuration."""
+    if component == first_difference.CONFIGURATION:
+        return "configuration of the checkpoint"
+    return f"weights of {component}"
+
+
 def place(found: Difference) -> str:
     """Return what moved, without the number of a stage: `scheduler tables`, `arithmetic of unet`.
 
@@ -109,7 +117,7 @@ def place(found: Difference) -> str:
     names = ", ".join(found.names) + (f" and {found.more} more" if found.more else "")
     own = "" if component == "scheduler" else f" of {component}"
     words = {
-        DifferenceKind.WEIGHTS: f"weights of {component}",
+        DifferenceKind.WEIGHTS: _weights(component),
         DifferenceKind.INPUT_FILE: f"input {component} of `{names}`",
         DifferenceKind.INPUT_DECODING: f"decoding of input {component}",
         DifferenceKind.CONFIGURATION: f"scheduler settings{own}: {names}",
@@ -233,8 +241,9 @@ def not_in_run(run: str) -> str:
     return f"{run} holds no recording of it"
 
 
-def other_weights(components: list[str]) -> str:
-    return f"the baseline belongs to other weights: {', '.join(components)}"
+def other_weights(components: Sequence[str], edits: Sequence[Change] = ()) -> str:
+    words = f"the baseline belongs to other weights: {', '.join(components)}"
+    return f"{words}; edited: {', '.join(map(str, edits))}" if edits else words
 
 
 def no_effect(effects: list[Effect]) -> str:

@@ -13,14 +13,16 @@ from harness.store.recording import Observed
 
 # The keys of a request that do not influence the output.
 NOT_DECIDING = ("rounds", "reuse", "inputs_folder")
+# Of the identity of a checkpoint: its kind, and what stands beside that in YAML.
+CHECKPOINT_KEYS = ("kind", "repository", "name")
 
 
 @dataclass(frozen=True)
 class Staleness:
     """Why a baseline is not of this version of the scenario, or not of these weights.
 
-    `edits` are the keys of the scenario that were edited since; there are none for a baseline that
-    does not hold the values of its scenario.
+    `edits` are the keys of the scenario, or else the settings of the checkpoint's schedulers, that
+    were edited since; there are none for a baseline that does not hold their values.
     """
 
     reason: Reason
@@ -40,9 +42,12 @@ def staleness_of(scenario: Scenario, baseline: Baseline, actual: Observed) -> St
         message = reasons.scenario_edited(baseline.provenance.date, list(map(str, edits)))
         return Staleness(Reason.SCENARIO_EDITED, message, tuple(edits))
     other = first_difference.other_weights(actual, baseline)
-    if other:
-        return Staleness(Reason.OTHER_WEIGHTS, reasons.other_weights(other))
-    return None
+    if not other:
+        return None
+    edits = []
+    if first_difference.CONFIGURATION in other:
+        edits = first_difference.edited_schedulers(actual, baseline)
+    return Staleness(Reason.OTHER_WEIGHTS, reasons.other_weights(other, edits), tuple(edits))
 
 
 def is_of_request(recorded: Mapping[str, object], request: Mapping[str, object]) -> bool:
@@ -66,7 +71,17 @@ def _edits(actual: Mapping[str, object], expected: Mapping[str, object]) -> list
     """
     if not expected:
         return []
-    return environment_diff.changes_of(_flat(actual), _flat(expected))
+    return environment_diff.changes_of(_flat(_as_written(actual)), _flat(_as_written(expected)))
+
+
+def _as_written(decides: Mapping[str, object]) -> dict[str, object]:
+    """Return what decides the numbers with its checkpoint as YAML has it: `{path: FOLDER}`."""
+    checkpoint = decides.get("checkpoint")
+    if not isinstance(checkpoint, Mapping) or "kind" not in checkpoint:
+        return dict(decides)
+    left = {key: value for key, value in checkpoint.items() if key not in CHECKPOINT_KEYS}
+    named = next((checkpoint[key] for key in CHECKPOINT_KEYS[1:] if key in checkpoint), None)
+    return {**decides, "checkpoint": {str(checkpoint["kind"]): named, **left}}
 
 
 def _shared(

@@ -29,7 +29,8 @@ def text(found: Explanation, changes: Sequence[EnvironmentChange] = ()) -> str:
         changes: What changed in the environment, the likeliest to matter first.
     """
     first = "nothing differs" if found.first is None else reasons.difference(found.first)
-    lines = [found.case, f"  first:    {first}"]
+    lines = [found.case, *(f"  edited:   {edit}" for edit in found.edits)]
+    lines.append(f"  first:    {first}")
     drift = "what lies between the two sides here" if found.partly else "the drift"
     for index, cause in enumerate(found.root_causes):
         lines += _cause_lines(cause, drift, is_first=index == 0)

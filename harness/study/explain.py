@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from harness.errors import NotRecordedError
 from harness.judge import first_difference
 from harness.judge.first_difference import ByValue
-from harness.records import Difference, StageAccuracy
+from harness.records import Change, Difference, StageAccuracy
 from harness.scenario.model import Case
 from harness.session import Session
 from harness.store.baselines import Baseline
@@ -35,6 +35,7 @@ class Explanation:
         partly: Whether the baseline's side gives other bits here than the baseline has, so that the
             root causes explain only what lies between the two sides here.
         accuracy: How far both sides of each stage that moved lie from its evaluation in float64.
+        edits: What was edited since the baseline: keys of the scenario, settings of a scheduler.
     """
 
     case: str
@@ -45,6 +46,7 @@ class Explanation:
     notes: tuple[str, ...] = ()
     partly: bool = False
     accuracy: tuple[StageAccuracy, ...] = ()
+    edits: tuple[Change, ...] = ()
 
 
 def explain(  # noqa: PLR0913 (each is asked for by an option, or is a side)
