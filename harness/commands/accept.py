@@ -11,6 +11,7 @@ from pathlib import Path
 from shlex import join
 from typing import TYPE_CHECKING
 
+from harness.commands.json_output import FailedCause, add_json, print_json
 from harness.commands.output import say, write_text
 from harness.commands.parser import (
     Command,
@@ -68,8 +69,10 @@ def accept(arguments: argparse.Namespace) -> int:
         places = [place for each in arguments.run for place in _folders(each, stack)]
         seen = [found for given, folder in places for found in _outcomes(given, folder)]
         if arguments.list:
-            _list(seen)
+            _list(seen, as_json=arguments.json)
             return 0
+        if arguments.json:
+            raise UsageError("--json goes with --list, which prints a table")
         if not (arguments.reason or "").strip():
             raise UsageError(
                 "--reason is missing or empty; say why the new output is right, for whoever "
@@ -101,12 +104,28 @@ def _outcomes(given: str, folder: Path) -> Iterator[_Seen]:
             yield _Seen(run, str(name), outcome)
 
 
-def _list(seen: Sequence[_Seen]) -> None:
+def _list(seen: Sequence[_Seen], *, as_json: bool) -> None:
     """Print what failed by cause."""
-    from harness.report.accept_report import cause_table
+    from harness.judge.cause import by_cause
+    from harness.report.accept_report import cause_table, classes_of
+    from harness.report.causes import headline
     from harness.report.terminal import console
 
     failing = [each.outcome for each in seen if each.outcome.fails]
+    if as_json:
+        print_json(
+            [
+                FailedCause(
+                    group.id,
+                    group.verdict,
+                    headline(group),
+                    tuple(outcome.case for outcome in group.outcomes),
+                    tuple(classes_of(group)),
+                )
+                for group in by_cause(failing)
+            ]
+        )
+        return
     if not failing:
         say("nothing failed")
         return
@@ -326,6 +345,7 @@ def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--list", action="store_true", help="only print what failed, by cause, with its id"
     )
+    add_json(parser)
     parser.add_argument(
         "--cause",
         action="append",

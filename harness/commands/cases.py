@@ -19,6 +19,14 @@ from harness.commands.choosing import (
     tell_refused_again,
 )
 from harness.commands.history import add_to_history
+from harness.commands.json_output import (
+    EnvironmentShown,
+    ListedCase,
+    Listing,
+    Mistake,
+    add_json,
+    print_json,
+)
 from harness.commands.output import complain, say, write_text
 from harness.commands.parser import (
     Command,
@@ -67,29 +75,51 @@ def list_cases(arguments: argparse.Namespace) -> int:
 
     A line says where its weights come from, whether it can run here, and which baselines it has.
     """
-    from harness.report.terminal import console, table
-
     baselines_of = _shared_baselines if is_url(arguments.baselines) else _baselines_of
     classes = baselines_of(arguments.baselines)
     chosen = choose(arguments)
-    rows = [_listed(case, classes) for case in chosen.cases]
-    headings = ("case", "weights", "runs here", "baselines", "tags")
-    console().print(table(headings, rows))
+    listed = tuple(_listed(case, classes) for case in chosen.cases)
+    if arguments.json:
+        mistakes = [mistake for error in chosen.refused for mistake in error.mistakes]
+        print_json(Listing(listed, tuple(map(Mistake.of, mistakes))))
+    else:
+        _print_list(listed)
     tell_refused(chosen)
     return UsageError.exit_code if chosen.refused else 0
 
 
-def _listed(case: Case, classes: ClassesOf) -> tuple[str, ...]:
-    """Return one row of the list."""
+def _listed(case: Case, classes: ClassesOf) -> ListedCase:
+    """Return what the list says of one case."""
     from harness.launch.availability import availability
 
-    scenario = case.scenario
-    tags = " ".join(scenario.tags)
-    can_run = str(availability(case))
-    baselines = "needs none"
-    if scenario.needs_baseline:
-        baselines = ", ".join(classes(scenario.name, case.key)) or "none"
-    return case.id, str(scenario.checkpoint), can_run, baselines, tags
+    scenario, found = case.scenario, availability(case)
+    return ListedCase(
+        case=case.id,
+        scenario=scenario.name,
+        device=case.target.device,
+        dtype=case.target.dtype,
+        variant=scenario.variant,
+        weights=str(scenario.checkpoint),
+        runs_here=found.can_run if found.certain else None,
+        why=found.reason,
+        needs_baseline=scenario.needs_baseline,
+        baselines=tuple(classes(scenario.name, case.key)) if scenario.needs_baseline else (),
+        tags=scenario.tags,
+    )
+
+
+def _print_list(listed: Sequence[ListedCase]) -> None:
+    from harness.report.terminal import console, table
+
+    headings = ("case", "weights", "runs here", "baselines", "tags")
+    console().print(table(headings, [_row(each) for each in listed]))
+
+
+def _row(each: ListedCase) -> tuple[str, ...]:
+    """Return one row of the list."""
+    runs_here = {True: "yes", False: f"no: {each.why}", None: each.why}[each.runs_here]
+    baselines = ", ".join(each.baselines) or ("none" if each.needs_baseline else "needs none")
+    return each.case, each.weights, runs_here, baselines, " ".join(each.tags)
 
 
 def _baselines_of(folder: str) -> ClassesOf:
@@ -113,6 +143,7 @@ def _shared_baselines(url: str) -> ClassesOf:
 
 
 def _list_options(parser: argparse.ArgumentParser) -> None:
+    add_json(parser)
     add_paths(parser)
     add_choice(parser)
     add_profile(parser)
@@ -323,6 +354,10 @@ def show_environment(arguments: argparse.Namespace) -> int:
     from harness.report.terminal import console, table
 
     environment = _describe(arguments)
+    if arguments.json:
+        facts = (arguments.device, arguments.dtype, arguments.determinism)
+        print_json(EnvironmentShown(*facts, environment))
+        return 0
     target = f"{arguments.device}-{arguments.dtype}"
     name = environment.numerics_class.name
     say(f"numerics class {name} for {target}, determinism {arguments.determinism}")
@@ -383,6 +418,7 @@ def _flat(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str,
 
 
 def _env_options(parser: argparse.ArgumentParser) -> None:
+    add_json(parser)
     made_apart = [Framework.MINDSPORE]
     words = (
         ("--framework", Framework, Framework.TORCH),

@@ -6,6 +6,7 @@ import argparse
 import shutil
 from pathlib import Path
 
+from harness.commands.json_output import Cleaned, Pruned, add_json, print_json
 from harness.commands.output import say
 from harness.commands.parser import Command, add_paths, at_least_one, store_of
 from harness.errors import UsageError, writing
@@ -32,9 +33,14 @@ def prune(arguments: argparse.Namespace) -> int:
     of_tests = [folder for folder in found if store.is_of_test(folder)]
     unused = [folder for folder in found if folder not in of_tests]
     for folder in unused:
-        say(f"{'unused' if arguments.dry_run else 'removed'}: {folder}")
+        if not arguments.json:
+            say(f"{'unused' if arguments.dry_run else 'removed'}: {folder}")
         if not arguments.dry_run:
             store.remove(folder)
+    if arguments.json:
+        kept = tuple(map(str, of_tests))
+        print_json(Pruned(tuple(map(str, unused)), not arguments.dry_run, total, kept))
+        return 0
     say(f"{len(unused)} of {total} unused")
     if of_tests:
         say(f"{len(of_tests)} of objects that tests hold: see pytest --harness-prune")
@@ -53,6 +59,7 @@ def _names_of(case: Case) -> list[tuple[str, str]]:
 def _prune_options(parser: argparse.ArgumentParser) -> None:
     add_paths(parser)
     parser.add_argument("--dry-run", action="store_true", help="only say what would be removed")
+    add_json(parser)
 
 
 def clean(arguments: argparse.Namespace) -> int:
@@ -62,10 +69,14 @@ def clean(arguments: argparse.Namespace) -> int:
     runs = newest_runs(Path(arguments.runs or arguments.runs_in))
     old = runs[arguments.keep :]
     for run in reversed(old):
-        say(f"{'old' if arguments.dry_run else 'removed'}: {run}")
+        if not arguments.json:
+            say(f"{'old' if arguments.dry_run else 'removed'}: {run}")
         if not arguments.dry_run:
             with writing(run):
                 shutil.rmtree(run)
+    if arguments.json:
+        print_json(Cleaned(tuple(map(str, reversed(old))), not arguments.dry_run, len(runs)))
+        return 0
     say(f"{len(old)} of {len(runs)} runs are older than the newest {arguments.keep}")
     return 0
 
@@ -85,6 +96,7 @@ def _clean_options(parser: argparse.ArgumentParser) -> None:
         help="how many of the newest stay (default: %(default)s)",
     )
     parser.add_argument("--dry-run", action="store_true", help="only say what would be removed")
+    add_json(parser)
 
 
 COMMANDS = (

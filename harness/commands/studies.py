@@ -8,6 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.commands.json_output import (
+    Calibrated,
+    Costs,
+    Explained,
+    ExplainedCase,
+    Reproduced,
+    add_json,
+    print_json,
+)
 from harness.commands.output import complain, say, write_text
 from harness.commands.parser import (
     RECORDINGS,
@@ -46,6 +55,7 @@ FIRST_CHOICE = "portable"  # of the platforms on which faults are looked for
 BY_CONTRACT = (Reason.CONTRACT_HOLDS, Reason.CONTRACT_BROKEN)  # what decided is not a baseline
 CHALLENGE_FILE = "challenge.json"
 BISECTION_FILE = "bisect.json"
+NOTHING_SHOWN = 3  # the exit code where a reproducer does not show the difference
 
 
 # harness calibrate
@@ -89,15 +99,36 @@ def calibrate(arguments: argparse.Namespace) -> int:
             perturbations=arguments.perturbations,
             on_step=step,
         )
-    print_calibration(console(), found, case.scenario.tolerances)
-    if found.kept:
+    if not arguments.json:
+        print_calibration(console(), found, case.scenario.tolerances)
+    if found.kept and not arguments.json:
         say(
             f"{found.kept} measurements are of an earlier calibration, which was of the same: "
             f"{shown_out(arguments, session.out)}"
         )
-    if arguments.write:
-        _write_calibration(store, case, found)
+    wrote = _write_calibration(store, case, found) if arguments.write else []
+    if arguments.json:
+        print_json(_calibrated(found, case, wrote))
+    else:
+        for line in wrote:
+            say(f"wrote {line}")
     return 0 if all(found.left_out().values()) else 1
+
+
+def _calibrated(found: Calibration, case: Case, wrote: Sequence[str]) -> Calibrated:
+    from harness.report.study_report import bound_rows
+
+    return Calibrated(
+        case=found.case,
+        on=found.on,
+        seeds=found.seeds,
+        perturbations=found.perturbations,
+        bounds=tuple(bound_rows(found, case.scenario.tolerances)),
+        left_out=found.left_out(),
+        missed=found.missed,
+        kept=found.kept,
+        wrote=tuple(wrote),
+    )
 
 
 def _calibration_of(case: Case) -> str:
@@ -115,8 +146,12 @@ def _runs(case: Case, arguments: argparse.Namespace, platforms: int) -> int:
     return int(arguments.seeds + (2 + len(case.scenario.single_images)) * compared)
 
 
-def _write_calibration(store: Store, case: Case, found: Calibration) -> None:
-    """Write bounds and evidence into the scenario, and the evidence into its baselines."""
+def _write_calibration(store: Store, case: Case, found: Calibration) -> list[str]:
+    """Write bounds and evidence into the scenario, and the evidence into its baselines.
+
+    Returns:
+        What was written, in words.
+    """
     from harness.scenario.write_tolerance import write_tolerance
     from harness.study.calibrate import check_writable
 
@@ -124,10 +159,11 @@ def _write_calibration(store: Store, case: Case, found: Calibration) -> None:
     path = case.scenario.path
     evidence = replace(found.evidence(), fingerprint=case.scenario.fingerprint)
     write_tolerance(path, found.bounds_for(case.scenario.tolerances), evidence)
-    say(f"wrote {path}")
+    wrote = [str(path)]
     for baseline in store.files(case.scenario.name, case.key):
         store.annotate(baseline, evidence=evidence)
-        say(f"wrote {store.shown(baseline)}: evidence")
+        wrote.append(f"{store.shown(baseline)}: evidence")
+    return wrote
 
 
 def _calibrate_options(parser: argparse.ArgumentParser) -> None:
@@ -136,6 +172,7 @@ def _calibrate_options(parser: argparse.ArgumentParser) -> None:
         "where measurements are kept; the next call uses them where nothing has changed "
         "(default: one folder below runs/ for each case)",
     )
+    add_json(parser)
     parser.add_argument(
         "--write",
         action="store_true",
@@ -183,13 +220,17 @@ def challenge(arguments: argparse.Namespace) -> int:
             steps.done()
 
         found = inject(session, case, platform, on_step=step)
-    print_challenge(console(), found)
+    if arguments.json:
+        print_json(found.as_json())
+    else:
+        print_challenge(console(), found)
     _write_json(out / CHALLENGE_FILE, found.as_json())
     rate = replace(found.detection_rate(), measured=now())
     if arguments.write:
         for baseline in store.files(case.scenario.name, case.key):
             store.annotate(baseline, detection_rate=rate)
-            say(f"wrote {store.shown(baseline)}: detection rate")
+            tell = complain if arguments.json else say
+            tell(f"wrote {store.shown(baseline)}: detection rate")
     return 1 if rate.missed else 0
 
 
@@ -212,6 +253,7 @@ def _platform(case: Case, name: str | None) -> tuple[str, Platform]:
 
 def _challenge_options(parser: argparse.ArgumentParser) -> None:
     _one_scenario_options(parser)
+    add_json(parser)
     parser.add_argument(
         "--write",
         action="store_true",
@@ -251,19 +293,23 @@ def explain(arguments: argparse.Namespace) -> int:
         outcomes = [_named(arguments.case, outcomes, run)]
     if arguments.reproducer and not arguments.case:
         raise UsageError("--reproducer needs the id of a CASE, which runs again")
-    code = 0
+    told: list[ExplainedCase] = []
     with Session(store_of(arguments), run) as session:
         for outcome in outcomes:
             found, changes = _explanation(session, outcome, arguments)
             words = text(found, changes)
-            say(words)
+            if not arguments.json:
+                say(words)
             if arguments.case:  # the report of the run shows it
                 _keep_explanation(explanation_file(run, outcome.case), words)
-            if arguments.reproducer:
-                code = _reproduce(session, outcome, found, arguments)
+            made = _reproduce(session, outcome, found, arguments) if arguments.reproducer else None
+            told.append(ExplainedCase(found, tuple(changes), made))
+    if arguments.json:
+        print_json(Explained(str(run), tuple(told)))
     if arguments.case and is_url(arguments.run):
         _send_explanation(run, arguments.run)
-    return code
+    shows = [each.reproducer.shows for each in told if each.reproducer is not None]
+    return 0 if all(shows) else NOTHING_SHOWN
 
 
 def _named(name: str, outcomes: Sequence[Outcome], run: Path) -> Outcome:
@@ -296,8 +342,8 @@ def _send_explanation(run: Path, place: str) -> None:
 
 def _reproduce(
     session: Session, outcome: Outcome, found: Explanation, arguments: argparse.Namespace
-) -> int:
-    """Write a reproducer, run it and say what came of it; 3 where the difference does not show."""
+) -> Reproduced:
+    """Write a reproducer, run it and say what came of it."""
     from harness.store.recording import Recording
     from harness.study.reproducer import ISSUE, reproduce
 
@@ -311,12 +357,13 @@ def _reproduce(
     folder = Path(arguments.reproducer)
     packages = arguments.packages
     made = reproduce(session, case, actual, match.baseline, found, folder, packages=packages)
-    say(f"reproducer, run in both settings:\n{made.printed.rstrip()}")
+    tell = complain if arguments.json else say
+    tell(f"reproducer, run in both settings:\n{made.printed.rstrip()}")
     if made.shows:
-        say(f"wrote {folder}; {folder / ISSUE} is ready for an issue tracker")
-        return 0
-    say(f"wrote {folder}; it shows no difference by itself, so that nothing is claimed")
-    return 3
+        tell(f"wrote {folder}; {folder / ISSUE} is ready for an issue tracker")
+    else:
+        tell(f"wrote {folder}; it shows no difference by itself, so that nothing is claimed")
+    return Reproduced(str(folder), made.shows, made.printed)
 
 
 def _keep_explanation(path: Path, words: str) -> None:
@@ -407,6 +454,7 @@ def _inquire(
 
 
 def _explain_options(parser: argparse.ArgumentParser) -> None:
+    add_json(parser)
     parser.add_argument("run", metavar="RUN", help="a run's folder")
     parser.add_argument(
         "case",
@@ -473,8 +521,11 @@ def cost(arguments: argparse.Namespace) -> int:
             on_step=step,
         )
     path = write_overheads(out, found, missed)
-    print_overheads(console(), found, missed)
-    say(f"wrote {path}")
+    if arguments.json:
+        print_json(Costs(tuple(found), dict(missed)))
+    else:
+        print_overheads(console(), found, missed)
+        say(f"wrote {path}")
     return 0 if found else 3
 
 
@@ -502,6 +553,7 @@ def _cost_options(parser: argparse.ArgumentParser) -> None:
         help="how many timed runs make one ratio (default: %(default)s)",
     )
     add_out(parser)
+    add_json(parser)
 
 
 # harness bisect
@@ -535,8 +587,11 @@ def bisect(arguments: argparse.Namespace) -> int:
         else:
             until = Until(arguments.until)
             found = [search(trial, releases, until) for trial in trials]
-    for bisection in found:
-        print_bisection(console(), bisection)
+    if arguments.json:
+        print_json([bisection.as_json() for bisection in found])
+    else:
+        for bisection in found:
+            print_bisection(console(), bisection)
     _write_json(out / BISECTION_FILE, [bisection.as_json() for bisection in found])
     return 0
 
@@ -569,6 +624,7 @@ def _bisect_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pre", action="store_true", help="try yanked releases and pre-releases too"
     )
+    add_json(parser)
     add_companions(parser)
     add_out(
         parser, "where recordings go; the next call goes on there (default: runs/ and the time)"

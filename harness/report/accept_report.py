@@ -69,9 +69,14 @@ def commit_message(reason: str, source: str, replaced: Sequence[Replaced]) -> st
     return "\n".join(lines) + "\n"
 
 
+def classes_of(group: CauseGroup) -> list[str]:
+    """Return the numerics classes in which the cases of a cause ran, in alphabetical order."""
+    return sorted({each.numerics_class for each in group.outcomes if each.numerics_class})
+
+
 def _row(group: CauseGroup) -> tuple[str, ...]:
-    classes = sorted({each.numerics_class for each in group.outcomes if each.numerics_class})
-    return group.id, str(len(group.outcomes)), ", ".join(classes) or NONE, headline(group)
+    classes = ", ".join(classes_of(group)) or NONE
+    return group.id, str(len(group.outcomes)), classes, headline(group)
 
 
 def _line(each: Replaced) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -91,27 +92,57 @@ def print_calibration(out: Console, found: Calibration, current: Tolerances) -> 
         print_text(out, f"not measured: {name}: {reason}")
 
 
-def calibration_rows(found: Calibration, current: Tolerances) -> list[tuple[str, ...]]:
-    """Return a row per bound that follows, in the order of `CALIBRATION_HEADINGS`."""
+@dataclass(frozen=True)
+class BoundRow:
+    """A bound that follows from a calibration.
+
+    Attributes:
+        bound: What it bounds, such as `cross-class rel_l2`.
+        noise: The median drift over perturbations.
+        worst: The largest drift of any platform.
+        platform: That platform; empty where none drifted.
+        derived: The bound that follows.
+        current: The bound that the scenario has now; None where it has none.
+    """
+
+    bound: str
+    noise: float
+    worst: float
+    platform: str
+    derived: float
+    current: float | None
+
+
+def bound_rows(found: Calibration, current: Tolerances) -> list[BoundRow]:
+    """Return a row per bound that follows."""
     from harness.study.calibrate import compact, worst_of
 
     worst, limits = found.worst(), compact(found.limits())
     current_bounds = _bounds(current)
-    rows: list[tuple[str, ...]] = []
+    rows: list[BoundRow] = []
     for key, limit in limits.items():
         noise = worst_of(key, found.noise, limits).value
         farthest = worst_of(key, worst, limits)
+        platform = _platform_of(found, farthest.key, farthest.value)
         rows.append(
-            (
-                str(key),
-                f"{noise:.1e}",
-                f"{farthest.value:.1e}",
-                _platform_of(found, farthest.key, farthest.value),
-                f"{limit:.1e}",
-                f"{current_bounds[key]:.1e}" if key in current_bounds else "",
-            )
+            BoundRow(str(key), noise, farthest.value, platform, limit, current_bounds.get(key))
         )
     return rows
+
+
+def calibration_rows(found: Calibration, current: Tolerances) -> list[tuple[str, ...]]:
+    """Return a row of text per bound that follows, in the order of `CALIBRATION_HEADINGS`."""
+    return [
+        (
+            row.bound,
+            f"{row.noise:.1e}",
+            f"{row.worst:.1e}",
+            row.platform,
+            f"{row.derived:.1e}",
+            "" if row.current is None else f"{row.current:.1e}",
+        )
+        for row in bound_rows(found, current)
+    ]
 
 
 def _bounds(tolerances: Tolerances) -> dict[BoundKey, float]:

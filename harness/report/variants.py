@@ -104,7 +104,7 @@ def _cost_cells(held: ContractOutcome) -> tuple[str, str, str, str]:
     if cost is None:
         return "", "", "", ""
     seconds, peak = f"{cost.figures.seconds:.3f}", cost.figures.peak_bytes
-    ratio = f"x{cost.ratio:.2f}" if _is_compared(cost) and cost.ratio is not None else "unknown"
+    ratio = "unknown" if cost.ratio is None or not _is_compared(cost) else f"x{cost.ratio:.2f}"
     more = ""
     if peak and held.peak_bytes_expected:
         more = f"{(peak - held.peak_bytes_expected) / MIB:+.0f} MiB"
@@ -113,4 +113,6 @@ def _cost_cells(held: ContractOutcome) -> tuple[str, str, str, str]:
 
 def _is_compared(cost: Cost) -> bool:
     """Whether the ratio of seconds means something, also where the scenario bounds no cost."""
+    if cost.ratio is None:
+        return False
     return cost.verdict is not CostVerdict.UNKNOWN or cost.reason is CostReason.NO_BOUNDS

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from printed import paragraph, verdicts
 from safetensors.numpy import load_file, save_file
 
 from harness.records import Comparison, Verdict
+from harness.scenario.weights import DATA
 from harness.store.run_folder import read_results
 
 BOTH = "{device: [cpu, cuda]}"
@@ -151,7 +153,28 @@ def test_a_setting_inside_the_checkpoint_makes_the_baseline_stale(shop):
     path.write_text(json.dumps({**config, "steps_offset": 1}), encoding="utf-8")
     done = shop.harness("run", "after/scenarios")
     assert done.code == 1
-    assert paragraph(done.out)["why"] == "the baseline belongs to other weights: configuration"
+    edited = "scheduler.steps_offset 0 -> 1"
+    why = f"the baseline belongs to other weights: configuration; edited: {edited}"
+    assert paragraph(done.out)["why"] == why
+    run = max((shop.root / "runs").glob("2*/results.json")).parent
+    assert f"  edited:   {edited}\n" in shop.harness("explain", str(run)).out
+
+
+def test_the_settings_of_a_scenario_that_were_edited_are_named_by_run_and_explain(recorded):
+    """By their names in YAML, with both values."""
+    shutil.copytree(DATA / "bundled" / "digits-ddpm", recorded.root / "model")
+    recorded.scenario(checkpoint="{path: ../model}", scheduler="{timestep_spacing: trailing}")
+    done = recorded.harness("run", "--out", "run")
+    edits = (
+        "checkpoint.bundled digits-ddpm -> unset",
+        "checkpoint.path unset -> ../model",
+        "scheduler.timestep_spacing unset -> trailing",
+    )
+    assert paragraph(done.out)["why"].endswith(f": {', '.join(edits)}")
+    explained = recorded.harness("explain", "run")
+    assert [line for line in explained.out.splitlines() if "edited:" in line] == [
+        f"  edited:   {edit}" for edit in edits
+    ]
 
 
 def test_a_control_that_does_not_behave_fails(shop):

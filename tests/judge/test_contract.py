@@ -184,7 +184,9 @@ def test_seconds_are_held_against_those_of_the_other_case(made, seconds, changes
 def test_seconds_of_one_run_are_not_compared(made):
     """The first run warms up and is instrumented."""
     once = replace(builders.figures(1.0), rounds_seconds=())
-    held = contract.hold(variant(LOOSE), made(cost=once), made())
+    case = variant(LOOSE)
+    timed = replace(case, scenario=replace(case.scenario, cost=case.scenario.cost.compared()))
+    held = contract.hold(timed, made(cost=once), made())
     assert (held.cost.ratio, held.cost.reason) == (None, CostReason.ONE_RUN_ONLY)
 
 

@@ -119,6 +119,13 @@ def test_one_run_warms_up_and_is_no_measure(made, alone_is_actual):
     )
 
 
+def test_a_scenario_that_bounds_no_cost_says_so_rather_than_that_it_ran_once(made):
+    """It ran once because nobody asked for more."""
+    once = replace(figures(1.0), rounds_seconds=())
+    cost = judge_cost(made(cost=once), made(cost=once), CostBounds())
+    assert (cost.verdict, cost.reason) == (CostVerdict.UNKNOWN, CostReason.NO_BOUNDS)
+
+
 @pytest.mark.parametrize(
     ("changes", "machine"),
     [
