@@ -40,9 +40,9 @@ WHERE_IT_IS = {
     "harness.worker.files": {"psutil"},
 }
 JUDGE_NEEDS = {
-    "_pytest", "filelock", "flip_evaluator", "fsspec", "jinja2", "markupsafe", "matplotlib",
-    "numpy", "packaging", "platformdirs", "psutil", "pytest", "pytest_benchmark", "ray", "rich",
-    "skimage", "yaml",
+    "_pytest", "argcomplete", "filelock", "flip_evaluator", "fsspec", "jinja2", "markupsafe",
+    "matplotlib", "numpy", "packaging", "platformdirs", "psutil", "pytest", "pytest_benchmark",
+    "ray", "rich", "skimage", "yaml",
 }  # fmt: skip
 MOST_AT_THE_ROOT = 6
 MOST_LINES = 60  # of a function: it must fit on a screen

@@ -1,8 +1,11 @@
 """Owns the entry point `harness`: runs the command, and turns every ending into an exit code."""
 
+# PYTHON_ARGCOMPLETE_OK: by this word, a shell that completes all such commands knows this one.
+
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 import threading
@@ -54,6 +57,7 @@ HOMES: Mapping[str, tuple[str, ...]] = {
     ),
 }
 
+COMPLETING = "_ARGCOMPLETE"  # the variable by which a shell asks for what a line may go on with
 DEFECT = 4
 INTERRUPTED = 128 + signal.SIGINT
 # `git bisect run` takes every code below 128 for a verdict on the commit; this one ends it.
@@ -98,6 +102,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     with unbreakable():
         parser = build_parser(sys.argv[1:] if argv is None else argv)
+        if argv is None and COMPLETING in os.environ:
+            from harness.commands.completion import complete
+
+            complete(parser)  # which ends the process
         arguments = parser.parse_args(argv)
         if arguments.command is None:
             say(parser.format_help().rstrip())

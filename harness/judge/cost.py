@@ -33,9 +33,9 @@ def judge_cost(actual: Observed, expected: Observed | None, bounds: CostBounds) 
         return Cost(figures, CostVerdict.UNKNOWN, CostReason.OTHER_MACHINE, detail=machine)
     before = expected.cost
     if not (_is_steady(figures) and _is_steady(before)):
-        is_asked_for = bounds.runs > 1
-        reason = CostReason.ONE_RUN_ONLY if is_asked_for else CostReason.NO_BOUNDS
-        return Cost(figures, CostVerdict.UNKNOWN, reason)
+        asked_for = bounds.runs > 1
+        why = CostReason.ONE_RUN_ONLY if asked_for else CostReason.NO_BOUNDS
+        return Cost(figures, CostVerdict.UNKNOWN, why)
     verdict, reason, side, detail = _compare(figures, before, bounds)
     return Cost(
         figures,

@@ -104,13 +104,22 @@ class CaseFailedError(Exception):
 
 
 def choose_and_order(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Choose cases by device, and put those that share a checkpoint next to each other.
+    """Choose cases by device and past failures, and put those that share a checkpoint together.
 
     A checkpoint is then loaded once. Cases change places only with cases; every other item keeps
     its place.
+
+    Raises:
+        UsageError: No case failed in the run that an option names, or it cannot be read.
     """
     device = options.text(config, "device")
     left = [one for one in items if device and _is_elsewhere(one, device)]
+    failed = _failed_in(options.text(config, "failed-from"))
+    left += [
+        one
+        for one in items
+        if failed and isinstance(one, CaseItem) and one.case.id not in failed and one not in left
+    ]
     if left:
         config.hook.pytest_deselected(items=left)
         items[:] = [item for item in items if item not in left]
@@ -118,6 +127,27 @@ def choose_and_order(config: pytest.Config, items: list[pytest.Item]) -> None:
     cases = sorted((item for item in items if isinstance(item, CaseItem)), key=_shared_by)
     for index, item in zip(indices, cases, strict=True):
         items[index] = item
+
+
+def _failed_in(run: str) -> set[str]:
+    """Return the cases that failed in a run; none where no run is named.
+
+    Raises:
+        UsageError: None failed, or the run cannot be read.
+    """
+    if not run:
+        return set()
+    from harness.store.run_folder import read_results
+    from harness.store.shared_runs import fetch_run
+
+    try:
+        outcomes = read_results(fetch_run(run, recordings=False)).outcomes
+    except HarnessError as error:
+        raise pytest.UsageError(safe_lines(str(error))) from None
+    failed = {outcome.case for outcome in outcomes if outcome.fails}
+    if not failed:
+        raise pytest.UsageError(f"{options.PREFIX}failed-from: no case failed in {run}")
+    return failed
 
 
 def _is_elsewhere(item: pytest.Item, device: str) -> bool:

@@ -28,6 +28,7 @@ TEXTS = {  # options with a value: its placeholder, the default, and what the op
     "history": ("DIR", "", "history that outcomes are added to: a folder, or an fsspec URL"),
     "device": ("DEVICE", "", "only cases on this device, such as cpu"),
     "profile": ("PROFILE", "", "which CPU instructions all cases may use: native or portable"),
+    "failed-from": ("RUN", "", "only cases of scenarios that failed in this run"),
     "reason": ("TEXT", "", "why baselines are replaced; kept in each of them"),
 }
 SWITCHES = {
@@ -39,7 +40,8 @@ SWITCHES = {
 }
 WRITING = ("update", "accept", "prune")
 USUAL_FOLDERS = ("baselines", "runs")  # of a project that names none
-ONLY_ON_THE_COMMAND_LINE = ("reason", *WRITING)  # nobody writes baselines by habit
+# Nobody writes baselines by habit, or chooses past failures for good.
+ONLY_ON_THE_COMMAND_LINE = ("reason", "failed-from", *WRITING)
 SCENARIOS_HELP = "folders whose YAML files are scenarios (default: those of [tool.harness])"
 
 # There where anything of the harness ran in this process.
@@ -66,11 +68,13 @@ def add_to(parser: pytest.Parser) -> None:
 
 
 def check(config: pytest.Config) -> None:
-    """Refuse options that contradict each other.
+    """Refuse options that contradict each other, and a project's table with a mistake.
 
     Raises:
-        pytest.UsageError: Baselines would be written by a CI, or replaced without a reason.
+        pytest.UsageError: Baselines would be written by a CI, or replaced without a reason; or
+            `[tool.harness]` is malformed.
     """
+    project_of(config)
     writing = [name for name in WRITING if config.getoption(PREFIX + name)]
     if writing and os.environ.get("CI", "").lower() not in FALSE:
         raise pytest.UsageError(
@@ -157,9 +161,14 @@ def _find_project(root: Path) -> Project | None:
     files = (folder / PROJECT_FILE for folder in (root, *root.parents))
     if not any(_may_be_project(file) for file in files):
         return None
+    from harness.errors import HarnessError
+    from harness.report.safe_text import safe_lines
     from harness.scenario.project import project_of as find
 
-    return find(root / PROJECT_FILE)
+    try:
+        return find(root / PROJECT_FILE)
+    except HarnessError as error:
+        raise pytest.UsageError(safe_lines(str(error))) from None
 
 
 def _may_be_project(file: Path) -> bool:

@@ -6,6 +6,7 @@ A process of xdist writes its outcomes as one part of the results, which the con
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from harness.scenario.given import Given
 from harness.scenario.model import Case
 from harness.session import Session, WhenEvaluated, to_record
 from harness.store.recording import Recording
-from harness.store.run_folder import REPORT_FILE, RUNS, new_run, remove_parts
+from harness.store.run_folder import REPORT_FILE, RUNS, Scope, new_run, remove_parts
 from harness.store.shared_baselines import open_store
 from harness.store.shared_folder import is_url
 from harness.store.shared_runs import RunOnItsWay, begin_run, name_of_new_run
@@ -57,6 +58,11 @@ class Running:
             evaluated=(
                 WhenEvaluated.ALWAYS if options.switch(config, "accuracy") else WhenEvaluated.CHEAP
             ),
+        )
+        self.session.scope = Scope(
+            expression=config.option.keyword,
+            device=options.text(config, "device"),
+            failed_from=options.text(config, "failed-from"),
         )
         self.written: list[Path] = []
         self.unused: list[Path] | None = None
@@ -147,6 +153,7 @@ def finish(session: pytest.Session) -> None:
     """
     config = session.config
     running = of(config)
+    _note_what_did_not_run(session, running.session)
     with running.session:  # leaving it ends the workers and writes `results.json`
         if config.pluginmanager.has_plugin(XDIST_CONTROLLER):
             running.session.gather()
@@ -213,6 +220,20 @@ def failure_text(outcome: Outcome, run: Path) -> str:
     return "\n".join([cause(outcome), f"  case:     {safe_lines(outcome.case)}", *rest])
 
 
+def _note_what_did_not_run(of_pytest: pytest.Session, session: Session) -> None:
+    """Note the chosen cases that did not begin, because pytest ended before, as by `-x`."""
+    from harness.pytest_plugin.items import CaseItem
+
+    items = getattr(of_pytest, "items", ())  # none where collecting failed
+    asked = [item.case.id for item in items if isinstance(item, CaseItem)]
+    if of_pytest.config.pluginmanager.has_plugin(XDIST_CONTROLLER):
+        return  # its processes collect, and each runs a part
+    if not _is_xdist_process(of_pytest.config):
+        ran = {outcome.case for outcome in session.outcomes}
+        left = tuple(case for case in asked if case not in ran)
+        session.scope = replace(session.scope, not_run=left)
+
+
 def _write_report(session: Session) -> None:
     from harness.report.html.report import write_report
     from harness.report.runs import Run
@@ -243,7 +264,9 @@ def _ran_whole(session: pytest.Session) -> bool:
     narrowed = ("keyword", "markexpr", "deselect", "lf", "last_failed", "stepwise", "ignore")
     if any(getattr(config.option, name, None) for name in narrowed):
         return False
-    if config.args_source is pytest.Config.ArgsSource.ARGS or options.text(config, "device"):
+    if config.args_source is pytest.Config.ArgsSource.ARGS:
+        return False
+    if options.text(config, "device") or options.text(config, "failed-from"):
         return False
     return not session.shouldstop and not session.shouldfail and not session.testsfailed
 

@@ -74,8 +74,8 @@ def test_all_is_recorded_when_nobody_reads_what(
     finished("digits", "other", "third")
     builders.recording(tmp_path / "made")
     replayed = {**env, "PRETENDER_RECORDS": str(tmp_path / "made")}
-    done = run_unread(tmp_path, "record", env=replayed, worker=script)
-    assert done == (0, "")
+    code, errors = run_unread(tmp_path, "record", env=replayed, worker=script)
+    assert (code, [line.split()[1] for line in errors.splitlines()]) == (0, ["recorded"] * 3)
     assert baselines(tmp_path) == ["digits", "other", "third"]
 
 
