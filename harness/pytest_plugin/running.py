@@ -222,10 +222,9 @@ def failure_text(outcome: Outcome, run: Path) -> str:
 
 def _note_what_did_not_run(of_pytest: pytest.Session, session: Session) -> None:
     """Note the chosen cases that did not begin, because pytest ended before, as by `-x`."""
-    from harness.pytest_plugin.items import CaseItem
-
     items = getattr(of_pytest, "items", ())  # none where collecting failed
-    asked = [item.case.id for item in items if isinstance(item, CaseItem)]
+    cases = [getattr(item, "case", None) for item in items]
+    asked = [case.id for case in cases if isinstance(case, Case)]
     if of_pytest.config.pluginmanager.has_plugin(XDIST_CONTROLLER):
         return  # its processes collect, and each runs a part
     if not _is_xdist_process(of_pytest.config):
