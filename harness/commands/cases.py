@@ -56,6 +56,7 @@ from harness.store.shared_folder import is_url
 if TYPE_CHECKING:
     from harness.commands.baseline_writing import NewBaseline
     from harness.launch.launcher import Launcher
+    from harness.launch.local import LocalLauncher
     from harness.session import Session, WhenEvaluated
     from harness.store.recording import Environment
     from harness.store.run_folder import Scope
@@ -244,6 +245,12 @@ def _run_options(parser: argparse.ArgumentParser) -> None:
     )
     _fleet_options(parser)
     add_strict(parser)
+    parser.add_argument(
+        "--no-serve",
+        dest="serve",
+        action="store_false",
+        help="start workers of its own where harness serve has warm ones",
+    )
     parser.add_argument(
         "--env",
         metavar="NAME==VERSION",
@@ -508,6 +515,8 @@ def _run_cases(arguments: argparse.Namespace, cases: Sequence[Case], way: _Way) 
         with Session(store, out, show, evaluated=way.evaluated, launcher=launcher) as session:
             session.scope = way.scope or session.scope
             session.run_all(cases, jobs, count, until_failure=way.until_failure)
+    for line in launcher.notes():
+        complain(line)
     return session
 
 
@@ -559,10 +568,28 @@ def _launcher(arguments: argparse.Namespace) -> tuple[Launcher, int]:
     from harness.launch.local import LocalLauncher
 
     if getattr(arguments, "on", None) is None:
-        return LocalLauncher(), 1 if arguments.jobs is None else arguments.jobs
+        local = _served() if getattr(arguments, "serve", False) else LocalLauncher()
+        return local, 1 if arguments.jobs is None else arguments.jobs
     from harness.launch.ray_cluster import RayLauncher
 
     return RayLauncher(arguments.on), Jobs.AUTO if arguments.jobs is None else arguments.jobs
+
+
+def _served() -> LocalLauncher:
+    """Return a launcher of the workers of `harness serve` where that runs, else of own workers."""
+    from harness.launch.local import LocalLauncher
+    from harness.launch.serve_socket import is_served
+
+    if not is_served():  # nothing else is loaded for it
+        return LocalLauncher()
+    from harness.launch.served import NotServedError, served_launcher
+
+    try:
+        return served_launcher()
+    except NotServedError as error:
+        if str(error):
+            complain(f"harness serve is not used: {error}")
+        return LocalLauncher()
 
 
 COMMANDS = (

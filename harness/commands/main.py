@@ -29,6 +29,7 @@ HOMES: Mapping[str, tuple[str, ...]] = {
         "init",
         "new",
     ),
+    "serving": ("serve",),
     "cases": (
         "list",
         "run",

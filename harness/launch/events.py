@@ -50,6 +50,14 @@ class Outlined:
 
 
 @dataclass(frozen=True)
+class Checked:
+    """Files of the code that the worker has loaded, and that are others now."""
+
+    event: str
+    changed: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Unverified:
     """The case cannot run here."""
 
@@ -66,8 +74,8 @@ class Failed:
     traceback: str = ""
 
 
-Event = Ready | Progress | Recorded | Described | Outlined | Unverified | Failed
-Final = Recorded | Described | Outlined | Unverified | Failed
+Event = Ready | Progress | Recorded | Described | Outlined | Checked | Unverified | Failed
+Final = Recorded | Described | Outlined | Checked | Unverified | Failed
 
 _KINDS: dict[str, type[Event]] = {
     protocol.READY: Ready,
@@ -75,6 +83,7 @@ _KINDS: dict[str, type[Event]] = {
     protocol.RECORDED: Recorded,
     protocol.DESCRIBED: Described,
     protocol.OUTLINED: Outlined,
+    protocol.CHECKED: Checked,
     protocol.UNVERIFIED: Unverified,
     protocol.FAILED: Failed,
 }

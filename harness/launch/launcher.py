@@ -15,11 +15,11 @@ from typing import Protocol
 from harness.launch.events import Final
 from harness.scenario.fields import Framework
 from harness.scenario.model import Case
-from harness.worker.protocol import DescribeRequest, OutlineRequest, RunRequest
+from harness.worker.protocol import CheckRequest, DescribeRequest, OutlineRequest, RunRequest
 
 Settings = Mapping[str, str | None]  # variables on top of the caller's own; None takes one away
 OnProgress = Callable[[str], None]
-Request = RunRequest | DescribeRequest | OutlineRequest
+Request = RunRequest | DescribeRequest | OutlineRequest | CheckRequest
 
 
 class Jobs(IntEnum):
@@ -105,6 +105,9 @@ class Launcher(Protocol):
             jobs: How many workers may run at once, or `Jobs.AUTO`.
             logs: Gives the log of each slot by its index.
         """
+
+    def notes(self) -> list[str]:
+        """Return what the user should know of where workers came from, as sentences."""
 
     def close(self) -> None:
         """Give back what the launcher holds beside its slots."""

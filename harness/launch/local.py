@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from harness.errors import LaunchError, NotRecordedError
 from harness.launch.availability import missing_environment, usable_processors, visible_gpus
@@ -19,14 +20,38 @@ from harness.scenario.model import Case
 GPU_VARIABLE = "CUDA_VISIBLE_DEVICES"
 
 
+class LiveWorker(Protocol):
+    """A worker as a slot uses it; `launch.process.Worker` explains each member."""
+
+    settings: dict[str, str | None]
+    python: Path | None
+
+    def ask(self, request: Request, timeout: float, on_progress: OnProgress, /) -> Final:
+        """Send one request and return its final event."""
+
+    def close(self) -> None:
+        """Have no more use for the worker."""
+
+
+# From settings, log and interpreter to a worker that has them.
+Start = Callable[[Settings, Path, Path | None], LiveWorker]
+
+
 class LocalLauncher:
-    """Starts workers on this machine."""
+    """Starts workers on this machine.
+
+    Args:
+        start: Where its slots get workers from; each is a process of its own without it.
+    """
 
     is_one_machine = True
 
+    def __init__(self, start: Start | None = None) -> None:
+        self._start = start
+
     def slot(self, log: Path) -> Slot:
         """Return a slot for cases of every kind."""
-        return LocalSlot(log)
+        return LocalSlot(log, start=self._start)
 
     def slots(self, cases: Sequence[Case], jobs: int, logs: Callable[[int], Path]) -> list[Slot]:
         """Return one slot for each job.
@@ -35,20 +60,29 @@ class LocalLauncher:
         for the others; never more than there are cases.
         """
         if jobs != Jobs.AUTO:
-            return [LocalSlot(logs(index)) for index in range(jobs)]
+            return [LocalSlot(logs(index), start=self._start) for index in range(jobs)]
         on_gpus = sum(_is_on_gpu(case) for case in cases)
         gpus: list[str | None] = [*visible_gpus()]
         gpus = (gpus or [None])[:on_gpus]  # without one, a worker says why it cannot run
         processors = min(usable_processors(), len(cases) - on_gpus)
         found: list[Slot] = [
-            LocalSlot(logs(index), _is_on_gpu, {} if gpu is None else {GPU_VARIABLE: gpu})
+            LocalSlot(
+                logs(index),
+                _is_on_gpu,
+                {} if gpu is None else {GPU_VARIABLE: gpu},
+                start=self._start,
+            )
             for index, gpu in enumerate(gpus)
         ]
         found += [
-            LocalSlot(logs(len(gpus) + index), lambda case: not _is_on_gpu(case))
+            LocalSlot(logs(len(gpus) + index), lambda case: not _is_on_gpu(case), start=self._start)
             for index in range(processors)
         ]
         return found
+
+    def notes(self) -> list[str]:
+        """Return nothing: every worker was started for this run."""
+        return []
 
     def close(self) -> None:
         """Do nothing: the slots hold everything."""
@@ -61,6 +95,7 @@ class LocalSlot:
         log: The file that receives what its workers' libraries print.
         accepts: Whether its workers may run a case; every case without it.
         settings: Environment variables of all of its workers, such as the GPU that they see.
+        start: Where it gets workers from; each is a process of its own without it.
     """
 
     def __init__(
@@ -68,11 +103,13 @@ class LocalSlot:
         log: Path,
         accepts: Callable[[Case], bool] | None = None,
         settings: Settings | None = None,
+        start: Start | None = None,
     ) -> None:
+        self._start = start
         self._log = log
         self._accepts = accepts
         self._own = dict(settings or {})
-        self._worker: Worker | None = None
+        self._worker: LiveWorker | None = None
         self._lock = threading.Lock()
         self._ended = False
 
@@ -108,7 +145,7 @@ class LocalSlot:
             self._ended = True
         self._close()
 
-    def _with(self, settings: Settings, python: Path | None) -> Worker:
+    def _with(self, settings: Settings, python: Path | None) -> LiveWorker:
         worker = self._worker
         if worker is not None and worker.settings == dict(settings) and worker.python == python:
             return worker
@@ -116,7 +153,7 @@ class LocalSlot:
         with self._lock:
             if self._ended:
                 raise LaunchError("the run is over")
-            self._worker = Worker(settings, self._log, python)
+            self._worker = (self._start or Worker)(settings, self._log, python)
             return self._worker
 
     def _close(self) -> None:

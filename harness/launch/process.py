@@ -14,6 +14,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -88,6 +90,32 @@ def variables(
     return found | dict(own)
 
 
+@dataclass(frozen=True)
+class Surroundings:
+    """What a worker's process finds around it: every variable, and the working directory."""
+
+    environment: Mapping[str, str]
+    folder: str
+
+    @classmethod
+    def of_caller(cls, settings: Settings, python: Path | None) -> Surroundings:
+        """Return what a worker gets that this process starts.
+
+        Args:
+            settings: Variables on top of this process's own; None takes one away.
+            python: The interpreter, where it is of another environment.
+        """
+        environment = {
+            **os.environ,
+            "CUDA_LAUNCH_BLOCKING": None,
+            **settings,
+            "PYTHONPATH": _search_path(python),
+            "PYTHONSAFEPATH": "1",
+        }
+        kept = {key: value for key, value in environment.items() if value is not None}
+        return cls(kept, str(Path.cwd()))
+
+
 class Worker:
     """One worker process.
 
@@ -96,13 +124,20 @@ class Worker:
         log: The file that receives what the worker's libraries print.
         python: The interpreter of another environment; its own packages come first, so it gets no
             PYTHONPATH of the caller's.
+        surroundings: What the process finds around it, in place of what it follows from.
 
     Raises:
         FileError: The log cannot be written.
         LaunchError: The interpreter cannot be started.
     """
 
-    def __init__(self, settings: Settings, log: Path, python: Path | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        log: Path,
+        python: Path | None = None,
+        surroundings: Surroundings | None = None,
+    ) -> None:
         self.settings = dict(settings)
         self.python = python
         self._log = log
@@ -111,7 +146,8 @@ class Worker:
             errors = log.open("ab")
         with errors:
             self._log_start = errors.tell()
-            self._process = _start(self.settings, python, errors)
+            around = surroundings or Surroundings.of_caller(self.settings, python)
+            self._process = _start(around, python, errors)
         assert self._process.stdin is not None  # noqa: S101 (for the type checker: it is a pipe)
         assert self._process.stdout is not None  # noqa: S101 (for the type checker: it is a pipe)
         self._requests = RequestPipe(self._process.stdin)
@@ -271,15 +307,8 @@ class _Deadline:
         return f"timed out after {self._seconds:g} s, while {self.doing}"
 
 
-def _start(settings: Settings, python: Path | None, errors: IO[bytes]) -> subprocess.Popen[str]:
+def _start(around: Surroundings, python: Path | None, errors: IO[bytes]) -> subprocess.Popen[str]:
     """Start a worker; Ctrl-C reaches the launcher alone, which then ends the worker."""
-    environment = {
-        **os.environ,
-        "CUDA_LAUNCH_BLOCKING": None,
-        **settings,
-        "PYTHONPATH": _search_path(python),
-        "PYTHONSAFEPATH": "1",
-    }
     interpreter = str(python or sys.executable)
     try:
         return subprocess.Popen(
@@ -290,7 +319,8 @@ def _start(settings: Settings, python: Path | None, errors: IO[bytes]) -> subpro
             text=True,
             encoding="utf-8",
             errors="replace",
-            env={key: value for key, value in environment.items() if value is not None},
+            env=dict(around.environment),
+            cwd=around.folder,
             start_new_session=True,
             creationflags=process_group.CREATION_FLAGS,
         )

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Callable
 
 from . import protocol
 from .guardian import guarded
+from .loaded_code import LoadedCode
 
 if TYPE_CHECKING:
     from .recorder import Recorder
@@ -26,12 +27,19 @@ def main() -> None:
     # What imports create stays for good. Looking through it takes a quarter of the time that they
     # need, so the garbage collector waits until the first checkpoint is loaded.
     gc.disable()
+    code = LoadedCode()
     from .recorder import Recorder  # imports torch: only after the output is private
 
     recorder = Recorder(events.send)
     events.send(protocol.READY)
+    code.look()
     for line in sys.stdin:
-        answer(recorder, events.send, json.loads(line))
+        request = json.loads(line)
+        if "changed" in request:
+            events.send(protocol.CHECKED, changed=code.changed())
+        else:
+            answer(recorder, events.send, request)
+            code.look()
 
 
 def _private_output() -> protocol.Events:

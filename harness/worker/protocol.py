@@ -35,9 +35,10 @@ PROGRESS = "progress"
 RECORDED = "recorded"
 DESCRIBED = "described"
 OUTLINED = "outlined"
+CHECKED = "checked"
 UNVERIFIED = "unverified"
 FAILED = "failed"
-FINAL_EVENTS = (RECORDED, DESCRIBED, OUTLINED, UNVERIFIED, FAILED)
+FINAL_EVENTS = (RECORDED, DESCRIBED, OUTLINED, CHECKED, UNVERIFIED, FAILED)
 
 # A value of JSON; recursive aliases are beyond the type checkers of Python 3.9.
 Json = Union[None, bool, int, float, str, List[Any], Dict[str, Any]]
@@ -267,7 +268,13 @@ class OutlineRequest(TypedDict):
     outline: OutlineArguments
 
 
-Request = Union[RunRequest, DescribeRequest, OutlineRequest]
+class CheckRequest(TypedDict):
+    """Which files of the code that the worker has loaded are others now; the value is empty."""
+
+    changed: Dict[str, Json]
+
+
+Request = Union[RunRequest, DescribeRequest, OutlineRequest, CheckRequest]
 
 
 # What a recording holds.
@@ -511,8 +518,9 @@ class OutlineRecord(TypedDict):
 class Event(TypedDict, total=False):
     """One event; which keys it has depends on `event`.
 
-    `progress`: `case`, `doing`. `described`: `environment`. `outlined`: `outline`. `unverified`:
-    `reason`. `failed`: `reason`, `traceback`. `ready` and `recorded` have no other key.
+    `progress`: `case`, `doing`. `described`: `environment`. `outlined`: `outline`. `checked`:
+    `changed`, files. `unverified`: `reason`. `failed`: `reason`, `traceback`. `ready` and
+    `recorded` have no other key.
     """
 
     event: str
@@ -520,6 +528,7 @@ class Event(TypedDict, total=False):
     doing: str
     environment: EnvironmentRecord
     outline: OutlineRecord
+    changed: List[str]
     reason: str
     traceback: str
 

@@ -1,4 +1,4 @@
-"""What every launcher owes a session: the same tests here, in another environment, and on Ray."""
+"""What every launcher owes a session: here, in another environment, by `harness serve`, on Ray."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import builders
 import pytest
 from clusters import NEEDS_RAY, fleet
 from marked import MARK, alive, until
+from servers import serving
 from wheels import only_from, write_wheel
 
 from harness.errors import LaunchError, WorkerLostError
@@ -22,6 +23,8 @@ from harness.launch.events import Described, Failed, Final, Recorded, Unverified
 from harness.launch.launcher import Launcher, Slot, WorkerSpec
 from harness.launch.local import LocalLauncher
 from harness.launch.process import variables
+from harness.launch.serve_socket import identity
+from harness.launch.served import ServedLauncher
 from harness.records import Device
 from harness.scenario.fields import Determinism
 from harness.scenario.reading import read
@@ -61,6 +64,7 @@ class Kind:
     launcher: Launcher
     puppet: WorkerSpec
     worker: WorkerSpec
+    forget: Callable[[], None] = lambda: None  # ends workers that outlive their slot by design
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +100,8 @@ def cluster() -> Iterator[None]:
 
 
 @pytest.fixture(
-    scope="module", params=["here", "other-environment", pytest.param("ray", marks=NEEDS_RAY)]
+    scope="module",
+    params=["here", "other-environment", "served", pytest.param("ray", marks=NEEDS_RAY)],
 )
 def kind(request: pytest.FixtureRequest, script: Path) -> Iterator[Kind]:
     """Give one launcher after the other."""
@@ -107,6 +112,11 @@ def kind(request: pytest.FixtureRequest, script: Path) -> Iterator[Kind]:
         env = ("wobble==1.0",)
         puppet = WorkerSpec({"PUPPET": "1"}, env=env)
         yield Kind(name, LocalLauncher(), puppet, WorkerSpec(real, env=env))
+        return
+    if name == "served":
+        with serving() as server:
+            made = ServedLauncher(identity(), server.path)
+            yield Kind(name, made, WorkerSpec(python=script), WorkerSpec(real), server.end_waiting)
         return
     launcher: Launcher = LocalLauncher()
     if name == "ray":
@@ -132,6 +142,7 @@ def slot(kind: Kind, mark: str, tmp_path: Path) -> Iterator[Slot]:
     yield slot
     slot.give_back()
     slot.end()
+    kind.forget()
     assert until(lambda: not alive(mark), 10), alive(mark)
 
 

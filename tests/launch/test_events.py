@@ -8,6 +8,7 @@ import builders
 import pytest
 
 from harness.launch.events import (
+    Checked,
     Described,
     Event,
     Failed,
@@ -53,6 +54,7 @@ EVENTS = {
             ),
         ),
     ),
+    protocol.CHECKED: ({"changed": ["x.py"]}, Checked("checked", ("x.py",))),
     protocol.UNVERIFIED: ({"reason": "no GPU"}, Unverified("unverified", "no GPU")),
     protocol.FAILED: (
         {"reason": "KeyError: 'x'", "traceback": "Traceback"},
