@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from harness.commands.output import complain, say, write_text
 from harness.commands.parser import Command, at_least_one, run_of, store_of
 from harness.errors import UsageError
+from harness.scenario.project import FILE
 
 if TYPE_CHECKING:
     from harness.judge.trends import Series, Silent, Trend
@@ -41,6 +42,11 @@ def history(arguments: argparse.Namespace) -> int:
     they stay inside the tolerance. Cases without recent results are listed, and so is how far each
     replaced baseline lies from the first one.
     """
+    if not arguments.folder:
+        raise UsageError(
+            "which history? name a folder or a URL, or set `history` under [tool.harness] in "
+            f"{arguments.project.root / FILE}"
+        )
     if arguments.add:
         add_to_history(arguments.folder, [run_of(run) for run in arguments.add])
         return 0
@@ -159,7 +165,12 @@ def _write_html(path: Path, found: Found) -> None:
 
 
 def _options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", metavar="DIR", help="the history: a folder, or an fsspec URL")
+    parser.add_argument(
+        "folder",
+        nargs="?",
+        metavar="DIR",
+        help="the history: a folder, or an fsspec URL (default: `history` of [tool.harness])",
+    )
     parser.add_argument(
         "--add", nargs="+", metavar="RUN", help="only add these runs to it, by their folders"
     )

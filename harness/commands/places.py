@@ -38,8 +38,9 @@ def _fill_in_places(arguments: argparse.Namespace, here: Path, project: Project)
     if arguments.baselines is None:
         named = places.baselines or projects.BASELINES
         arguments.baselines = seen_from(here, project.root, named)
-    if getattr(arguments, "history", "") is None:
-        arguments.history = seen_from(here, project.root, places.history) or None
+    for name in ("history", "folder"):  # the option of `run`, and what `history` is about
+        if getattr(arguments, name, "") is None:
+            setattr(arguments, name, seen_from(here, project.root, places.history) or None)
     arguments.runs_in = seen_from(here, project.root, places.runs or projects.RUNS)
 
 

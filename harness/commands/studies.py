@@ -401,6 +401,9 @@ def _explanation(
     if tolerance is not None and not tolerance.exact:
         by_value = first_difference.by_value(outcome.local, outcome.free, tolerance)
         found = replace(found, by_value=by_value)
+    if outcome.reason is Reason.SCENARIO_EDITED:
+        note = "the scenario was edited after the baseline, and both sides run as it is now"
+        found = replace(found, notes=(note, *found.notes))
     found = replace(found, edits=outcome.edits)
     return found, list_changes(actual.environment, expected.environment)
 

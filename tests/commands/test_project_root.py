@@ -183,3 +183,17 @@ def test_results_are_json_that_names_files_from_the_root(shop, monkeypatch: pyte
     done = shop.harness("run", "--json")
     ((outcome,),) = [each["outcomes"] for each in json.loads(done.out)["runs"]]
     assert (outcome["path"], outcome["store"]) == ("scenarios/digits.yaml", "baselines")
+
+
+def test_the_history_of_the_project_is_shown_unasked(shop, monkeypatch: pytest.MonkeyPatch):
+    """`run` adds itself to it; without one, the message says where to name one."""
+    shop.recorded()
+    refused = shop.harness("history")
+    assert refused.code == 2
+    assert f"under [tool.harness] in {shop.root / 'pyproject.toml'}" in refused.err
+    (shop.root / "pyproject.toml").write_text("[tool.harness]\nhistory = 'nights'\n")
+    monkeypatch.chdir(shop.root / "scenarios")
+    assert shop.harness("run").code == 0
+    assert (shop.root / "nights").is_dir()
+    done = shop.harness("history")
+    assert (done.code, "digits[cpu-float32]" in done.out) == (0, True)
