@@ -23,6 +23,7 @@ from harness.records import Device, Drift, Outcome, Reason
 from harness.report.advice import ACCEPTABLE
 from harness.scenario.given import Bounds, GivenSpec, of_array, of_pipeline
 from harness.scenario.model import Case, Scenario
+from harness.scenario.project import BASELINES, RUNS, project_at, seen_from
 from harness.scenario.reading import read_all
 from harness.scenario.select import select
 from harness.session import Session, WhenEvaluated, to_record
@@ -30,12 +31,11 @@ from harness.store.baselines import Store
 from harness.store.recording import Recording
 from harness.store.run_folder import new_run
 from harness.store.shared_baselines import open_store
+from harness.store.shared_folder import is_url
 from harness.study.accepting import FIRST_RECORDING, lacks_baseline, put_in_store
 
 if TYPE_CHECKING:
     from harness.records import Array
-
-BASELINES = "baselines"
 
 PathOrText = str | Path
 
@@ -66,22 +66,22 @@ def load(path: PathOrText) -> list[Scenario]:
 
 
 def run(
-    chosen: Chosen = "scenarios",
+    chosen: Chosen | None = None,
     *,
     keyword: str = "",
     device: str | None = None,
-    baselines: PathOrText = BASELINES,
+    baselines: PathOrText | None = None,
     out: PathOrText | None = None,
     jobs: int = 1,
 ) -> list[Outcome]:
     """Run cases and judge them, as `harness run` does.
 
     Args:
-        chosen: Paths, scenarios or cases, or one of them.
+        chosen: Paths, scenarios or cases, or one of them; by default all of the project.
         keyword: Only cases that this expression admits, as for `-k`.
         device: Only cases on this device, such as `cpu`.
-        baselines: The store.
-        out: The run's folder; by default a new one below `runs/`.
+        baselines: The store; by default that of the project.
+        out: The run's folder; by default a new one below the project's `runs/`.
         jobs: How many workers run at once.
 
     Returns:
@@ -92,26 +92,26 @@ def run(
         UsageError: Nothing is chosen, or another run is writing into `out`.
     """
     cases = _cases(chosen, keyword, device)
-    return _run(cases, open_store(str(baselines)), out, jobs).outcomes
+    return _run(cases, _store(baselines), out, jobs).outcomes
 
 
 def record(
-    chosen: Chosen = "scenarios",
+    chosen: Chosen | None = None,
     *,
     keyword: str = "",
     device: str | None = None,
-    baselines: PathOrText = BASELINES,
+    baselines: PathOrText | None = None,
     out: PathOrText | None = None,
     reason: str = FIRST_RECORDING,
 ) -> list[Path]:
     """Run cases and write the baselines that this machine's class lacks, as `harness record` does.
 
     Args:
-        chosen: Paths, scenarios or cases, or one of them.
+        chosen: Paths, scenarios or cases, or one of them; by default all of the project.
         keyword: Only cases that this expression admits, as for `-k`.
         device: Only cases on this device.
-        baselines: The store.
-        out: The run's folder; by default a new one below `runs/`.
+        baselines: The store; by default that of the project.
+        out: The run's folder; by default a new one below the project's `runs/`.
         reason: Kept in each baseline.
 
     Returns:
@@ -125,7 +125,7 @@ def record(
     """
     cases = [case for case in _cases(chosen, keyword, device) if case.scenario.needs_baseline]
     asked = [to_record(case) for case in cases]
-    session = _run(asked, open_store(str(baselines)), out, 1, WhenEvaluated.NEVER)
+    session = _run(asked, _store(baselines), out, 1, WhenEvaluated.NEVER)
     outcomes = {outcome.case: outcome for outcome in session.outcomes}
     return [
         put_in_store(session.store, case, Recording.read(session.folder(case)), reason)
@@ -156,7 +156,7 @@ def check(  # noqa: PLR0913 (keywords, each with a default)
     baseline: str,
     tolerance: Bounds | None = None,
     seed: int | Sequence[int] = 0,
-    baselines: PathOrText = BASELINES,
+    baselines: PathOrText | None = None,
     update: bool = False,
     accept: str = "",
 ) -> Outcome:
@@ -169,7 +169,7 @@ def check(  # noqa: PLR0913 (keywords, each with a default)
         tolerance: Cross-class bounds: `rel_l2`, `l_inf`, and of a pipeline `local_rel_l2` and
             `local_l_inf`. On a machine of the baseline's class the same bits are owed.
         seed: Of the generator, or of one for each image of a batch, where `call` has none.
-        baselines: The store.
+        baselines: The store; by default that of the project.
         update: Write the baseline where there is none.
         accept: Why the baseline is replaced where this run drifted; empty to replace none.
 
@@ -187,7 +187,7 @@ def check(  # noqa: PLR0913 (keywords, each with a default)
         given = of_pipeline(value, call, spec, seed=seed)
     with (
         TemporaryDirectory(prefix="harness-") as folder,
-        Session(open_store(str(baselines)), Path(folder)) as session,
+        Session(_store(baselines), Path(folder)) as session,
     ):
         outcome = session.run(given.case, InProcessSlot(given.objects))
         reason = accept if outcome.reason in ACCEPTABLE else ""
@@ -207,7 +207,7 @@ def _run(
     evaluated: WhenEvaluated = WhenEvaluated.CHEAP,
 ) -> Session:
     """Run cases, and return the closed session with the outcomes in the order of the cases."""
-    folder = new_run() if out is None else Path(out)
+    folder = _new_run() if out is None else Path(out)
     with Session(store, folder, evaluated=evaluated) as session:
         session.run_all(cases, jobs, lambda _: None)
     order = {case.id: index for index, case in enumerate(cases)}
@@ -215,7 +215,32 @@ def _run(
     return session
 
 
-def _cases(chosen: Chosen, keyword: str, device: str | None) -> list[Case]:
+def _store(named: PathOrText | None) -> Store:
+    """Return the store that was named, or else that of the project of the working directory."""
+    if named is not None:
+        return open_store(str(named))
+    here = Path.cwd()
+    project = project_at(here)
+    return open_store(seen_from(here, project.root, project.places.baselines or BASELINES))
+
+
+def _new_run() -> Path:
+    """Make the folder of a new run: below that of the project, where it is no URL."""
+    here = Path.cwd()
+    project = project_at(here)
+    runs = project.places.runs
+    return new_run(Path(seen_from(here, project.root, RUNS if is_url(runs) else runs or RUNS)))
+
+
+def _all_scenarios() -> list[Path]:
+    """Return the folders of the project's scenarios."""
+    here = Path.cwd()
+    project = project_at(here)
+    return [Path(seen_from(here, project.root, folder)) for folder in project.scenarios]
+
+
+def _cases(chosen: Chosen | None, keyword: str, device: str | None) -> list[Case]:
+    chosen = _all_scenarios() if chosen is None else chosen
     one = isinstance(chosen, str | Path | Scenario | Case)
     given = [chosen] if one else list(chosen)  # type: ignore[arg-type]
     if all(isinstance(each, Case) for each in given):

@@ -47,6 +47,20 @@ def test_what_was_recorded_runs_identically(shop):
     assert [each.case for each in harness.run(keyword="other")] == ["y[cpu-float32]"]
 
 
+def test_a_notebook_below_the_root_takes_the_project_s_folders(shop, monkeypatch):
+    """Scenarios, baselines and runs are those of the project, as on the command line."""
+    shop.scenario("x")
+    notebooks = shop.root / "notebooks"
+    notebooks.mkdir()
+    monkeypatch.chdir(notebooks)
+    (written,) = harness.record()
+    assert written.is_relative_to(shop.root / "baselines" / "x")
+    assert [each.verdict for each in harness.run()] == [Verdict.IDENTICAL]
+    made = harness.check(np.ones(2), baseline="ones", update=True)
+    assert (made.verdict, (shop.root / "baselines" / "ones").is_dir()) == (Verdict.MISSING, True)
+    assert list(notebooks.iterdir()) == []
+
+
 def test_mistakes_are_raised_and_nothing_runs(shop):
     """As the errors that the command line prints."""
     shop.scenario("x", seed="one")
