@@ -25,7 +25,7 @@ from harness.study.overhead import Overhead
 
 PAGE = Path(__file__).parents[2] / "docs" / "command-line.md"
 # Commands that print no table.
-WITHOUT_TABLE = {"record", "copy", "init", "new"}
+WITHOUT_TABLE = {"record", "copy", "init", "new", "serve"}
 
 
 def table(printed: str) -> list[list[str]]:
