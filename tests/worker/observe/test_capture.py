@@ -232,3 +232,14 @@ def test_what_a_baseline_holds_is_kept_even_if_nobody_reads_it(recorder: Recorde
     capture.on_stage(Stage("text", 0), {}, torch.zeros(2))
     capture.on_stage(Stage("text", 1), {}, torch.zeros(2))
     assert list(capture.tensors()) == ["stage/text#0/0"]
+
+
+def test_a_result_is_kept_as_the_stage_returned_it():
+    """Kandinsky zeroes embeddings in place before the next stage: the bound on them was 12."""
+    view = SimpleNamespace(scheduler_configuration=lambda: {"scheduler": {}})
+    capture = Capture(view)  # type: ignore[arg-type]
+    result = torch.ones(2, 3)
+    capture.on_stage(Stage("text_encoder", 0), {}, {"states": result})
+    result.zero_()
+    capture.on_stage(Stage("unet", 0), {"states": result}, {"sample": torch.ones(1)})
+    assert torch.equal(capture.tensors()["stage/text_encoder#0/states"], torch.ones(2, 3))
