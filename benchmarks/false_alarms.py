@@ -86,7 +86,7 @@ def _checks(session: Session, case: Case, base: Recording, tolerance: Tolerance)
         for check in check_output(name, moved, tolerance)
     ]
     forced = session.record(teacher_forced(case, base), folder=session.out / "teacher-forced")
-    local = check_local(drift.of_stages(forced, base), tolerance)
+    local = check_local(drift.of_teacher_forced(forced, base), tolerance)
     return [*found, *(each.check for each in local)]
 
 

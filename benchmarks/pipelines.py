@@ -340,7 +340,7 @@ def measure_tolerances(results: Results, batch: Sequence[Pipeline]) -> dict[str,
                     perturbations=PERTURBATIONS,
                     on_step=lambda _: None,
                 )
-                bounds = measured.bounds_for(case.scenario.tolerances)
+                bounds = measured.bounds()
                 write_tolerance(pipeline.scenario, bounds, measured.evidence())
             except HarnessError as error:
                 found[pipeline.name] = Result("error", passes=False, why=str(error))

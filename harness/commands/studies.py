@@ -140,10 +140,13 @@ def _runs(case: Case, arguments: argparse.Namespace, platforms: int) -> int:
     """Return how many runs a calibration takes.
 
     Each seed runs once as what others are compared with. Each perturbation, and each platform with
-    each seed, then runs free, teacher-forced, and for each image alone.
+    each seed, then runs teacher-forced; where images of a batch are held against each other, also
+    free and for each image alone.
     """
+    from harness.study.calibrate import runs_of
+
     compared = arguments.perturbations + arguments.seeds * platforms
-    return int(arguments.seeds + (2 + len(case.scenario.single_images)) * compared)
+    return int(arguments.seeds + runs_of(case) * compared)
 
 
 def _write_calibration(store: Store, case: Case, found: Calibration) -> list[str]:
@@ -158,7 +161,7 @@ def _write_calibration(store: Store, case: Case, found: Calibration) -> list[str
     check_writable(case, found)
     path = case.scenario.path
     evidence = replace(found.evidence(), fingerprint=case.scenario.fingerprint)
-    write_tolerance(path, found.bounds_for(case.scenario.tolerances), evidence)
+    write_tolerance(path, found.bounds(), evidence)
     wrote = [str(path)]
     for baseline in store.files(case.scenario.name, case.key):
         store.annotate(baseline, evidence=evidence)

@@ -83,7 +83,7 @@ def hold(
     if other:
         return _other_structure(draft, other)
     if teacher_forced is not None:
-        draft = replace(draft, local=drift.of_stages(teacher_forced, expected))
+        draft = replace(draft, local=drift.of_teacher_forced(teacher_forced, expected))
     if same_bits(actual, expected):
         outputs = {name: drift.none_of(output) for name, output in expected.outputs.items()}
         return _concluded(replace(draft, same_bits=True, outputs=outputs))

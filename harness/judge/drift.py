@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from harness.records import Drift, StageDrift
+from harness.records import OUTPUT, Drift, Stage, StageDrift
 
 if TYPE_CHECKING:
     from harness.records import Array
@@ -277,6 +277,18 @@ class _NoValue:
     channel_bias: float = math.nan
 
 
+def of_teacher_forced(actual: Observed, expected: Observed) -> tuple[StageDrift, ...]:
+    """Return the local drift of every stage, and of the code after the last one.
+
+    The run `actual` got every tensor that `expected` kept. So its outputs are made of the
+    baseline's own last stage, and their drift, under the stage `OUTPUT`, is of this code alone.
+    """
+    outputs = tuple(
+        _stage_drift(OUTPUT, name, moved) for name, moved in of_outputs(actual, expected).items()
+    )
+    return of_stages(actual, expected) + outputs
+
+
 def of_stages(
     actual: Observed, expected: Observed, *, only_kept: bool = False
 ) -> tuple[StageDrift, ...]:
@@ -301,15 +313,17 @@ def of_stages(
             moved: Drift | _NoValue = measure(tensor, expected_tensor)
         else:
             moved = _NoValue()
-        found.append(
-            StageDrift(
-                stage,
-                key,
-                moved.l_inf,
-                moved.rel_l2,
-                gain=moved.gain,
-                bias=moved.bias,
-                channel_bias=moved.channel_bias,
-            )
-        )
+        found.append(_stage_drift(stage, key, moved))
     return tuple(found)
+
+
+def _stage_drift(stage: Stage, key: str, moved: Drift | _NoValue) -> StageDrift:
+    return StageDrift(
+        stage,
+        key,
+        moved.l_inf,
+        moved.rel_l2,
+        gain=moved.gain,
+        bias=moved.bias,
+        channel_bias=moved.channel_bias,
+    )

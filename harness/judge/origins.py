@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from harness.judge import first_difference
-from harness.records import Check, Difference, DifferenceKind, Stage
+from harness.records import OUTPUT, Check, Difference, DifferenceKind, Stage
 from harness.store.recording import Observed
 
 # Differences of the order of stages: they come of no stage, but of the code between them.
@@ -60,8 +60,7 @@ def cross_class(
         expected: The baseline, of another numerics class.
         over: The checks on local drift that failed.
     """
-    stages = [_stage_of(check.subject) for check in over]
-    outside = [_stage_output(stage) for stage in stages if stage is not None]
+    outside = filter(None, (_outside(check.subject) for check in over))
     found = _one_of_each([*_started_from(actual, expected), *outside])
     return tuple(found) or _first(actual, expected)
 
@@ -107,12 +106,16 @@ def _stage_output(stage: Stage) -> Difference:
     return Difference(kind, str(stage))
 
 
-def _stage_of(subject: str) -> Stage | None:
-    """Return the stage of a tensor such as `scheduler.step#3/sample`; None for no stage's name."""
+def _outside(subject: str) -> Difference | None:
+    """Return that a tensor such as `scheduler.step#3/sample` differs; None for no stage's name."""
+    name, _, tensor = subject.partition("/")
     try:
-        return Stage.parse(subject.partition("/")[0])
+        stage = Stage.parse(name)
     except ValueError:
         return None
+    if stage == OUTPUT:
+        return Difference(DifferenceKind.OUTPUTS, "", (tensor,))
+    return _stage_output(stage)
 
 
 def _first(actual: Observed, expected: Observed) -> tuple[Difference, ...]:

@@ -11,6 +11,7 @@ from harness.judge import first_difference
 from harness.judge.expectations import Held
 from harness.judge.origins import component_of
 from harness.records import (
+    OUTPUT,
     AccuracyReason,
     AccuracyVerdict,
     Against,
@@ -30,6 +31,7 @@ from harness.records import (
     StageAccuracy,
 )
 from harness.scenario.model import Reference
+from harness.scenario.tolerance import LOCAL_METRICS
 
 SHOWN_FILES = 5  # of a package whose source changed; the rest is counted
 
@@ -61,14 +63,20 @@ def measured(check: Check) -> str:
         return f"structure of {check.subject}"
     if check.metric is Metric.STAGE_COUNT:
         return "count of stages"
-    if check.metric in (Metric.LOCAL_L_INF, Metric.LOCAL_REL_L2):
-        return f"local {check.metric.removeprefix('local_')} of {check.subject}"
+    if check.metric in LOCAL_METRICS:
+        return f"local {check.metric.removeprefix('local_')} of {_local_subject(check.subject)}"
     subject = check.subject
     if check.against is Against.SAME_IMAGE_ALONE:
         subject = f"{subject} against the same image alone:"
     if check.against is Against.FIRST_IMAGE:
         subject = f"{subject} against {subject.split('[')[0]}[0]:"
     return f"{subject} {check.metric}"
+
+
+def _local_subject(subject: str) -> str:
+    """Return what a local check is about; of an output, it is the code after the last stage."""
+    stage, _, name = subject.partition("/")
+    return f"{name}, after the last stage" if stage == str(OUTPUT) else subject
 
 
 def exceeded(check: Check) -> str:

@@ -192,7 +192,7 @@ class _Judgement:
             self._show_drift(match)
             return self._decided(Verdict.INCOMPARABLE, Reason.OTHER_STRUCTURE, other)
         if teacher_forced is not None:
-            local = drift.of_stages(teacher_forced, expected)
+            local = drift.of_teacher_forced(teacher_forced, expected)
             self._draft = replace(self._draft, local=local)
         return self._compared(match, teacher_forced)
 

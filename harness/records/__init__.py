@@ -16,7 +16,7 @@ from harness.records.appearances import (
     PixelChange,
     StructuralSimilarity,
 )
-from harness.records.cases import Device, Dtype, Stage, Target, case_key
+from harness.records.cases import OUTPUT, Device, Dtype, Stage, Target, case_key
 from harness.records.costs import Conditions, Cost, CostFigures, CostReason, CostVerdict
 from harness.records.differences import (
     Change,
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 Facts = Mapping[str, object]
 
 __all__ = [
+    "OUTPUT",
     "AccuracyReason",
     "AccuracyVerdict",
     "Against",

@@ -85,4 +85,9 @@ class Stage:
     @property
     def has_modules(self) -> bool:
         """Whether it is the call of a component, which has modules inside."""
-        return not self.is_noise and not self.is_scheduler_step
+        return not self.is_noise and not self.is_scheduler_step and self != OUTPUT
+
+
+# Stands for the code after the last stage in a teacher-forced run: the pipeline's own, which makes
+# the outputs of what the last stage returned.
+OUTPUT = Stage("output", 0)

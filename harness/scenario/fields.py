@@ -108,12 +108,22 @@ _WHOLE = Number(least=0, whole=True)
 _FREE = {"l_inf": _AT_LEAST_ZERO, "rel_l2": _AT_LEAST_ZERO}
 _LOCAL = Either(_AT_LEAST_ZERO, Table(_AT_LEAST_ZERO))  # one bound, or one for each kind of stage
 _BOUNDS = Record(
-    {**_FREE, "local_l_inf": _LOCAL, "local_rel_l2": _LOCAL},
+    {
+        **_FREE,
+        "local_l_inf": _LOCAL,
+        "local_rel_l2": _LOCAL,
+        "local_gain": _LOCAL,
+        "local_bias": _LOCAL,
+        "local_channel_bias": _LOCAL,
+    },
     help={
         "l_inf": "largest difference of any element, in the output's unit",
         "rel_l2": "L2 norm of the difference over the L2 norm of the baseline",
         "local_l_inf": "l_inf of each stage, teacher-forced: one bound, or one per kind",
         "local_rel_l2": "rel_l2 of each stage, teacher-forced: one bound, or one per kind",
+        "local_gain": "how far a stage's tensor is scaled as a whole: a ratio",
+        "local_bias": "mean difference of a stage's tensor, over the RMS of the baseline's",
+        "local_channel_bias": "the same of the channel that is shifted farthest",
     },
 )
 _CROSS_CLASS = Either(Text((EXACT,)), replace(_BOUNDS, filled=True))

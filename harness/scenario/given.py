@@ -12,18 +12,18 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from harness.errors import UsageError
-from harness.records import Device, Dtype, Facts, Metric, Target
+from harness.records import Device, Dtype, Facts, Target
 from harness.scenario.fields import Determinism, Expectation, Generator
 from harness.scenario.model import Case, CostBounds, Scenario
 from harness.scenario.reading import NAME
-from harness.scenario.tolerance import FREE_METRICS, Tolerance, Tolerances
+from harness.scenario.tolerance import FREE_METRICS, LOCAL_METRICS, Tolerance, Tolerances
 from harness.scenario.weights import Checkpoint, CheckpointKind
 
 LONGEST_NAME = 150  # a file system takes 255 bytes, and a run's folders add to a name
 GENERATOR = "generator"
 VALUE = "value"  # the name by which a case refers to its pipeline or array
 ONE_RUN = CostBounds(rounds=1)
-BOUNDS = "l_inf, rel_l2, local_l_inf and local_rel_l2"
+BOUNDS = ", ".join((*FREE_METRICS, *LOCAL_METRICS))
 
 Bounds = Mapping[str, float | Mapping[str, float]]
 
@@ -148,7 +148,7 @@ def _tolerance(bounds: Bounds) -> Tolerance:
         raise UsageError(f"expected bounds among {BOUNDS}, found {', '.join(bounds)}") from None
     numbers = [*found.free.values()]
     numbers += [bound for by_stage in found.local.values() for bound in by_stage.values()]
-    if found.metrics - {*FREE_METRICS, Metric.LOCAL_L_INF, Metric.LOCAL_REL_L2}:
+    if found.metrics - {*FREE_METRICS, *LOCAL_METRICS}:
         raise UsageError(f"expected bounds among {BOUNDS}, found {', '.join(bounds)}")
     if not all(number >= 0 for number in numbers):  # NaN is not
         raise UsageError(f"expected bounds >= 0, found {dict(bounds)}")

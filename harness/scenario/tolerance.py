@@ -1,7 +1,8 @@
 """Tolerances as types: the bounds of a scenario, the evidence behind them, and their keys.
 
-A bound on `l_inf` or `local_l_inf` is in the unit of the tensor; one on `rel_l2` or `local_rel_l2`
-is a ratio. `judge/drift.py` has the formulas. A drift equal to its bound is inside.
+A bound on `l_inf` or `local_l_inf` is in the unit of the tensor; every other one is a ratio, and
+holds the size of its figure, without the sign. `judge/drift.py` has the formulas. A drift equal to
+its bound is inside.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ EXACT = "identical"  # the word in YAML for a tolerance that admits no differenc
 NO_WORSE = "no-worse"  # the word in YAML for a contract on accuracy
 LOOSE = 4  # a bound may be this many times the one that calibration derived, without a reason
 FREE_METRICS = (Metric.REL_L2, Metric.L_INF)
-LOCAL_METRICS = (Metric.LOCAL_REL_L2, Metric.LOCAL_L_INF)
+# What rounding moves little, because it moves elements up and down alike.
+SYSTEMATIC_METRICS = (Metric.LOCAL_GAIN, Metric.LOCAL_BIAS, Metric.LOCAL_CHANNEL_BIAS)
+LOCAL_METRICS = (Metric.LOCAL_REL_L2, Metric.LOCAL_L_INF, *SYSTEMATIC_METRICS)
 
 # Bounds as YAML holds them: numbers by metric, or for a local metric numbers by stage pattern.
 YamlBounds = Mapping[str, float | Mapping[str, float]]

@@ -272,7 +272,7 @@ def _checks(
         for name, moved in drift.of_outputs(free, base).items()
         for check in check_output(name, moved, tolerance)
     ]
-    local = drift.of_stages(teacher_forced, base)
+    local = drift.of_teacher_forced(teacher_forced, base)
     checks += [each.check for each in check_local(local, tolerance)]
     if len(free.stages) != len(base.stages):
         count, bound = float(len(free.stages)), float(len(base.stages))

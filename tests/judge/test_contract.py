@@ -104,7 +104,7 @@ def test_local_bounds_are_held_in_a_teacher_forced_run_of_the_variant(made):
     assert not contract.wants_teacher_forcing(variant(LOOSE).scenario.contract, actual, expected)
     forced = made(**moved(kept={"scheduler.step#0/prev_sample": MOVED}))
     held = contract.hold(case, actual, expected, forced)
-    (drift,) = [each for each in held.local if not each.stage.is_noise]
+    (drift,) = [each for each in held.local if each.stage.is_scheduler_step]
     assert held.state is ContractState.HOLDS
     assert 7e-4 < drift.rel_l2 < 8e-4
     tight = contract.hold(variant({"local_rel_l2": 1e-4}), actual, expected, forced)

@@ -29,6 +29,7 @@ from harness.records import (
 )
 from harness.scenario.fields import Expectation
 from harness.scenario.model import Reference
+from harness.scenario.tolerance import LOCAL_METRICS
 
 OWN, REFERENCE = builders.judged_by(), builders.judged_by("cpu-b", same_class=False)
 OVER = Check("image", Metric.REL_L2, 2e-3, 1e-3)
@@ -292,8 +293,10 @@ def test_every_metric_is_named_in_a_check_s_words(metric):
     """A local metric is named by what it measures, of which stage."""
     words = reasons.measured(Check("unet#0/sample", metric, 1.0, 0.5))
     special = {
-        Metric.LOCAL_L_INF: "local l_inf of unet#0/sample",
-        Metric.LOCAL_REL_L2: "local rel_l2 of unet#0/sample",
+        **{
+            local: f"local {local.removeprefix('local_')} of unet#0/sample"
+            for local in LOCAL_METRICS
+        },
         Metric.STRUCTURE: "structure of unet#0/sample",
         Metric.STAGE_COUNT: "count of stages",
     }

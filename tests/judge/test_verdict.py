@@ -19,6 +19,8 @@ from harness.records import (
     Comparison,
     CostReason,
     CostVerdict,
+    Difference,
+    DifferenceKind,
     Drift,
     Effect,
     JudgedBy,
@@ -513,7 +515,19 @@ def test_each_stage_is_held_against_its_local_bound_on_the_baseline_s_inputs(mad
     outcome = judge(case, made(**moved()), match, [], forced)
     assert (outcome.verdict, outcome.message) == (verdict, message)
     names = [drift.name for drift in outcome.local]
-    assert names == ["noise#0", "unet#0/sample", "scheduler.step#0/sample"]
+    assert names == ["noise#0", "unet#0/sample", "scheduler.step#0/sample", "output#0/image"]
+
+
+def test_the_code_after_the_last_stage_is_held_against_a_bound_of_its_own(made):
+    """The teacher-forced run's outputs are made of the baseline's own last stage."""
+    match = builders.match(made(letter="b", kept=KEPT), same_class=False)
+    case = builders.case(tolerance={"cross-class": {"local_rel_l2": {"output": 1e-7}}})
+    plain = judge(case, made(**moved()), match, [], made(kept=KEPT))
+    assert plain.verdict is Verdict.WITHIN
+    outcome = judge(case, made(**moved()), match, [], made(**moved(kept=KEPT)))
+    assert outcome.verdict is Verdict.DRIFTED
+    assert outcome.message.startswith("local rel_l2 of image, after the last stage = 0.000713")
+    assert outcome.origins == (Difference(DifferenceKind.OUTPUTS, "", ("image",)),)
 
 
 def test_a_local_bound_without_the_teacher_forced_run_does_not_pass(made):
