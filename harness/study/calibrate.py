@@ -51,9 +51,9 @@ if TYPE_CHECKING:
 
 # A bound is at least this many times the median effect of a perturbation by one unit in the last
 # place, and at least this many times the worst drift of any platform. Both were chosen; what they
-# admit was measured: with less than five, the bounds that follow without one platform do not admit
-# that one. Source: docs/measurements/systematic.md.
-OVER_NOISE = 5.0
+# admit was measured: with five, one of 604 comparisons of unseen seeds was a false alarm. Source:
+# docs/measurements/systematic.md.
+OVER_NOISE = 8.0
 OVER_WORST = 2.0
 # A stage whose bound would be more than this many times the median of its kind, such as a badly
 # conditioned first step, gets a bound of its own.
