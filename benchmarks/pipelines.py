@@ -62,7 +62,7 @@ from harness.session import Session
 from harness.store.baselines import Store
 from harness.store.recording import Recording
 from harness.store.run_folder import read_results
-from harness.study.calibrate import calibrate
+from harness.study.calibrate import Effort, calibrate
 from harness.study.platforms import PLATFORMS
 from harness.worker.files import write_file
 
@@ -336,8 +336,7 @@ def measure_tolerances(results: Results, batch: Sequence[Pipeline]) -> dict[str,
                     session,
                     case,
                     platforms,
-                    seeds=SEEDS,
-                    perturbations=PERTURBATIONS,
+                    effort=Effort(SEEDS, PERTURBATIONS),
                     on_step=lambda _: None,
                 )
                 bounds = measured.bounds()

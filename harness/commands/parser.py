@@ -31,6 +31,8 @@ STRICT = "exit 3 if anything asked for could not be verified"
 WARN_ABOVE = 50
 SHOWN_RUNS = 3  # of the project, where a run that was named is not there
 UNTIL = ("identical", "within")  # the words of `study.moves.Until`, which loads numpy
+UNITS = {"s": 1, "m": 60, "h": 3600}  # seconds, by the letter of a duration
+DURATION = re.compile(r"(\d+)([smh])")
 RECORDINGS = "where recordings go (default: runs/ of the project, and the time)"
 
 
@@ -182,6 +184,18 @@ def add_warn_above(parser: argparse.ArgumentParser) -> None:
         metavar="MIB",
         help="warn of a baseline whose tensors take more than this many MiB (default: %(default)s)",
     )
+
+
+def duration(text: str) -> int:
+    """Return the seconds of a duration, such as 90s, 15m or 2h.
+
+    Raises:
+        ArgumentTypeError: It is none.
+    """
+    found = DURATION.fullmatch(text)
+    if found is None or not int(found[1]):
+        raise argparse.ArgumentTypeError(f"expected a duration such as 15m, found {text!r}")
+    return int(found[1]) * UNITS[found[2]]
 
 
 def at_least_one(text: str) -> int:

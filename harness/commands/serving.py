@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import re
 from pathlib import Path
 
 from harness.commands.output import complain, say
-from harness.commands.parser import Command
+from harness.commands.parser import Command, duration
 from harness.errors import UsageError
 
 IDLE = "15m"
-UNITS = {"s": 1, "m": 60, "h": 3600}
-DURATION = re.compile(r"(\d+)([smh])")
 
 
 def serve(arguments: argparse.Namespace) -> int:
@@ -74,22 +71,10 @@ def _asked(path: Path, what: str) -> dict[str, object]:
         raise UsageError("harness serve does not run in this environment") from None
 
 
-def _duration(text: str) -> int:
-    """Return the seconds of a duration, such as 90s, 15m or 2h.
-
-    Raises:
-        ArgumentTypeError: It is none.
-    """
-    found = DURATION.fullmatch(text)
-    if found is None or not int(found[1]):
-        raise argparse.ArgumentTypeError(f"expected a duration such as 15m, found {text!r}")
-    return int(found[1]) * UNITS[found[2]]
-
-
 def _serve_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--idle",
-        type=_duration,
+        type=duration,
         default=IDLE,
         metavar="DURATION",
         help="end after this time without a run, such as 90s, 15m or 2h (default: %(default)s)",

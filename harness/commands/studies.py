@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +29,7 @@ from harness.commands.parser import (
     add_until,
     at_least_one,
     chosen_cases,
+    duration,
     out_of,
     run_of,
     shown_out,
@@ -71,6 +73,8 @@ def calibrate(arguments: argparse.Namespace) -> int:
     from harness.report.study_report import print_calibration
     from harness.report.terminal import console, progress
     from harness.session import Session
+    from harness.study.budget import Budget
+    from harness.study.calibrate import Effort
     from harness.study.calibrate import calibrate as measure
     from harness.study.platforms import platforms_of
 
@@ -95,8 +99,7 @@ def calibrate(arguments: argparse.Namespace) -> int:
             session,
             case,
             platforms,
-            seeds=arguments.seeds,
-            perturbations=arguments.perturbations,
+            effort=Effort(arguments.seeds, arguments.perturbations, Budget(arguments.budget)),
             on_step=step,
         )
     if not arguments.json:
@@ -194,6 +197,14 @@ def _calibrate_options(parser: argparse.ArgumentParser) -> None:
         default=8,
         metavar="N",
         help="perturbations to measure, each by one unit in the last place (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--budget",
+        type=duration,
+        default=math.inf,
+        metavar="DURATION",
+        help="begin nothing that would probably end after this time, such as 10m: every platform "
+        "with one seed first; what was not measured is said, and kept evidence can be added later",
     )
 
 

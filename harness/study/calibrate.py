@@ -43,6 +43,7 @@ from harness.session import Session
 from harness.store.baselines import Baseline
 from harness.store.recording import Observed, Recording
 from harness.study import spread
+from harness.study.budget import Budget
 from harness.study.kept_drifts import DriftKeeper, KeptDrifts
 from harness.study.platforms import Platform, held_together
 
@@ -67,6 +68,7 @@ LAST_PLACE = {
     Dtype.BFLOAT16: 2.0**-7,
 }
 PERTURBATIONS = "perturbations"  # the name of what moved perturbed inputs, among the platforms
+NOT_AFFORDED = "the budget was spent"
 SEED_STRIDE = 1000  # what the seeds of one replica lie above those of the replica before it
 COMPARED_IMAGES = (Expectation.BATCH_EQUALS_SINGLE, Expectation.IDENTICAL_IMAGES)
 
@@ -86,7 +88,7 @@ class Calibration:
         case: The case's id.
         on: The name of the numerics class from which every drift was measured.
         device: The device of `on`.
-        seeds: How many replicas of the case were run, each with seeds of its own.
+        seeds: How many replicas of the case every platform ran, each with seeds of its own.
         perturbations: How many perturbations were run, over the replicas in turn.
         noise: The median drift over perturbations by one unit in the last place. A free run starts
             from a perturbed initial noise; in a teacher-forced run, every tensor that is fed on is
@@ -245,13 +247,30 @@ class Calibration:
         return OVER_WORST * self.last_place if key.kind is Kind.CROSS_CLASS else 0.0
 
 
+@dataclass(frozen=True)
+class Effort:
+    """How much a calibration measures.
+
+    Attributes:
+        seeds: How many replicas are run. Each has seeds of its own, because a second run of the
+            same seeds on the same platform would have the same bits.
+        perturbations: How many perturbations by one unit in the last place are run.
+        budget: How long it may take. Within a limit, one replica is measured on every platform
+            before the next one, and what was not afforded is told: fewer seeds, or platforms that
+            were missed. The first replica's base run is made in any case.
+    """
+
+    seeds: int = 3
+    perturbations: int = 8
+    budget: Budget = field(default_factory=Budget)
+
+
 def calibrate(
     session: Session,
     case: Case,
     platforms: Mapping[str, Platform],
     *,
-    seeds: int,
-    perturbations: int,
+    effort: Effort,
     on_step: Callable[[str], None],
 ) -> Calibration:
     """Measure the noise of a case: perturbed inputs on this platform, then every other platform.
@@ -264,9 +283,7 @@ def calibrate(
         case: The case, on this machine's own settings. In another framework than torch it is held
             against the same case in torch.
         platforms: The platforms to measure, by name.
-        seeds: How many replicas are run. Each has seeds of its own, because a second run of the
-            same seeds on the same platform would have the same bits.
-        perturbations: How many perturbations by one unit in the last place are run.
+        effort: How much is measured.
         on_step: Called with what is being measured.
 
     Raises:
@@ -276,11 +293,16 @@ def calibrate(
     """
     if not case.scenario.needs_baseline:
         raise UsageError(f"{case.id} is expected to vary; there is no tolerance to calibrate")
-    replicas = [_reseeded(case, index) for index in range(seeds)]
-    runs = _Runs(session, case, on_step)
-    bases = [runs.record(_in_torch(each), f"base-{index}") for index, each in enumerate(replicas)]
-    perturbed = _perturbed(runs, replicas, bases, perturbations)
-    elsewhere = _on_platforms(runs, replicas, bases, platforms)
+    runs = _Runs(session, case, on_step, effort.budget)
+    replicas = [_Replica(index, _reseeded(case, index)) for index in range(effort.seeds)]
+    rounds = [[each] for each in replicas] if runs.budget.is_limited else [replicas]
+    bases = [runs.record(_in_torch(replicas[0].case), "base-0")]
+    perturbed: list[Figures] = []
+    elsewhere = Elsewhere({}, {}, frozenset())
+    for each in rounds:
+        bases += _more_bases(runs, each, len(bases))
+        perturbed += _perturbed(runs, each, bases, effort)
+        elsewhere = elsewhere.plus(_on_platforms(runs, each, bases, platforms))
     others = _other_machines(session, case, bases[0], runs.seen)
     measured = elsewhere.measured | {
         baseline.numerics_class.name: [runs.drifts(case, baseline, baseline.path.stem)]
@@ -292,8 +314,8 @@ def calibrate(
         case=case.id,
         on=bases[0].numerics_class.name,
         device=case.target.device,
-        seeds=seeds,
-        perturbations=perturbations,
+        seeds=min((len(each) for each in elsewhere.measured.values()), default=1),
+        perturbations=len(perturbed),
         noise=_medians(perturbed),
         platforms={name: _largest(runs) for name, runs in measured.items()},
         devices=frozenset({case.target.device, *elsewhere.devices}),
@@ -341,9 +363,13 @@ class _Runs:
     Attributes:
         seen: The hashes of the numerics classes that they ran in.
         kept: What an earlier calibration in the same folder had measured already.
+        budget: How long they may take.
     """
 
-    def __init__(self, session: Session, case: Case, on_step: Callable[[str], None]) -> None:
+    def __init__(
+        self, session: Session, case: Case, on_step: Callable[[str], None], budget: Budget
+    ) -> None:
+        self.budget = budget
         self.seen: set[str] = set()
         self.kept: list[KeptDrifts] = []
         self._session = session
@@ -361,7 +387,8 @@ class _Runs:
         key = self._keeper.key(case, base)
         found = self._keeper.get(key)
         if found is None:
-            found = self._measured(case, base, name)
+            with self.budget.step():
+                found = self._measured(case, base, name)
             self._keeper.keep(key, found)
         else:
             self.kept.append(found)
@@ -405,15 +432,42 @@ def _in_torch(case: Case) -> Case:
     return replace(case, scenario=replace(case.scenario, framework=Framework.TORCH))
 
 
+@dataclass(frozen=True)
+class _Replica:
+    """A case with seeds of its own, and which of the replicas it is, from 0."""
+
+    index: int
+    case: Case
+
+
+def _more_bases(runs: _Runs, replicas: Sequence[_Replica], count: int) -> list[Recording]:
+    """Record what replicas are compared with, all but the first `count`, as far as afforded."""
+    found = []
+    for replica in replicas:
+        if replica.index >= count and runs.budget.affords():
+            with runs.budget.step():
+                found.append(runs.record(_in_torch(replica.case), f"base-{replica.index}"))
+    return found
+
+
 def _perturbed(
-    runs: _Runs, replicas: Sequence[Case], bases: Sequence[Recording], perturbations: int
+    runs: _Runs,
+    replicas: Sequence[_Replica],
+    bases: Sequence[Recording],
+    effort: Effort,
 ) -> list[Figures]:
-    """Return the drifts of every perturbation; they take the replicas in turn."""
+    """Return the drifts of the perturbations of replicas, as far as they are afforded.
+
+    All replicas take the perturbations in turn.
+    """
+    by_index = {replica.index: replica for replica in replicas if replica.index < len(bases)}
     measured = []
-    for index in range(perturbations):
-        replica = index % len(replicas)
-        perturbed = replace(_in_torch(replicas[replica]), perturbation=index)
-        measured.append(runs.drifts(perturbed, bases[replica], f"perturbation-{index}"))
+    for index in range(effort.perturbations):
+        replica = by_index.get(index % effort.seeds)
+        if replica is not None and runs.budget.affords():
+            perturbed = replace(_in_torch(replica.case), perturbation=index)
+            base = bases[replica.index]
+            measured.append(runs.drifts(perturbed, base, f"perturbation-{index}"))
     return measured
 
 
@@ -439,19 +493,33 @@ class Elsewhere:
     missed: dict[str, str]
     devices: frozenset[Device]
 
+    def plus(self, other: Elsewhere) -> Elsewhere:
+        """Return this with what other replicas gave; a platform that one ran is not missed."""
+        names = dict.fromkeys((*self.measured, *other.measured))
+        measured = {
+            name: [*self.measured.get(name, []), *other.measured.get(name, [])] for name in names
+        }
+        missed = {
+            name: reason
+            for name, reason in (other.missed | self.missed).items()
+            if name not in measured
+        }
+        return Elsewhere(measured, missed, self.devices | other.devices)
+
 
 def _on_platforms(
     runs: _Runs,
-    replicas: Sequence[Case],
+    replicas: Sequence[_Replica],
     bases: Sequence[Recording],
     platforms: Mapping[str, Platform],
 ) -> Elsewhere:
-    """Return the drifts of each replica on each platform."""
+    """Return the drifts of each replica on each platform, as far as they are afforded."""
 
     def measure(name: str, platform: Platform) -> list[Figures]:
         return [
-            runs.drifts(platform.carry(replica), bases[index], f"{name}-{index}")
-            for index, replica in enumerate(replicas)
+            runs.drifts(platform.carry(each.case), bases[each.index], f"{name}-{each.index}")
+            for each in replicas
+            if each.index < len(bases) and runs.budget.affords()
         ]
 
     return measure_platforms(platforms, measure)
@@ -462,7 +530,8 @@ def measure_platforms(
 ) -> Elsewhere:
     """Measure each platform; a device that is not here is asked once.
 
-    A platform that does not apply to the pipeline is skipped, and named among those missed.
+    A platform that does not apply to the pipeline is skipped, and named among those missed, as is
+    one of which nothing was measured because that was not afforded.
 
     Raises:
         NotRecordedError: A platform that should run here failed.
@@ -474,7 +543,7 @@ def measure_platforms(
         if platform.device in absent:
             continue
         try:
-            measured[name] = measure(name, platform)
+            found = measure(name, platform)
         except NotRecordedError as error:
             is_absent = error.verdict is Verdict.UNVERIFIED
             if not is_absent and not platform.may_not_apply:
@@ -482,6 +551,11 @@ def measure_platforms(
             missed[name] = error.reason
             if is_absent and platform.device is not None:
                 absent.append(platform.device)
+            continue
+        if found:
+            measured[name] = found
+        else:
+            missed[name] = NOT_AFFORDED
     devices = frozenset(filter(None, (platforms[name].device for name in measured)))
     return Elsewhere(measured, missed, devices)
 

@@ -21,7 +21,8 @@ from harness.scenario.reading import read
 from harness.scenario.tolerance import BoundKey, Evidence, Kind, Tolerance, Tolerances
 from harness.scenario.write_tolerance import write_tolerance
 from harness.session import Session
-from harness.study import calibrate, kept_drifts, platforms
+from harness.study import budget, calibrate, kept_drifts, platforms
+from harness.study.budget import Budget
 from harness.study.calibrate import (
     L_INF,
     REL_L2,
@@ -299,10 +300,10 @@ def missed(error: NotRecordedError, platform: Platform) -> dict[str, str]:
     def measure(name: str, platform: Platform) -> Figures:
         if name != "well":
             raise error
-        return {REL_L2: 1.0}
+        return [{REL_L2: 1.0}]
 
     found = measure_platforms({"one": platform, "two": platform, "well": Platform()}, measure)
-    assert found.measured == {"well": {REL_L2: 1.0}}
+    assert found.measured == {"well": [{REL_L2: 1.0}]}
     assert found.devices == frozenset()
     return found.missed
 
@@ -343,7 +344,7 @@ def test_the_evidence_names_the_platforms_that_were_skipped():
 def test_the_devices_on_which_something_was_measured_are_known():
     """By the platforms that ran; the case's own device is none of theirs."""
     found = measure_platforms(
-        {"cuda": CUDA["cuda"], "portable": PLATFORMS["portable"]}, lambda name, platform: {}
+        {"cuda": CUDA["cuda"], "portable": PLATFORMS["portable"]}, lambda name, platform: [{}]
     )
     assert found.devices == {Device.CUDA}
 
@@ -588,3 +589,61 @@ def test_a_case_that_must_vary_has_nothing_to_calibrate(shop):
     done = shop.harness("calibrate", str(shop.scenario(generator="none", expect="varies")))
     assert done.code == 2
     assert "there is no tolerance to calibrate" in done.err
+
+
+class Clock:
+    """A clock that a test sets."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch) -> Clock:
+    """The clock by which budgets are spent."""
+    found = Clock()
+    monkeypatch.setattr(budget.time, "monotonic", found)
+    return found
+
+
+def test_a_budget_affords_what_the_longest_step_so_far_would_take(clock):
+    """Ten seconds: three steps of three seconds, and no fourth one."""
+    spent = Budget(10.0)
+    steps = 0
+    while spent.affords():
+        with spent.step():
+            clock.now += 3.0
+        steps += 1
+    assert steps == 3
+    assert Budget().affords()
+    assert not Budget().is_limited
+
+
+def test_a_budget_measures_every_platform_with_one_seed_first(shop, monkeypatch, clock):
+    """What it did not afford is said, and the evidence counts what was measured."""
+    chosen = {name: PLATFORMS[name] for name in ("aten-default", "onednn-sse41", "threads-2")}
+    monkeypatch.setattr(platforms, "PLATFORMS", chosen)
+    measured = calibrate._Runs._measured
+    ran = []
+
+    def slow(runs, case, base, name):
+        clock.now += 60.0
+        ran.append(name)
+        return measured(runs, case, base, name)
+
+    monkeypatch.setattr(calibrate._Runs, "_measured", slow)
+    path = shop.recorded()
+    options = ("--seeds", "2", "--perturbations", "2", "--write")
+    done = shop.harness("calibrate", str(path), *options, "--budget", "3m")
+    assert ran == ["perturbation-0", "aten-default-0", "onednn-sse41-0"]
+    assert "not measured: threads-2: the budget was spent" in done.out
+    evidence = read(path).tolerances.evidence
+    assert (evidence.platforms, evidence.seeds) == (2, 1)
+    assert evidence.skipped == ("threads-2",)
+    done = shop.harness("calibrate", str(path), *options, "--budget", "4m")
+    assert ran[3:] == ["threads-2-0", "perturbation-1", "aten-default-1", "onednn-sse41-1"]
+    evidence = read(path).tolerances.evidence
+    assert (evidence.platforms, evidence.seeds, evidence.skipped) == (3, 1, ())
