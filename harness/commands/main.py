@@ -25,37 +25,17 @@ from harness.errors import HarnessError, UsageError
 # The commands of each module, in the order of the help. Loading a module takes some 10 ms, so that
 # only the one of the command that was asked for is loaded.
 HOMES: Mapping[str, tuple[str, ...]] = {
-    "starting": (
-        "init",
-        "new",
-    ),
+    "starting": ("init", "new"),
     "serving": ("serve",),
-    "cases": (
-        "list",
-        "run",
-        "record",
-        "env",
-    ),
+    "cases": ("list", "run", "record", "env"),
     "accept": ("accept",),
-    "runs": (
-        "report",
-        "diff",
-    ),
+    "runs": ("report", "diff"),
     "gate": ("gate",),
     "history": ("history",),
     "copies": ("copy",),
-    "studies": (
-        "calibrate",
-        "challenge",
-        "explain",
-        "cost",
-        "bisect",
-    ),
+    "studies": ("calibrate", "challenge", "explain", "cost", "bisect"),
     "upgrade": ("upgrade",),
-    "housekeeping": (
-        "prune",
-        "clean",
-    ),
+    "housekeeping": ("prune", "clean"),
 }
 
 COMPLETING = "_ARGCOMPLETE"  # the variable by which a shell asks for what a line may go on with

@@ -9,7 +9,13 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from harness.scenario.saved_pipeline import UNKNOWN_SIZE, Parameter, SavedPipeline, Size
+from harness.scenario.saved_pipeline import (
+    UNKNOWN_FRAME,
+    UNKNOWN_SIZE,
+    Parameter,
+    SavedPipeline,
+    Size,
+)
 
 PROMPT = "a lighthouse by the sea"
 STEPS = 4  # of the scheduler; fewer where the pipeline's own default is fewer
@@ -90,10 +96,12 @@ def _constant(value: object) -> Make:
     return lambda _saved, _parameter, _size: value
 
 
+VIDEO = "num_frames|video_length"  # what only pipelines of videos take
 OWN_IMAGE = "made by the harness; for a file: {image: inputs/NAME.png}"
 RULES = (
     _Rule("prompt", _prompt),
-    _Rule("(source|target)_prompt|(task|content)_prompt", _prompt, only_required=True),
+    _Rule("(task|content)_prompt", _prompt),
+    _Rule("(source|target)_prompt", _prompt, only_required=True),
     _Rule("image|control_image|pixels", _pattern, OWN_IMAGE),
     _Rule("mask_image", _mask, "white where the image is made anew"),
     _Rule("video|control_video|pose_video|face_video", _frames, OWN_IMAGE),
@@ -105,7 +113,7 @@ RULES = (
     _Rule("height", lambda _saved, _parameter, size: size.height),
     _Rule("width", lambda _saved, _parameter, size: size.width),
     _Rule("use_resolution_binning", _constant(False), "the size stays what it is"),
-    _Rule("num_frames|video_length", _constant(FRAMES), "few, so that a run is short"),
+    _Rule(VIDEO, _constant(FRAMES), "few, so that a run is short"),
     _Rule("audio_(length_in_s|duration|duration_s)", _constant(SECONDS), "seconds of sound"),
     _Rule(r"(\w+_)?num_inference_steps", _steps, "few, so that a run is short"),
 )
@@ -113,7 +121,9 @@ RULES = (
 
 def first_call(saved: SavedPipeline) -> FirstCall:
     """Return a call of a saved pipeline that runs, as far as its configuration tells."""
-    size = saved.size or Size(UNKNOWN_SIZE, UNKNOWN_SIZE)
+    is_video = any(re.fullmatch(VIDEO, parameter.name) for parameter in saved.parameters)
+    side = UNKNOWN_FRAME if is_video else UNKNOWN_SIZE
+    size = saved.size or Size(side, side)
     found: list[Argument] = []
     missing: list[str] = []
     for parameter in saved.parameters:

@@ -101,11 +101,11 @@ def project_of(path: Path) -> Project | None:
     Raises:
         ScenarioError: That table is malformed.
     """
-    for candidate in searched(path.parent):
-        file = candidate / FILE
-        if file.is_file():
-            status = file.stat()
-            found = _read(file, status.st_mtime_ns, status.st_size)
+    for candidate in _searched(str(path.parent)):
+        file = os.path.join(candidate, FILE)  # noqa: PTH118 (as below)
+        if os.path.isfile(file):  # noqa: PTH113 (as below)
+            status = Path(file).stat()
+            found = _read(Path(file), status.st_mtime_ns, status.st_size)
             if found is not None:
                 return found
     return None
@@ -133,12 +133,20 @@ def searched(folder: Path) -> Iterator[Path]:
 
     A repository of git, the home of the user and the root of the file system end the search.
     """
-    folder = folder.resolve()
+    yield from map(Path, _searched(str(folder)))
+
+
+def _searched(folder: str) -> Iterator[str]:
+    """Yield the same as texts: every scenario asks, and a Path takes ten times as long."""
+    candidate = os.path.realpath(folder)
     home = _home()
-    for candidate in (folder, *folder.parents):
+    while True:
         yield candidate
-        if candidate == home or (candidate / ENDS_THE_SEARCH).exists():
+        above = os.path.dirname(candidate)  # noqa: PTH120
+        mark = os.path.join(candidate, ENDS_THE_SEARCH)  # noqa: PTH118
+        if candidate in (home, above) or os.path.exists(mark):  # noqa: PTH110
             return
+        candidate = above
 
 
 def seen_from(here: Path, root: Path, place: str) -> str:
@@ -170,11 +178,12 @@ def named_in_results(name: str) -> Path:
     return project_at(Path.cwd()).root / name
 
 
-def _home() -> Path | None:
+def _home() -> str:
+    """Return the user's home; empty where the user has none."""
     try:
-        return Path.home().resolve()
-    except RuntimeError:  # a user without one
-        return None
+        return os.path.realpath(Path.home())
+    except RuntimeError:
+        return ""
 
 
 # Reading the table.

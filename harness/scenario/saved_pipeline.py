@@ -7,8 +7,10 @@ from typing import NamedTuple
 
 from harness.records import Facts
 
-# Of an image whose pipeline's configuration names no size: enough for every usual division.
+# Pixels of an image, and of a frame, whose pipeline names no size in its configuration. Both can be
+# halved as often as autoencoders do; a video has many frames, and so many more elements.
 UNKNOWN_SIZE = 256
+UNKNOWN_FRAME = 64
 # Components that may say how large the model's images or latents are, the most telling first.
 DENOISERS = ("unet", "transformer", "decoder", "prior", "super_res_first")
 AUTOENCODERS = ("vae", "vqvae", "movq", "vqgan", "video_vae")

@@ -9,7 +9,7 @@ import pytest
 from harness.scenario.first_call import FRAMES, PROMPT, STEPS, first_call
 from harness.scenario.first_scenario import SCHEMA, first_scenario
 from harness.scenario.reading import read
-from harness.scenario.saved_pipeline import UNKNOWN_SIZE, Parameter, SavedPipeline, Size
+from harness.scenario.saved_pipeline import UNKNOWN_FRAME, Parameter, SavedPipeline, Size
 from harness.scenario.weights import Checkpoint, CheckpointKind
 
 VAE = {"block_out_channels": [32, 64, 64, 64]}  # eight pixels per latent
@@ -101,7 +101,7 @@ def test_videos_are_short_and_steps_are_few():
     found = arguments(pipeline)
     assert found["num_frames"] == FRAMES
     assert found["num_inference_steps"] == 2
-    side = UNKNOWN_SIZE
+    side = UNKNOWN_FRAME
     assert found["video"] == [{"pattern": {"size": [side, side]}}] * FRAMES
 
 
