@@ -59,13 +59,13 @@ class Seconds(NamedTuple):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--turns", type=int, default=9)
-    parser.add_argument("--only", default="", help="words that a command's name must contain")
+    parser.add_argument("--only", default="", help="names of commands, between semicolons")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as made:
         root = Path(made)
         commands = prepared(root)
         if arguments.only:
-            names = arguments.only.split(",")
+            names = arguments.only.split(";")
             commands = {name: each for name, each in commands.items() if name in names}
         with serving(root):
             found = in_turn(commands, arguments.turns)
