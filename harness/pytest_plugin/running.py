@@ -194,6 +194,8 @@ def summarize(terminal: Any, config: pytest.Config) -> None:
         terminal.line(f"{len(running.unused)} {what}")
     place = _shown(out) if running.on_its_way is None else running.on_its_way.place
     terminal.line(safe_lines(f"results and recordings: {place}"))
+    if any(outcome.fails for outcome in outcomes):
+        terminal.line(safe_lines(f"pictures: {place}/{REPORT_FILE}"))
     if annotations.wanted(annotations.Annotations.AUTO, os.environ):
         for line in annotations.annotation_lines(runs):
             terminal.line(line)

@@ -161,6 +161,7 @@ def test_a_failure_prints_the_cause_and_what_the_command_line_prints(run: Run, s
             "stale: the baseline belongs to another version of the scenario*",
             "1 case: 1 stale",
             "results and recordings: out",
+            "pictures: out/report.html",
             "FAILED scenarios/x.yaml::x[[]cpu-float32] - stale: the baseline belongs to *",
         ]
     )
