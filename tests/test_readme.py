@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 from clusters import NEEDS_RAY
+from printed import shape_of
 
 from harness.commands.main import COMMANDS, main
 from harness.gate.policy_file import POLICY, REQUIREMENT, read_policy
@@ -60,25 +61,6 @@ def command_of(text: str) -> list[str]:
 def output_of(text: str) -> str:
     """Return what a console's block shows beneath its command."""
     return text.partition("\n")[2]
-
-
-def shape_of(text: str) -> list[str]:
-    """Return the lines of a text in which what differs from machine to machine is alike.
-
-    Those are figures, paths, spacing, the word for cost, and which operators have other bits. Notes
-    are left out, and what a busy machine has to say of the cost.
-    """
-    text = re.sub(r"^cost:\n(  .*\n)+\n", "", text, flags=re.MULTILINE)
-    text = re.sub(r"cpu-\w+-\w+-t\d+-[0-9a-f]{8}", "CLASS", text)
-    text = re.sub(r"(?:/\S*/|runs/)\S+", "RUN", text)
-    words = r"\b(ok|slower|faster|unknown)( x[\d.]+)?(: [a-zA-Z ]+?)?(?=\s+\d+ MiB)"
-    text = re.sub(words, "COST", text)
-    text = re.sub(r"(?<=operators with other bits: ).*", "OPERATORS", text)
-    text = re.sub(r"[-+]?\d[\d.]*(e[-+]\d+)?", "#", text)
-    lines = [" ".join(line.split()) for line in text.strip().splitlines()]
-    # The tests of adapters need accelerate, which a plain install has not.
-    left_out = ("note:", "accelerate unset")
-    return [line for line in lines if not line.startswith(left_out)]
 
 
 def paragraph_of(printed: str) -> str:

@@ -113,7 +113,8 @@ def choose_and_order(config: pytest.Config, items: list[pytest.Item]) -> None:
         UsageError: No case failed in the run that an option names, or it cannot be read.
     """
     device = options.text(config, "device")
-    left = [one for one in items if device and _is_elsewhere(one, device)]
+    chosen = device not in ("", options.ANY)
+    left = [one for one in items if chosen and _is_elsewhere(one, device)]
     failed = _failed_in(options.text(config, "failed-from"))
     left += [
         one

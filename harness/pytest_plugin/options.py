@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 PREFIX = "--harness-"
 PROJECT_FILE = "pyproject.toml"
+ANY = "any"  # as a device: every one
 TABLE = b"[tool.harness"  # what a project file of the harness holds
 FALSE = ("", "0", "false", "no")  # values of the variable `CI` that mean no
 
@@ -71,8 +72,8 @@ def check(config: pytest.Config) -> None:
     """Refuse options that contradict each other, and a project's table with a mistake.
 
     Raises:
-        pytest.UsageError: Baselines would be written by a CI, or replaced without a reason; or
-            `[tool.harness]` is malformed.
+        pytest.UsageError: Baselines would be written by a CI, or replaced without a reason; a
+            device or profile is unknown; or `[tool.harness]` is malformed.
     """
     project_of(config)
     writing = [name for name in WRITING if config.getoption(PREFIX + name)]
@@ -87,6 +88,23 @@ def check(config: pytest.Config) -> None:
         raise pytest.UsageError(
             f"{PREFIX}accept needs {PREFIX}reason TEXT: why the new outputs are right, for "
             "whoever reviews the baselines"
+        )
+    for name in ("device", "profile"):
+        _refuse_unknown(config, name)
+
+
+def _refuse_unknown(config: pytest.Config, name: str) -> None:
+    """Refuse a device or profile that does not exist: no case would have it."""
+    given = text(config, name)
+    if not given:
+        return
+    from harness.records import Device
+    from harness.scenario.fields import Profile
+
+    known = [ANY, *Device] if name == "device" else [*Profile]
+    if given not in known:
+        raise pytest.UsageError(
+            f"{PREFIX}{name}: expected one of {', '.join(map(str, known))}, found {given}"
         )
 
 

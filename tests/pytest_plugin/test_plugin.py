@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from inner import Run, path_of_pytester  # noqa: F401 (the second is a fixture)
+from inner import Run, path_of_pytester, run_in_project  # noqa: F401 (two are fixtures)
 from printed import verdicts
 
 from harness.records import Verdict
@@ -23,24 +23,6 @@ from harness.store.run_folder import RunOwner, read_results
 from harness.store.shared_runs import fetch_run
 
 BOTH = "{device: [cpu, cuda]}"
-
-
-@pytest.fixture
-def run(shop, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Run pytest in this process, in a project of the harness, without traces between runs."""
-    monkeypatch.delenv("CI", raising=False)
-    (shop.root / "pyproject.toml").write_text("[tool.harness]\n", encoding="utf-8")
-
-    without = (
-        "cacheprovider",
-        "benchmark",
-        "unraisableexception",
-    )  # the last collects the garbage of all of torch, five times
-
-    def run(*arguments: str) -> pytest.RunResult:
-        return pytester.runpytest_inprocess(*(f"-pno:{plugin}" for plugin in without), *arguments)
-
-    return run
 
 
 def collected(result: pytest.RunResult) -> list[str]:
