@@ -294,16 +294,9 @@ def calibrate(
     if not case.scenario.needs_baseline:
         raise UsageError(f"{case.id} is expected to vary; there is no tolerance to calibrate")
     runs = _Runs(session, case, on_step, effort.budget)
-    replicas = [_Replica(index, _reseeded(case, index)) for index in range(effort.seeds)]
-    rounds = [[each] for each in replicas] if runs.budget.is_limited else [replicas]
-    bases = [runs.record(_in_torch(replicas[0].case), "base-0")]
-    perturbed: list[Figures] = []
-    elsewhere = Elsewhere({}, {}, frozenset())
-    for each in rounds:
-        bases += _more_bases(runs, each, len(bases))
-        perturbed += _perturbed(runs, each, bases, effort)
-        elsewhere = elsewhere.plus(_on_platforms(runs, each, bases, platforms))
-    others = _other_machines(session, case, bases[0], runs.seen)
+    base = runs.record(_in_torch(case), "base-0")
+    perturbed, elsewhere = _in_rounds(runs, case, base, platforms, effort)
+    others = _other_machines(session, case, base, runs.seen)
     measured = elsewhere.measured | {
         baseline.numerics_class.name: [runs.drifts(case, baseline, baseline.path.stem)]
         for baseline in others.fit
@@ -312,7 +305,7 @@ def calibrate(
     _check_finite(case, everything)
     return Calibration(
         case=case.id,
-        on=bases[0].numerics_class.name,
+        on=base.numerics_class.name,
         device=case.target.device,
         seeds=min((len(each) for each in elsewhere.measured.values()), default=1),
         perturbations=len(perturbed),
@@ -320,12 +313,12 @@ def calibrate(
         platforms={name: _largest(runs) for name, runs in measured.items()},
         devices=frozenset({case.target.device, *elsewhere.devices}),
         last_place=LAST_PLACE[case.target.dtype],
-        quantum=_quantum(bases[0]),
+        quantum=_quantum(base),
         missed={**elsewhere.missed, **others.unfit},
         kept=len(runs.kept),
         measured=min((each.date for each in runs.kept), default=""),
         draws=everything,
-        sizes=_sizes(bases[0]),
+        sizes=_sizes(base),
     )
 
 
@@ -438,6 +431,29 @@ class _Replica:
 
     index: int
     case: Case
+
+
+def _in_rounds(
+    runs: _Runs,
+    case: Case,
+    base: Recording,
+    platforms: Mapping[str, Platform],
+    effort: Effort,
+) -> tuple[list[Figures], Elsewhere]:
+    """Return what perturbations and platforms gave; within a budget, one replica after the other.
+
+    Without one, each platform runs all replicas at once, for which its worker starts once.
+    """
+    replicas = [_Replica(index, _reseeded(case, index)) for index in range(effort.seeds)]
+    rounds = [[each] for each in replicas] if runs.budget.is_limited else [replicas]
+    bases = [base]
+    perturbed: list[Figures] = []
+    elsewhere = Elsewhere({}, {}, frozenset())
+    for each in rounds:
+        bases += _more_bases(runs, each, len(bases))
+        perturbed += _perturbed(runs, each, bases, effort)
+        elsewhere = elsewhere.plus(_on_platforms(runs, each, bases, platforms))
+    return perturbed, elsewhere
 
 
 def _more_bases(runs: _Runs, replicas: Sequence[_Replica], count: int) -> list[Recording]:
