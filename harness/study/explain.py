@@ -7,18 +7,31 @@ run again, under the settings that their environments had.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from harness.errors import NotRecordedError
 from harness.judge import first_difference
+from harness.judge.environment_diff import list_changes
 from harness.judge.first_difference import ByValue
-from harness.records import Change, Difference, StageAccuracy
+from harness.records import Change, ChangeKind, Difference, EnvironmentChange, StageAccuracy
 from harness.scenario.model import Case
 from harness.session import Session
 from harness.store.baselines import Baseline
 from harness.store.recording import Recording
 from harness.study.revert import Setting, candidates, distance, share_of
 from harness.study.root_causes import OnStep, RootCause, RootCauseSearch
+
+SHOWN = 3  # names in a note; the environment's changes are listed in full beside it
+# What may lie between two sides beside settings, the likeliest first, and what to say of it.
+BEYOND_SETTINGS = (
+    (
+        (ChangeKind.MACHINE, ChangeKind.GPU, ChangeKind.OPERATOR),
+        "the baseline is of another machine, whose rounding no setting here repeats",
+    ),
+    ((ChangeKind.OWN_CODE,), "code of the project has changed since"),
+    ((ChangeKind.FRAMEWORK, ChangeKind.LIBRARY, ChangeKind.PACKAGE), "packages have changed since"),
+)
 
 
 @dataclass(frozen=True)
@@ -211,12 +224,13 @@ class _Inquiry:
         return causes
 
     def _note_other_baseline(self, left: float, far: float, *, runs: bool) -> None:
-        """Note that the baseline's settings do not give the baseline's bits here."""
+        """Note that the baseline's settings do not give the baseline's bits here, and why."""
         note = "the baseline cannot be repeated here by its settings"
         if runs:
             percent = 100 * share_of(left, far)
-            note += f": {percent:.0f} % of the drift lies between the two sides as they run here"
-        self._notes.append(note)
+            note += f", which explain {percent:.0f} % of the drift"
+        changes = list_changes(self._recorded.environment, self._baseline.environment)
+        self._notes.append(f"{note}: {_beyond_settings(changes)}")
 
     def _try(self, case: Case, name: str, refused: str) -> Recording | None:
         """Return the recording of a case; where it leaves none, note why after `refused`."""
@@ -236,6 +250,19 @@ class _Inquiry:
         """Return the slot that keeps a worker for each side, and one for reverted settings."""
         sides = (self._candidates.actual, self._candidates.expected)
         return sides.index(case) if case in sides else len(sides)
+
+
+def _beyond_settings(changes: Sequence[EnvironmentChange]) -> str:
+    """Return what lies between a run and its baseline beside settings, in words."""
+    for kinds, said in BEYOND_SETTINGS:
+        names = [change.name for change in changes if change.kind in kinds]
+        if names:
+            listed = ", ".join(names[:SHOWN]) + (", and more" if len(names) > SHOWN else "")
+            return f"{said} ({listed})"
+    return (
+        "no setting, release, machine or code of the project differs that is recorded; code of a "
+        "library that was edited in place is not"
+    )
 
 
 def _share(setting: Setting) -> float:

@@ -10,12 +10,13 @@ from typing import Any
 import builders
 import pytest
 
-from harness.records import Device, Stage
+from harness.records import ChangeKind, Device, EnvironmentChange, Stage
 from harness.scenario.model import Case
 from harness.scenario.reading import read
 from harness.session import Session
 from harness.store.baselines import Store
 from harness.store.recording import Recording
+from harness.study import explain
 from harness.study.revert import Setting, candidates, distance, share_of
 from harness.study.root_causes import ModuleSite, RootCause, RootCauseSearch
 from harness.worker.files import digest_json
@@ -340,7 +341,24 @@ def test_a_baseline_that_cannot_be_repeated_here_is_not_guessed_at(shop, monkeyp
     done = shop.harness("explain", "run", CASE)
     assert "operator:" not in done.out
     assert "values:   noise#0 is the first outside its bound: " in done.out
-    assert "note:     the baseline cannot be repeated here by its settings" in done.out
+    assert (
+        "note:     the baseline cannot be repeated here by its settings, which explain" in done.out
+    )
+
+
+@pytest.mark.parametrize(
+    ("kinds", "said"),
+    [
+        ([ChangeKind.OWN_CODE, ChangeKind.MACHINE], "of another machine"),
+        ([ChangeKind.OWN_CODE, ChangeKind.LIBRARY], "code of the project has changed since (x)"),
+        ([ChangeKind.LIBRARY] * 4, "packages have changed since (x, x, x, and more)"),
+        ([ChangeKind.VARIABLE], "code of a library that was edited in place"),
+    ],
+)
+def test_what_no_setting_explains_is_said(kinds: list[ChangeKind], said: str):
+    """The likeliest kind of change, by its names."""
+    changes = [EnvironmentChange("x", "a", "b", kind) for kind in kinds]
+    assert said in explain._beyond_settings(changes)
 
 
 def test_a_run_that_cannot_be_repeated_blames_no_setting(shop, monkeypatch):
