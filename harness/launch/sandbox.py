@@ -17,6 +17,7 @@ import time
 import venv
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 
@@ -184,9 +185,14 @@ def _installed() -> Versions:
     process that imports them. These are in no other process of this environment, and an
     environment's name must not depend on them.
     """
-    path = [folder for folder in sys.path if not _is_carried_along(Path(folder))]
+    return _installed_on(tuple(each for each in sys.path if not _is_carried_along(Path(each))))
+
+
+@lru_cache(maxsize=1)
+def _installed_on(path: tuple[str, ...]) -> Versions:
+    """Return the versions of the packages on a path; reading them takes as long as a case."""
     found: dict[str, str] = {}
-    for distribution in reversed(list(metadata.distributions(path=path))):
+    for distribution in reversed(list(metadata.distributions(path=list(path)))):
         name = distribution.metadata["Name"]
         if name:
             found[canonicalize_name(name)] = distribution.version
