@@ -61,8 +61,11 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=9)
     parser.add_argument("--only", default="", help="names of commands, between semicolons")
     arguments = parser.parse_args()
+    # As for whoever installed it, Python keeps what it has compiled.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     with tempfile.TemporaryDirectory() as made:
         root = Path(made)
+        os.environ["PYTHONPYCACHEPREFIX"] = str(root / "compiled")
         commands = prepared(root)
         if arguments.only:
             names = arguments.only.split(";")
@@ -99,7 +102,7 @@ def prepared(root: Path) -> dict[str, tuple[list[str], Path, dict[str, str]]]:
         "run": ([*run, "--no-serve"], one, {}),
         "run, served": (run, one, runtime),
         "pytest without the plugin": ([*PYTEST, "-p", "no:harness"], suite, {}),
-        "pytest": (PYTEST, suite, {}),
+        "pytest": ([*PYTEST, "-p", "no:nothing"], suite, {}),
     }
 
 
@@ -162,8 +165,11 @@ def told(what: str, found: dict[str, list[float]]) -> None:
     if "run, served" in median:
         print(f"  run, served: {median['run, served']:.3f} s (the wall clock: below 1)")
     if "pytest" in median:
-        more = median["pytest"] - median["pytest without the plugin"]
-        print(f"  the plugin in a foreign suite: {1000 * more:.0f} ms (at most 20)")
+        pair = ("pytest", "pytest without the plugin")
+        more = median[pair[0]] - median[pair[1]]
+        least = min(found[pair[0]]) - min(found[pair[1]])
+        print(f"  the plugin in a foreign suite: {1000 * more:.0f} ms (at most 20), ", end="")
+        print(f"{1000 * least:.0f} ms between the fastest of each")
 
 
 if __name__ == "__main__":
