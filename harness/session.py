@@ -32,10 +32,12 @@ from harness.launch.launcher import Launcher, Request, Slot, WorkerSpec
 from harness.launch.local import LocalLauncher
 from harness.launch.process import variables
 from harness.records import (
+    ChangeKind,
     ContractKind,
     ContractOutcome,
     ContractState,
     Device,
+    DifferenceKind,
     Dtype,
     Outcome,
     Reason,
@@ -522,7 +524,8 @@ class Session:
         if self._when is WhenEvaluated.ALWAYS:
             return True
         is_cheap = recording.cost.first_seconds <= CHEAP_SECONDS
-        return outcome.verdict is Verdict.DRIFTED and is_cheap
+        comparable = not _computes_something_else(outcome)
+        return outcome.verdict is Verdict.DRIFTED and is_cheap and comparable
 
     def _teacher_forced(self, match: Match, case: Case, slot: Slot) -> Recording | None:
         """Return the recording in which every stage got the baseline's inputs.
@@ -694,6 +697,14 @@ class _Compared:
         """Return what is known of a case."""
         with self._lock:
             return self._entries.setdefault(case.id, _Entry(case))
+
+
+def _computes_something_else(outcome: Outcome) -> bool:
+    """Whether another input or own code makes the baseline's error in float64 say nothing."""
+    first = outcome.first_difference
+    kinds = (DifferenceKind.INPUT_FILE, DifferenceKind.INPUT_DECODING)
+    own = any(change.kind is ChangeKind.OWN_CODE for change in outcome.environment_changes)
+    return own or (first is not None and first.kind in kinds)
 
 
 def timed(case: Case, rounds: int) -> Case:

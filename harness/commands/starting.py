@@ -55,6 +55,12 @@ def init(arguments: argparse.Namespace) -> int:
     project = project_of(root / FILE)
     if project is None or project.root != root:
         project = Project(root, tuple(trust))
+    for package in trust:
+        if package not in project.trust:
+            raise UsageError(
+                f"--trust {package}: {root / FILE} has [tool.harness] already, and is not edited\n"
+                f"  do: {_how_to_trust(project, package)}"
+            )
     path = _scenario_file(project, arguments.name or _name_for(checkpoint))
     scenario = None
     if not path.exists():
@@ -193,9 +199,16 @@ def _check_trust(pipeline: str, project: Project) -> None:
         return
     raise UsageError(
         f"{pipeline} is code of the package {package}, which this project does not trust, so it "
-        f'is not imported\n  do: write trust = ["{package}"] under [tool.harness] in '
-        f"{project.root / FILE}, or start with harness init --trust {package}"
+        f"is not imported\n  do: {_how_to_trust(project, package)}"
     )
+
+
+def _how_to_trust(project: Project, package: str) -> str:
+    """Return what to do so that a project trusts a package; its table is never edited."""
+    line = f'write trust = ["{package}"] under [tool.harness] in {project.root / FILE}'
+    if project_of(project.root / FILE) is not None:
+        return line
+    return f"{line}, or start with harness init --trust {package}"
 
 
 def _outline(pipeline: str, project: Project, checkpoint: Checkpoint) -> SavedPipeline:

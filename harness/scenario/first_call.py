@@ -97,7 +97,7 @@ def _constant(value: object) -> Make:
 
 
 VIDEO = "num_frames|video_length"  # what only pipelines of videos take
-OWN_IMAGE = "made by the harness; for a file: {image: inputs/NAME.png}"
+OWN_IMAGE = "made by the harness; for a file beside this one: {image: NAME.png}"
 RULES = (
     _Rule("prompt", _prompt),
     _Rule("(task|content)_prompt", _prompt),

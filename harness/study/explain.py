@@ -14,7 +14,14 @@ from harness.errors import NotRecordedError
 from harness.judge import first_difference
 from harness.judge.environment_diff import list_changes
 from harness.judge.first_difference import ByValue
-from harness.records import Change, ChangeKind, Difference, EnvironmentChange, StageAccuracy
+from harness.records import (
+    Change,
+    ChangeKind,
+    Difference,
+    DifferenceKind,
+    EnvironmentChange,
+    StageAccuracy,
+)
 from harness.scenario.model import Case
 from harness.session import Session
 from harness.store.baselines import Baseline
@@ -22,6 +29,13 @@ from harness.store.recording import Recording
 from harness.study.revert import Setting, candidates, distance, share_of
 from harness.study.root_causes import OnStep, RootCause, RootCauseSearch
 
+# Both sides started from other things, which explains why no setting gives the baseline's bits.
+STARTED_FROM = (
+    DifferenceKind.INPUT_FILE,
+    DifferenceKind.INPUT_DECODING,
+    DifferenceKind.CONFIGURATION,
+    DifferenceKind.WEIGHTS,
+)
 SHOWN = 3  # names in a note; the environment's changes are listed in full beside it
 # What may lie between two sides beside settings, the likeliest first, and what to say of it.
 BEYOND_SETTINGS = (
@@ -91,8 +105,11 @@ def explain(  # noqa: PLR0913 (each is asked for by an option, or is a side)
     first = first_difference.first(actual, expected)
     if first is None or not distance(actual, expected):
         return Explanation(case.id, first, notes=("no bit of any output differs",))
-    if first_difference.other_weights(actual, expected):
-        note = "the weights differ, so that nothing after them can be held against the baseline"
+    other = first_difference.other_weights(actual, expected)
+    if other:
+        is_configuration = other == [first_difference.CONFIGURATION]
+        what = "configuration of the checkpoint differs" if is_configuration else "weights differ"
+        note = f"the {what}, so that nothing after can be held against the baseline"
         return Explanation(case.id, first, notes=(note,))
     inquiry = _Inquiry(session, case, actual, expected, on_step, packages)
     found = inquiry.explanation(first, limit)
@@ -168,7 +185,7 @@ class _Inquiry:
             )
         settings = self._shares_of_settings(far)
         left = math.inf if expected is None else distance(expected, self._baseline)
-        if left:
+        if left and first.kind not in STARTED_FROM:
             self._note_other_baseline(left, far, runs=expected is not None)
         causes = self._root_causes(actual, expected, limit)
         return Explanation(

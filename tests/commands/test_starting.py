@@ -136,6 +136,18 @@ def test_a_name_that_cannot_be_a_scenario_s_is_refused(shop):
     assert "a name has letters" in done.err
 
 
+def test_a_table_that_is_there_is_not_edited_to_trust_a_package(shop, own: Path):
+    """The option would be ignored; the message has the line to write, and not the option."""
+    table = '[tool.harness]\nscenarios = ["scenarios"]\n'
+    (shop.root / "pyproject.toml").write_text(table, encoding="utf-8")
+    done = shop.harness("init", "models/ink", "--trust", "inkworks")
+    assert done.code == 2
+    assert "has [tool.harness] already, and is not edited" in done.err
+    assert 'do: write trust = ["inkworks"] under [tool.harness] in ' in done.err
+    assert "or start with" not in done.err
+    assert (shop.root / "pyproject.toml").read_text(encoding="utf-8") == table
+
+
 def test_an_own_class_is_found_and_says_how_to_trust_it(shop, own: Path):
     """It is not imported before; with --trust it is, and its own arguments are asked for."""
     done = shop.harness("init", "models/ink")
