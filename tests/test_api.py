@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ from PIL import Image
 
 import harness
 from harness.errors import ScenarioError, UsageError
-from harness.records import Verdict
+from harness.records import ChangeKind, Verdict
 from harness.scenario.weights import DATA
 
 NAMES = [
@@ -115,6 +117,41 @@ def test_a_weight_that_changed_in_memory_is_named(tmp_path: Path):
     outcome = harness.check(pipeline, CALL, **where)
     assert outcome.verdict is Verdict.STALE
     assert "unet" in outcome.message
+
+
+OWN_CLASS = """
+from diffusers import DDIMPipeline
+
+
+class InkPipeline(DDIMPipeline):
+    \"\"\"A pipeline of the project.\"\"\"
+
+    def __call__(self, num_inference_steps, output_type, generator=None):
+        call = dict(num_inference_steps=num_inference_steps, output_type=output_type)
+        made = super().__call__(**call, generator=generator)
+        made.images = made.images * FACTOR
+        return made
+"""
+
+
+def test_own_code_that_changed_is_named_for_a_pipeline_that_is_held(shop, monkeypatch):
+    """Of the packages that the project trusts; what was imported stays imported."""
+    table = '[tool.harness]\nscenarios = ["scenarios"]\ntrust = ["inkworks"]\n'
+    (shop.root / "pyproject.toml").write_text(table, encoding="utf-8")
+    package = shop.root / "inkworks.py"
+    package.write_text(f"FACTOR = 1.0\n{OWN_CLASS}", encoding="utf-8")
+    monkeypatch.syspath_prepend(shop.root)
+    module = importlib.import_module("inkworks")
+    monkeypatch.setitem(sys.modules, "inkworks", module)
+    pipe = module.InkPipeline.from_pretrained(DATA / "bundled" / "digits-ddpm")
+    harness.check(pipe, CALL, baseline="ink", update=True)
+    package.write_text(f"FACTOR = 1.5\n{OWN_CLASS}", encoding="utf-8")
+    module.FACTOR = 1.5
+    outcome = harness.check(pipe, CALL, baseline="ink")
+    assert outcome.verdict is Verdict.DRIFTED
+    (change,) = outcome.environment_changes
+    assert (change.name, change.kind) == ("inkworks/inkworks.py", ChangeKind.OWN_CODE)
+    assert sys.modules["inkworks"] is module
 
 
 def test_a_notebook_checks_an_array(tmp_path: Path):

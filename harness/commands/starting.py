@@ -208,7 +208,7 @@ def _how_to_trust(project: Project, package: str) -> str:
     line = f'write trust = ["{package}"] under [tool.harness] in {project.root / FILE}'
     if project_of(project.root / FILE) is not None:
         return line
-    return f"{line}, or start with harness init --trust {package}"
+    return f"{line}, or begin the project with --trust {package} added to harness init"
 
 
 def _outline(pipeline: str, project: Project, checkpoint: Checkpoint) -> SavedPipeline:

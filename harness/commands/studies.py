@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,7 +36,7 @@ from harness.commands.parser import (
     store_of,
 )
 from harness.errors import UsageError, writing
-from harness.records import ContractOutcome, Device, EnvironmentChange, Outcome, Reason
+from harness.records import ContractOutcome, Device, Drift, EnvironmentChange, Outcome, Reason
 from harness.scenario.located_yaml import nearest
 from harness.scenario.model import Case
 from harness.scenario.project import named_in_results
@@ -296,21 +296,14 @@ def explain(arguments: argparse.Namespace) -> int:
     from harness.store.run_folder import explanation_file, read_results
 
     run = run_of(arguments.run, recordings=True)
-    outcomes = [
-        outcome
-        for outcome in read_results(run).outcomes
-        if outcome.baseline is not None or outcome.contract is not None
-    ]
-    if not outcomes:
-        raise UsageError(f"{run} holds no case that was compared with a baseline or another case")
-    if arguments.case:
-        outcomes = [_named(arguments.case, outcomes, run)]
-    if arguments.reproducer and not arguments.case:
-        raise UsageError("--reproducer needs the id of a CASE, which runs again")
+    outcomes = _to_explain(read_results(run).outcomes, run, arguments)
     told: list[ExplainedCase] = []
     with Session(store_of(arguments), run) as session:
         for outcome in outcomes:
-            found, changes = _explanation(session, outcome, arguments)
+            found = _as_judged(outcome)
+            changes: Sequence[EnvironmentChange] = ()
+            if arguments.case:
+                found, changes = _explanation(session, outcome, arguments)
             words = text(found, changes)
             if not arguments.json:
                 say(words)
@@ -324,6 +317,30 @@ def explain(arguments: argparse.Namespace) -> int:
         _send_explanation(run, arguments.run)
     shows = [each.reproducer.shows for each in told if each.reproducer is not None]
     return 0 if all(shows) else NOTHING_SHOWN
+
+
+def _to_explain(
+    outcomes: Sequence[Outcome], run: Path, arguments: argparse.Namespace
+) -> list[Outcome]:
+    """Return the outcomes that are asked for, of those that were compared with something.
+
+    Raises:
+        UsageError: There is none, or it cannot run again.
+    """
+    compared = [each for each in outcomes if each.baseline is not None or each.contract is not None]
+    if not compared:
+        raise UsageError(f"{run} holds no case that was compared with a baseline or another case")
+    if not arguments.case:
+        if arguments.reproducer:
+            raise UsageError("--reproducer needs the id of a CASE, which runs again")
+        return compared
+    found = _named(arguments.case, compared, run)
+    if found.test:
+        raise UsageError(
+            f"{found.case} is an object of a test, which alone can make it again: "
+            f"run pytest {found.test}; without CASE, explain tells what the run found"
+        )
+    return [found]
 
 
 def _named(name: str, outcomes: Sequence[Outcome], run: Path) -> Outcome:
@@ -365,12 +382,10 @@ def _reproduce(
     if outcome.contract is not None and outcome.reason in BY_CONTRACT:
         raise UsageError("a reproducer can be written only against a baseline, not for a variant")
     actual = Recording.read(session.folder(case))
-    match = session.store.match(case, actual.numerics_class)
-    if match is None:
-        raise UsageError(f"{outcome.case}: its baseline is gone from {session.store.root}")
+    expected = _judging_baseline(session, case, outcome, actual)
     folder = Path(arguments.reproducer)
     packages = arguments.packages
-    made = reproduce(session, case, actual, match.baseline, found, folder, packages=packages)
+    made = reproduce(session, case, actual, expected, found, folder, packages=packages)
     tell = complain if arguments.json else say
     tell(f"reproducer, run in both settings:\n{made.printed.rstrip()}")
     if made.shows:
@@ -386,30 +401,59 @@ def _keep_explanation(path: Path, words: str) -> None:
     write_text(path, words)
 
 
+def _judging_baseline(
+    session: Session, case: Case, outcome: Outcome, actual: Recording
+) -> Baseline:
+    """Return the baseline that judged a case.
+
+    Raises:
+        UsageError: It is gone, or another one has taken its place since.
+    """
+    from harness.judge import drift
+
+    match = session.store.match(case, actual.numerics_class)
+    if match is None or outcome.baseline is None:
+        raise UsageError(f"{outcome.case}: its baseline is gone from {session.store.root}")
+    # A study that adds to a baseline changes its digest, and nothing that a run is held against.
+    is_other = match.baseline.digest != outcome.baseline.digest
+    moved = drift.of_shared_outputs(actual, match.baseline)
+    if is_other and _worst_elements(moved) != _worst_elements(outcome.outputs):
+        raise UsageError(
+            f"{outcome.case}: another baseline was recorded or accepted since this run; run the "
+            "case again, or leave CASE out, for what this run found against the one of that time"
+        )
+    return match.baseline
+
+
+def _worst_elements(outputs: Mapping[str, Drift]) -> dict[str, tuple[int, float]]:
+    """Return of each output how many elements differ, and what is expected of the worst one."""
+    return {name: (moved.differing, moved.worst_expected) for name, moved in outputs.items()}
+
+
+def _as_judged(outcome: Outcome) -> Explanation:
+    """Return what the run itself found, without running anything: the first difference alone."""
+    from harness.study.explain import Explanation
+
+    held = outcome.contract
+    by_contract = held is not None and outcome.reason in BY_CONTRACT
+    first = held.first_difference if held and by_contract else outcome.first_difference
+    accuracy = () if by_contract else outcome.accuracy
+    return Explanation(outcome.case, first, accuracy=accuracy, edits=outcome.edits)
+
+
 def _explanation(
     session: Session, outcome: Outcome, arguments: argparse.Namespace
 ) -> tuple[Explanation, Sequence[EnvironmentChange]]:
-    """Return why a case moved, and what changed in the environment.
-
-    Without a case on the command line both are what the recordings tell by themselves: the first
-    difference alone.
-    """
+    """Return why a case moved, by running both sides again, and what changed in the environment."""
     from harness.judge import first_difference
     from harness.judge.environment_diff import list_changes
     from harness.store.recording import Recording
-    from harness.study.explain import Explanation
 
     (case,) = select(read_all([named_in_results(outcome.path)]), outcome.case, None)
     if outcome.contract is not None and outcome.reason in BY_CONTRACT:
         return _explanation_of_contract(session, case, outcome.contract, arguments), ()
     actual = Recording.read(session.folder(case))
-    match = session.store.match(case, actual.numerics_class)
-    if match is None:
-        raise UsageError(f"{outcome.case}: its baseline is gone from {session.store.root}")
-    expected = match.baseline
-    if not arguments.case:
-        first = first_difference.first(actual, expected)
-        return Explanation(case.id, first, accuracy=outcome.accuracy, edits=outcome.edits), ()
+    expected = _judging_baseline(session, case, outcome, actual)
     found = _inquire(session, case, actual, expected, outcome, arguments)
     tolerance = case.scenario.tolerances.cross_class
     if tolerance is not None and not tolerance.exact:
@@ -427,11 +471,9 @@ def _explanation_of_contract(
 ) -> Explanation:
     """Return why a variant differs from the case that its contract names."""
     from harness.report.terminal import progress
-    from harness.study.explain import Explanation, explain_contract
+    from harness.study.explain import explain_contract
 
     first = held.first_difference
-    if not arguments.case:
-        return Explanation(case.id, first)
     with progress(0) as steps:
 
         def step(name: str) -> None:

@@ -15,6 +15,7 @@ from harness.errors import UsageError
 from harness.records import Device, Dtype, Facts, Target
 from harness.scenario.fields import Determinism, Expectation, Generator
 from harness.scenario.model import Case, CostBounds, Scenario
+from harness.scenario.project import project_at
 from harness.scenario.reading import NAME
 from harness.scenario.tolerance import FREE_METRICS, LOCAL_METRICS, Tolerance, Tolerances
 from harness.scenario.weights import Checkpoint, CheckpointKind
@@ -128,8 +129,10 @@ def _scenario(spec: GivenSpec, kind: CheckpointKind, call: Facts, tolerance: Tol
             f"a baseline cannot be called {name[:60]!r}: expected letters, digits, `_`, `.`, `+` "
             f"and `-`, of which at most {LONGEST_NAME}"
         )
+    folder = spec.path.parent if spec.path.suffix else spec.path
     return Scenario(
         path=spec.path,
+        project=project_at(folder.resolve()),
         name=name,
         test=spec.test,
         description="",

@@ -177,7 +177,9 @@ class Recorder:
             return
         _check_possible(case, framework)
         code = OwnCode.of(case)
-        own_code = code.prepare()
+        # A pipeline that the caller holds was imported by the caller, and stays as it is.
+        is_held = case["checkpoint"]["kind"] == GIVEN
+        own_code = code.digests() if is_held else code.prepare()
         dtypes = {checkpoints.DEFAULT: case["dtype"], **case["component_dtypes"]}
         request = executions_in(case)
         own = _own_switches(case)

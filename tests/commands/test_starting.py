@@ -144,7 +144,7 @@ def test_a_table_that_is_there_is_not_edited_to_trust_a_package(shop, own: Path)
     assert done.code == 2
     assert "has [tool.harness] already, and is not edited" in done.err
     assert 'do: write trust = ["inkworks"] under [tool.harness] in ' in done.err
-    assert "or start with" not in done.err
+    assert "added to harness init" not in done.err
     assert (shop.root / "pyproject.toml").read_text(encoding="utf-8") == table
 
 
@@ -153,7 +153,7 @@ def test_an_own_class_is_found_and_says_how_to_trust_it(shop, own: Path):
     done = shop.harness("init", "models/ink")
     assert done.code == 2
     assert "inkworks.pipelines:InkPipeline is code of the package inkworks" in done.err
-    assert "harness init --trust inkworks" in done.err
+    assert "--trust inkworks added to harness init" in done.err
     assert not (shop.root / "scenarios").exists()
     trusted = shop.harness("init", "models/ink", "--trust", "inkworks")
     assert trusted.code == 0, trusted.err

@@ -16,6 +16,7 @@ from harness.scenario.reading import read
 from harness.session import Session
 from harness.store.baselines import Store
 from harness.store.recording import Recording
+from harness.store.run_folder import read_results, write_results
 from harness.study import explain
 from harness.study.revert import Setting, candidates, distance, share_of
 from harness.study.root_causes import ModuleSite, RootCause, RootCauseSearch
@@ -306,6 +307,40 @@ def test_a_run_without_the_case_says_so(shop):
     near = shop.harness("explain", "run", "digts")
     assert near.code == 2
     assert "did you mean `digits`?" in near.err
+
+
+def test_a_run_is_not_explained_by_a_baseline_that_came_after_it(shop, monkeypatch):
+    """Without CASE the run's own judgement is told; with it the case would run against another."""
+    shop.recorded(tolerance="{cross-class: {rel_l2: 1.0e-9}}")
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", "default")
+    assert shop.harness("run", "--out", "run").code == 1
+    told = shop.harness("explain", "run").out
+    monkeypatch.delenv("ATEN_CPU_CAPABILITY")
+    shop.scenario(tolerance="{cross-class: {rel_l2: 1.0e-9}}", seed="5")
+    assert shop.harness("run", "--out", "later").code == 1
+    assert shop.harness("accept", "later", "--reason", "another seed").code == 0
+    done = shop.harness("explain", "run", CASE)
+    assert done.code == 2
+    assert "another baseline was recorded or accepted since this run" in done.err
+    assert shop.harness("explain", "run").out == told
+
+
+def test_an_object_of_a_test_is_explained_by_what_the_run_found(shop, monkeypatch):
+    """Its file is no YAML, and only the test can make the object again."""
+    shop.recorded(tolerance="{cross-class: {rel_l2: 1.0e-9}}")
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", "default")
+    assert shop.harness("run", "--out", "run").code == 1
+    run = shop.root / "run"
+    results = read_results(run)
+    (outcome,) = results.outcomes
+    of_test = replace(outcome, test="tests/test_own.py::test_ink", path="tests/test_own.py")
+    write_results(run, [of_test], results.environment)
+    told = shop.harness("explain", "run")
+    assert (told.code, told.err) == (0, "")
+    assert told.out.startswith(f"{CASE}\n  first:    ")
+    done = shop.harness("explain", "run", CASE)
+    assert done.code == 2
+    assert "run pytest tests/test_own.py::test_ink" in done.err
 
 
 def test_a_scenario_with_one_case_need_not_be_named_in_full(shop):

@@ -68,7 +68,7 @@ class OwnCode:
             self._root,
             self._packages,
         )
-        digests = self._digests()
+        digests = self.digests()
         if is_settled and finder is not None and finder.digests == digests:
             return digests
         if finder is not None:
@@ -81,6 +81,11 @@ class OwnCode:
             _forget(self._packages)
             importlib.invalidate_caches()
         return digests
+
+    def digests(self) -> Digests:
+        """Return the digest of every source file of the trusted packages; nothing is imported."""
+        found = {package: _digests_of(self._home(package)) for package in self._packages}
+        return {package: files for package, files in found.items() if files}
 
     def is_trusted(self, module: str) -> bool:
         """Return whether a dotted module belongs to a trusted package."""
@@ -139,10 +144,6 @@ class OwnCode:
         is_built = case["checkpoint"]["kind"] == "build"
         modules = [each.__module__ for part in parts for each in type(part).__mro__]
         return is_built or any(":" in name for name in named) or any(map(self.is_trusted, modules))
-
-    def _digests(self) -> Digests:
-        found = {package: _digests_of(self._home(package)) for package in self._packages}
-        return {package: files for package, files in found.items() if files}
 
     def _home(self, package: str) -> List[Path]:
         """Return the folders, or the one file, in which a package lies."""
