@@ -31,6 +31,7 @@ from harness.worker.protocol import (
     CaseExtras,
     CaseRequest,
     DetailRequest,
+    EmulationRequest,
     ExecutionsRequest,
 )
 
@@ -319,6 +320,7 @@ class Case:
         detail: Asks to see the inside of one stage, after which the run ends.
         env: Package versions of the worker's environment in place of the installed ones, such as
             `diffusers==0.30.3`.
+        emulation: Lets chosen stages compute as an emulation of a GPU's arithmetic says.
     """
 
     scenario: Scenario
@@ -330,6 +332,7 @@ class Case:
     fault: Facts | None = None
     detail: DetailRequest | None = None
     env: tuple[str, ...] = ()
+    emulation: EmulationRequest | None = None
 
     @property
     def id(self) -> str:
@@ -350,7 +353,14 @@ class Case:
     @property
     def is_variation(self) -> bool:
         """Whether a study made it of another case, so that nobody asks what it costs."""
-        changes = (self.teacher_tensors, self.perturbation, self.fault, self.detail, self.image)
+        changes = (
+            self.teacher_tensors,
+            self.perturbation,
+            self.fault,
+            self.detail,
+            self.image,
+            self.emulation,
+        )
         return any(change is not None for change in changes)
 
     def evaluated(self, teacher_tensors: Path, form: str) -> Case:
@@ -434,6 +444,8 @@ class Case:
         if scenario.project is not None and scenario.project.trust:
             root, packages = str(scenario.project.root), list(scenario.project.trust)
             request["trust"] = {"root": root, "packages": packages}
+        if self.emulation is not None:
+            request["emulation"] = self.emulation
         return request
 
 

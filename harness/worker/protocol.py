@@ -167,6 +167,13 @@ class ExecutionsRequest(TypedDict, total=False):
     onnx: List[str]
 
 
+class EmulationRequest(TypedDict):
+    """An emulation of a GPU's arithmetic, by its name, and the stages that compute so."""
+
+    name: str
+    stages: List[str]
+
+
 class _CaseBasics(TypedDict):
     """The keys that every case has.
 
@@ -211,7 +218,8 @@ class CaseExtras(TypedDict, total=False):
     each component, in a list; an empty one stands for none. `before` has the arguments of methods
     of the pipeline that are called before it, by name and in order; they are as those of `call`.
     `lora_then` is what is done with the LoRAs after they are loaded: `fuse`, `unfuse`, `unload`.
-    `trust` is there where the project trusts code of its own.
+    `trust` is there where the project trusts code of its own, `emulation` where a study asks for
+    one.
     """
 
     env: List[str]
@@ -221,6 +229,7 @@ class CaseExtras(TypedDict, total=False):
     lora_then: List[str]
     before: Dict[str, Dict[str, Any]]
     trust: TrustRequest
+    emulation: EmulationRequest
 
 
 class CaseRequest(_CaseBasics, CaseExtras):

@@ -14,6 +14,7 @@ from .base import Execution
 from .caching import caches_of
 from .casting import LayerwiseCasting
 from .compilation import compilations_of
+from .emulation import Emulated
 from .offloading import GroupOffload, PipelineOffload
 from .onnx import exports_of
 from .projections import FusedProjections
@@ -104,6 +105,7 @@ class Executions:
             self._of_offloads,
             self._of_exports,
             self._of_compilation,
+            self._of_emulation,
         ):
             for execution in make():
                 execution.beside_compiled = "compile" in self._request
@@ -198,6 +200,10 @@ class Executions:
     def _of_compilation(self) -> Sequence[Execution]:
         asked = self._request.get("compile")
         return [] if asked is None else compilations_of(self._pipeline, asked, self._device)
+
+    def _of_emulation(self) -> Sequence[Execution]:
+        asked = self._case.get("emulation")
+        return [] if asked is None else [Emulated(asked, self._case["device"])]
 
     def _dtype_of(self, component: str) -> torch.dtype:
         types = self._case["component_dtypes"]
