@@ -31,9 +31,9 @@ class Effect:
 class DetectionRate:
     """How many known faults a scenario's bounds catch: what `harness challenge --write` measured.
 
-    `above_noise` counts the faults whose effect exceeds that of one unit in the last place;
-    `cross_class_caught` how many of those the bounds catch on another platform. `measured` is when,
-    in UTC; empty in what an older harness measured.
+    `above_noise` counts the faults that move a local figure of some stage farther than the noise of
+    the same figure; `cross_class_caught` how many of those the bounds catch on another platform.
+    `measured` is when, in UTC; empty in what an older harness measured.
     """
 
     faults: int

@@ -171,11 +171,16 @@ def print_challenge(out: Console, found: Challenge) -> None:
     """Print every fault, whether it is caught in the same class and in another, and by what."""
     trials = sorted(found.trials, key=_effect, reverse=True)
     print_text(out, f"{found.case}; the other class is {found.platform}")
-    rows = [_trial_row(trial, found.noise) for trial in trials]
+    rows = [_trial_row(found, trial) for trial in trials]
     out.print(table(CHALLENGE_HEADINGS, rows))
-    for name, reason in found.without_effect.items():
-        first_line = reason.partition("\n")[0]
-        print_text(out, f"no effect: {name}: {first_line[:SHOWN_WITHOUT_EFFECT]}")
+    for reason, names in _by_reason(found.without_effect).items():
+        print_text(out, f"no effect: {', '.join(names)}: {reason[:SHOWN_WITHOUT_EFFECT]}")
+    if found.without_noise:
+        print_text(
+            out,
+            f"the evidence has no noise of {', '.join(found.without_noise)}; no fault counts as "
+            "above the noise by these until `harness calibrate --write` has measured it",
+        )
     out.print()
     out.print(table(METHOD_HEADINGS, method_rows(found)))
 
@@ -198,13 +203,21 @@ def method_rows(found: Challenge) -> list[tuple[str, str, str]]:
     ]
 
 
-def _trial_row(trial: Trial, noise: float) -> tuple[str, ...]:
+def _trial_row(found: Challenge, trial: Trial) -> tuple[str, ...]:
     if trial.caught:
         other = f"caught x{trial.ratio:.3g} by {reasons.measured(trial.checks[0])}"
     else:
-        word = "below the noise" if trial.effect <= noise else "MISSED"
+        word = "MISSED" if found.is_above_noise(trial) else "below the noise"
         other = f"{word} x{trial.ratio:.2g}"
     return trial.fault, f"{trial.effect:.1e}", "caught", other, trial.proof[:SHOWN_PROOF]
+
+
+def _by_reason(without_effect: Mapping[str, str]) -> dict[str, list[str]]:
+    """Return the names of faults by the first line of why they had no effect."""
+    found: dict[str, list[str]] = {}
+    for name, reason in without_effect.items():
+        found.setdefault(reason.partition("\n")[0], []).append(name)
+    return found
 
 
 def _rate(trials: Sequence[Trial], catches: Callable[[Trial], bool]) -> str:

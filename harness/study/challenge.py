@@ -15,22 +15,54 @@ from harness.errors import NotRecordedError, UsageError
 from harness.judge import drift
 from harness.judge.checks import check_local, check_output
 from harness.judge.structure import same_bits, structure
-from harness.records import Check, DetectionRate, Metric, worst_first
+from harness.records import Check, DetectionRate, Metric, StageDrift, worst_first
 from harness.scenario.model import Case
-from harness.scenario.tolerance import Tolerance
+from harness.scenario.tolerance import SYSTEMATIC_METRICS, Evidence, Tolerance
 from harness.session import Session
 from harness.store.recording import Recording
 from harness.store.typed_json import encode
-from harness.study.fault_catalogue import Fault, catalogue
+from harness.study.fault_catalogue import catalogue
+from harness.study.fault_forms import Fault
 from harness.study.other_methods import unseen_by
 from harness.study.platforms import Platform
 
-DENOISERS = ("unet", "decoder")  # the component that removes noise; `decoder` is UnCLIP's
-IMAGE = "image"  # the output that the methods in use elsewhere judge
-IMAGE_DIMENSIONS = 4  # images, height, width, channels
+# The component that removes noise; `decoder` is UnCLIP's.
+DENOISERS = ("unet", "transformer", "decoder")
+IMAGES = ("image", "frames")  # the outputs that the methods in use elsewhere judge
+IMAGE_DIMENSIONS = 4  # images, height, width, channels; videos have one more before them
+# The local figures whose noise an evidence keeps.
+STATISTICS = (Metric.LOCAL_REL_L2, *SYSTEMATIC_METRICS)
 NOT_IN_FOLDERS = re.compile(r"[^a-z0-9.]+")
 
 OnStep = Callable[[str, int], None]
+
+
+@dataclass(frozen=True)
+class Shift:
+    """The local figure that a fault moves farthest, beside the noise of the same figure.
+
+    Attributes:
+        subject: The tensor of the stage.
+        metric: Which of `STATISTICS`.
+        value: The figure in the teacher-forced run with the fault on this platform; NaN where the
+            stage has no such tensor any more.
+        noise: The largest that any platform, or the median perturbation, gave without a fault, for
+            stages of this kind.
+    """
+
+    subject: str
+    metric: Metric
+    value: float
+    noise: float
+
+    @property
+    def ratio(self) -> float:
+        """The figure over its noise; infinite where that is zero or the figure is NaN."""
+        if math.isnan(self.value):
+            return math.inf
+        if not self.noise:
+            return math.inf if self.value else 0.0
+        return self.value / self.noise
 
 
 @dataclass(frozen=True)
@@ -46,6 +78,8 @@ class Trial:
             exceeded one first.
         folder: The name of the folder of its recording on this platform.
         unseen_by: The methods in use elsewhere that let it pass on this platform.
+        shift: The local figure that is farthest above its noise; None where the evidence has no
+            noise of local figures.
     """
 
     fault: str
@@ -54,11 +88,22 @@ class Trial:
     checks: tuple[Check, ...]
     folder: str
     unseen_by: tuple[str, ...] = ()
+    shift: Shift | None = None
 
     @property
     def caught(self) -> bool:
         """Whether a bound catches it on the other platform."""
-        return any(not check.passed for check in self.checks)
+        return bool(self.caught_by)
+
+    @property
+    def caught_by(self) -> tuple[Metric, ...]:
+        """The metrics whose bounds catch it on the other platform, in alphabetical order."""
+        return tuple(sorted({check.metric for check in self.checks if not check.passed}))
+
+    @property
+    def caught_by_norms(self) -> bool:
+        """Whether it would be caught without the bounds on systematic drift."""
+        return any(metric not in SYSTEMATIC_METRICS for metric in self.caught_by)
 
     @property
     def ratio(self) -> float:
@@ -77,6 +122,8 @@ class Challenge:
             evidence.
         trials: One per fault that took effect.
         without_effect: Why a fault does not apply, or changed nothing, by its name.
+        without_noise: The local figures of which the scenario's evidence has no noise, because it
+            is older than they are. No fault is above the noise by these.
     """
 
     case: str
@@ -84,11 +131,21 @@ class Challenge:
     noise: float
     trials: tuple[Trial, ...]
     without_effect: dict[str, str]
+    without_noise: tuple[Metric, ...] = ()
 
     @property
     def above_noise(self) -> list[Trial]:
-        """The trials whose effect exceeds the noise: those that another class can tell from it."""
-        return [trial for trial in self.trials if trial.effect > self.noise]
+        """The trials that another class can tell from noise; see `is_above_noise`."""
+        return [trial for trial in self.trials if self.is_above_noise(trial)]
+
+    def is_above_noise(self, trial: Trial) -> bool:
+        """Whether a local figure of some stage exceeds the noise of the same figure.
+
+        Where the evidence has no local noise, the drift of the output is compared with its own.
+        """
+        if trial.shift is None:
+            return trial.effect > self.noise
+        return trial.shift.ratio > 1
 
     def detection_rate(self) -> DetectionRate:
         """Return how many of the faults are caught, as a baseline keeps it.
@@ -111,7 +168,11 @@ class Challenge:
             "case": self.case,
             "platform": self.platform,
             "noise": self.noise,
-            "trials": [_trial_as_json(trial) for trial in self.trials],
+            "without_noise": list(self.without_noise),
+            "trials": [
+                {**_trial_as_json(trial), "above_noise": self.is_above_noise(trial)}
+                for trial in self.trials
+            ],
             "without_effect": self.without_effect,
         }
         return encode(content)
@@ -139,6 +200,7 @@ def challenge(
             "`harness calibrate` derives one"
         )
     name, elsewhere = platform
+    noise = _local_noise(case.scenario.tolerances.evidence)
     runs = _Runs(session, case)
     faults = catalogue(_denoiser(runs.base))
     steps = 2 * len(faults)
@@ -155,17 +217,26 @@ def challenge(
     for carrier in carriers:
         on_step(carrier.fault, steps)
         checks = runs.check_elsewhere(carrier, name, elsewhere, tolerance)
-        trials.append(_trial(carrier, runs.base, checks))
-    return Challenge(case.id, name, _noise(case), tuple(trials), without_effect)
+        trials.append(_trial(carrier, runs.base, checks, noise))
+    unknown = tuple(metric for metric in STATISTICS if noise and metric not in noise)
+    return Challenge(case.id, name, _noise(case), tuple(trials), without_effect, unknown)
 
 
 @dataclass(frozen=True)
 class _Carrier:
-    """A fault that took effect on this platform: the case that carries it, and its recording."""
+    """A fault that took effect on this platform.
+
+    Attributes:
+        fault: Its name.
+        case: The case that carries it.
+        recording: Of the free run.
+        local: The local drift of each stage in the teacher-forced run.
+    """
 
     fault: str
     case: Case
     recording: Recording
+    local: tuple[StageDrift, ...]
 
 
 @dataclass(frozen=True)
@@ -195,24 +266,31 @@ class _Runs:
             return _NoEffect(error.reason)
         if same_bits(recording, self.base):
             return _NoEffect("changes no bit of any output")
-        return _Carrier(fault.name, case, recording)
+        if structure(recording, self.base):
+            return _Carrier(fault.name, case, recording, ())
+        forced = self._teacher_forced(case, _slug(fault.name))
+        local = drift.of_teacher_forced(forced, self.base)
+        return _Carrier(fault.name, case, recording, local)
 
     def check_elsewhere(
         self, carrier: _Carrier, name: str, platform: Platform, tolerance: Tolerance
     ) -> tuple[Check, ...]:
-        """Run a fault on another platform, freely and teacher-forced, and hold it to the bounds.
+        """Run a fault on another platform, teacher-forced, and hold it to the bounds.
 
-        The most exceeded bound comes first.
+        It runs freely too where there are bounds on free drift. The most exceeded bound comes
+        first.
         """
         case = platform.carry(carrier.case)
-        folder = self._folder / f"{_slug(carrier.fault)}-{name}"
-        free = self._session.record(case, folder=folder)
-        forced = replace(case, teacher_tensors=self.base.tensors_path.resolve())
-        teacher_forced = self._session.record(
-            forced, folder=folder.with_name(f"{folder.name}-teacher-forced")
-        )
-        checks = _checks(free, teacher_forced, self.base, tolerance)
+        name = f"{_slug(carrier.fault)}-{name}"
+        free = self._session.record(case, folder=self._folder / name) if tolerance.free else None
+        forced = self._teacher_forced(case, name)
+        checks = _checks(free or forced, forced, self.base, tolerance)
         return tuple(sorted(checks, key=_excess, reverse=True))
+
+    def _teacher_forced(self, case: Case, name: str) -> Recording:
+        """Run a case with every stage fed by the recording without a fault."""
+        forced = replace(case, teacher_tensors=self.base.tensors_path.resolve())
+        return self._session.record(forced, folder=self._folder / f"{name}-teacher-forced")
 
 
 def _denoiser(base: Recording) -> str:
@@ -228,7 +306,45 @@ def _noise(case: Case) -> float:
     return evidence.noise.free.get(Metric.REL_L2, 0.0)
 
 
-def _trial(carrier: _Carrier, base: Recording, checks: tuple[Check, ...]) -> Trial:
+LocalNoise = dict[Metric, Tolerance]  # of each statistic that an evidence has
+
+
+def _local_noise(evidence: Evidence | None) -> LocalNoise:
+    """Return the noise of local figures: what platforms and the median perturbation gave."""
+    if evidence is None or evidence.worst is None or evidence.noise is None:
+        return {}
+    found: LocalNoise = {}
+    for metric in STATISTICS:
+        worst = evidence.worst.local.get(metric, {})
+        perturbed = evidence.noise.local.get(metric, {})
+        largest = {
+            pattern: max(worst.get(pattern, 0.0), perturbed.get(pattern, 0.0))
+            for pattern in {*worst, *perturbed}
+        }
+        if largest:
+            found[metric] = Tolerance(local={metric: largest})
+    return found
+
+
+def _shift(local: tuple[StageDrift, ...], noise: LocalNoise) -> Shift | None:
+    """Return the local figure that is farthest above its noise; None where no noise is known."""
+    found = []
+    for metric, known in noise.items():
+        for moved in local:
+            pattern = known.local_pattern(metric, moved.stage)
+            if pattern is not None:
+                largest = known.local[metric][pattern]
+                found.append(Shift(moved.name, metric, moved.value(metric), largest))
+    return max(found, key=_ratio, default=None)
+
+
+def _ratio(shift: Shift) -> float:
+    return shift.ratio
+
+
+def _trial(
+    carrier: _Carrier, base: Recording, checks: tuple[Check, ...], noise: LocalNoise
+) -> Trial:
     return Trial(
         fault=carrier.fault,
         proof=carrier.recording.fault or _asked(carrier.case),
@@ -236,6 +352,7 @@ def _trial(carrier: _Carrier, base: Recording, checks: tuple[Check, ...]) -> Tri
         checks=checks,
         folder=_slug(carrier.fault),
         unseen_by=_unseen_by(carrier.recording, base),
+        shift=_shift(carrier.local, noise),
     )
 
 
@@ -254,11 +371,19 @@ def _effect(recording: Recording, base: Recording) -> float:
 
 
 def _unseen_by(recording: Recording, base: Recording) -> tuple[str, ...]:
-    """Return the methods in use elsewhere that let a fault pass; none where there is no image."""
-    expected = base.output_tensors.get(IMAGE)
-    if expected is None or expected.ndim != IMAGE_DIMENSIONS:
-        return ()
-    return tuple(unseen_by(recording.output_tensors[IMAGE], expected))
+    """Return the methods in use elsewhere that let a fault pass; none where there is no image.
+
+    The frames of a video are images.
+    """
+    for name in IMAGES:
+        expected = base.output_tensors.get(name)
+        if expected is not None and expected.ndim >= IMAGE_DIMENSIONS:
+            actual = recording.output_tensors[name]
+            if actual.shape != expected.shape:
+                return ()
+            shape = (-1, *expected.shape[-3:])
+            return tuple(unseen_by(actual.reshape(shape), expected.reshape(shape)))
+    return ()
 
 
 def _checks(
@@ -297,6 +422,9 @@ def _trial_as_json(trial: Trial) -> dict[str, object]:
         "effect": trial.effect,
         "ratio": trial.ratio,
         "caught": trial.caught,
+        "caught_by": list(trial.caught_by),
+        "caught_by_norms": trial.caught_by_norms,
+        "shift": trial.shift,
         "folder": trial.folder,
         "unseen_by": list(trial.unseen_by),
     }

@@ -6,14 +6,14 @@ They change weights, modules, schedulers, calls and noise, each by as little as 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import cast
 
-from harness.records import Dtype, Facts
+from harness.records import Dtype
 from harness.scenario.fields import Generator
 from harness.scenario.model import Case
-
-Change = Callable[[object], object]  # of one argument of a pipeline's call
+from harness.study.fault_forms import Fault, called_with, injected, one_more, slightly_more
+from harness.study.release_faults import release_faults
 
 HALF_TYPES = (Dtype.BFLOAT16, Dtype.FLOAT16)
 FACTORS = (1.0001, 1.001, 1.01)
@@ -21,19 +21,11 @@ TF32_MANTISSA = 10  # bits
 UNCLIP_PARTS = ("prior", "super_res_first", "super_res_last", "text_proj")
 
 
-@dataclass(frozen=True)
-class Fault:
-    """One realistic fault: its name, and the case that carries it, None where it does not apply."""
-
-    name: str
-    apply: Callable[[Case], Case | None]
-
-
 def catalogue(denoiser: str) -> list[Fault]:
     """Return the faults for a pipeline.
 
     Args:
-        denoiser: The component that removes noise: `unet`, or `decoder` of UnCLIP.
+        denoiser: The component that removes noise: `unet`, `transformer`, or `decoder` of UnCLIP.
     """
     return [
         *_weight_faults(denoiser),
@@ -41,20 +33,11 @@ def catalogue(denoiser: str) -> list[Fault]:
         *_configuration_faults(),
         *_faults_beside_the_denoiser(),
         *_call_faults(),
+        *release_faults(denoiser),
     ]
 
 
 # Faults that the worker injects; `worker.faults` says what each kind needs.
-
-
-def _injected(name: str, kind: str, component: str, /, **details: object) -> Fault:
-    """Return a fault that is injected into a component of the loaded pipeline."""
-    fault: Facts = {"kind": kind, "component": component, **details}
-
-    def apply(case: Case) -> Case:
-        return replace(case, fault=fault)
-
-    return Fault(name, apply)
 
 
 def _scaled(
@@ -69,19 +52,19 @@ def _scaled(
         factor: By which they are multiplied.
         modules: Of which kind.
     """
-    return _injected(name, "weights", component, modules=modules, at=at, how="scale", factor=factor)
+    return injected(name, "weights", component, modules=modules, at=at, how="scale", factor=factor)
 
 
 def _rewritten(
     name: str, component: str, at: float | None, how: str, modules: str = "matrix"
 ) -> Fault:
     """Return a fault that changes weights otherwise; the arguments are those of `_scaled`."""
-    return _injected(name, "weights", component, modules=modules, at=at, how=how)
+    return injected(name, "weights", component, modules=modules, at=at, how=how)
 
 
 def _one_weight(name: str, component: str, at: float, factor: float) -> Fault:
     """Return a fault that scales the largest weight of one convolution."""
-    return _injected(
+    return injected(
         name, "weights", component, modules="convolution", at=at, how="one", factor=factor
     )
 
@@ -119,13 +102,13 @@ def _module_faults(denoiser: str) -> list[Fault]:
         *(_rounded_results(denoiser, dtype) for dtype in HALF_TYPES),
         _rounded_operands("TF32 operands everywhere", denoiser, None),
         _rounded_operands("TF32 operands in one layer", denoiser, 0.5),
-        _injected("first residual skipped", "residual", denoiser, at=0.0),
-        _injected("a middle residual skipped", "residual", denoiser, at=0.5),
-        _injected("timestep off by one", "timestep", denoiser, by=1),
-        _injected("timestep off by ten", "timestep", denoiser, by=10),
-        _injected("flash attention in place of math", "attention", denoiser),
+        injected("first residual skipped", "residual", denoiser, at=0.0),
+        injected("a middle residual skipped", "residual", denoiser, at=0.5),
+        injected("timestep off by one", "timestep", denoiser, by=1),
+        injected("timestep off by ten", "timestep", denoiser, by=10),
+        injected("flash attention in place of math", "attention", denoiser),
         *(
-            _injected(f"noise drawn in {dtype}", "noise", denoiser, dtype=dtype)
+            injected(f"noise drawn in {dtype}", "noise", denoiser, dtype=dtype)
             for dtype in HALF_TYPES
         ),
     ]
@@ -134,7 +117,7 @@ def _module_faults(denoiser: str) -> list[Fault]:
 def _epsilon_faults(denoiser: str) -> list[Fault]:
     places = (("all", None), ("one", 0.5))
     return [
-        _injected(
+        injected(
             f"GroupNorm epsilon x10, {which}",
             "epsilon",
             denoiser,
@@ -148,11 +131,11 @@ def _epsilon_faults(denoiser: str) -> list[Fault]:
 
 def _rounded_results(denoiser: str, dtype: Dtype) -> Fault:
     name = f"one module's results in {dtype}"
-    return _injected(name, "outputs", denoiser, modules="matrix", at=0.5, dtype=dtype)
+    return injected(name, "outputs", denoiser, modules="matrix", at=0.5, dtype=dtype)
 
 
 def _rounded_operands(name: str, denoiser: str, at: float | None) -> Fault:
-    return _injected(name, "operands", denoiser, modules="matrix", at=at, bits=TF32_MANTISSA)
+    return injected(name, "operands", denoiser, modules="matrix", at=at, bits=TF32_MANTISSA)
 
 
 def _configuration_faults() -> list[Fault]:
@@ -178,7 +161,7 @@ def _configuration_faults() -> list[Fault]:
 def _each_value(component: str, name: str, values: Sequence[object]) -> list[Fault]:
     """Return one fault for each value that an entry of a component's configuration may have."""
     return [
-        _injected(
+        injected(
             f"{component}.{name} = {value}", "configuration", component, name=name, value=value
         )
         for value in values
@@ -188,7 +171,7 @@ def _each_value(component: str, name: str, values: Sequence[object]) -> list[Fau
 def _times(component: str, name: str, factor: float) -> Fault:
     """Return a fault that multiplies an entry of a component's configuration."""
     title = f"{component}.{name} = x{factor}"
-    return _injected(title, "configuration", component, name=name, factor=factor)
+    return injected(title, "configuration", component, name=name, factor=factor)
 
 
 def _faults_beside_the_denoiser() -> list[Fault]:
@@ -206,40 +189,15 @@ def _faults_beside_the_denoiser() -> list[Fault]:
 
 def _call_faults() -> list[Fault]:
     return [
-        _called_with("guidance scale x1.001", "guidance_scale", _slightly_more),
-        _called_with("guidance scale + 1", "guidance_scale", _one_more),
-        _called_with("one step more", "num_inference_steps", _one_more),
-        _called_with("eta 0.001", "eta", _a_thousandth, default=0.0),
-        _called_with("another word in the prompt", "prompt", _another_word),
-        _called_with("one token more in the prompt", "prompt", _another_token),
+        called_with("guidance scale x1.001", "guidance_scale", slightly_more),
+        called_with("guidance scale + 1", "guidance_scale", one_more),
+        called_with("one step more", "num_inference_steps", one_more),
+        called_with("eta 0.001", "eta", _a_thousandth, default=0.0),
+        called_with("another word in the prompt", "prompt", _another_word),
+        called_with("one token more in the prompt", "prompt", _another_token),
         Fault("seed + 1", _other_seed),
         Fault("numpy noise in place of torch's", _other_generator),
     ]
-
-
-def _called_with(name: str, argument: str, change: Change, default: object = None) -> Fault:
-    """Return a fault that changes one argument of the call.
-
-    It does not apply where the call has none, and `default` is None.
-    """
-
-    def apply(case: Case) -> Case | None:
-        call = case.scenario.call
-        before = call.get(argument, default)
-        if before is None:
-            return None
-        changed = {**call, argument: change(before)}
-        return replace(case, scenario=replace(case.scenario, call=changed))
-
-    return Fault(name, apply)
-
-
-def _slightly_more(value: object) -> object:
-    return cast("float", value) * 1.001
-
-
-def _one_more(value: object) -> object:
-    return cast("float", value) + 1
 
 
 def _a_thousandth(_value: object) -> object:

@@ -8,95 +8,78 @@ from __future__ import annotations
 import copy
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Tuple, Type
+from types import MappingProxyType
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Tuple
 
 import torch
 
-from .conditions import noise
-from .observe.stages import Stage
+from .call_faults import (
+    inject_argument,
+    inject_attribute,
+    inject_noise,
+    inject_result,
+    inject_table,
+)
+from .fault_sites import (
+    FORWARD,
+    Fault,
+    Found,
+    Host,
+    Injector,
+    component_of,
+    modules_of,
+    replace_method,
+    where,
+)
+from .operator_faults import inject_operator
 from .protocol import CaseError
+from .tensor_changes import round_to
 
-Fault = Mapping[str, Any]
-# Injects a fault into a pipeline and puts onto the stack what removes it. Returns the proof of its
-# effect in words, or nothing where the fault does not apply or changes nothing.
-Injector = Callable[[Any, Fault, ExitStack], str]
 # Returns the changed values of a weight.
 Change = Callable[[torch.Tensor], torch.Tensor]
 # Returns the sum of tensors of one shape.
 Sum = Callable[[List[torch.Tensor]], torch.Tensor]
 
-MODULES: Dict[str, Tuple[Type[torch.nn.Module], ...]] = {
-    "convolution": (torch.nn.Conv2d,),
-    "linear": (torch.nn.Linear,),
-    "norm": (torch.nn.GroupNorm, torch.nn.LayerNorm),
-    "matrix": (torch.nn.Conv2d, torch.nn.Linear),
-}
 FLOAT32_MANTISSA = 23  # bits
 
 
-class _Found(NamedTuple):
-    """A module inside a component, and its path."""
-
-    path: str
-    module: Any
-
-
 @contextmanager
-def injected(pipeline: Any, fault: Fault) -> Iterator[str]:
+def injected(
+    pipeline: Any,
+    fault: Fault,
+    scheduler_classes: Mapping[str, type] = MappingProxyType({}),
+) -> Iterator[str]:
     """Inject a fault, yield the proof of its effect, and remove the fault.
 
     Args:
         pipeline: A loaded pipeline of diffusers.
         fault: `kind`, one of `INJECTORS`, and what that kind needs.
+        scheduler_classes: The class of each scheduler that the runs are made with, by the name of
+            the component.
 
     Raises:
         CaseError: The fault does not apply to this pipeline, or changed nothing.
     """
     inject = INJECTORS[fault["kind"]]
+    host = Host(pipeline, pipeline.components, scheduler_classes)
     with ExitStack() as undo:
-        proof = inject(pipeline, fault, undo)
+        proof = inject(host, fault, undo)
         if not proof:
-            raise CaseError(f"fault {fault}: does not apply to this pipeline, or changes nothing")
+            raise CaseError("the fault does not apply to this pipeline, or changes nothing")
         yield proof
 
 
-def _component(pipeline: Any, fault: Fault) -> Optional[torch.nn.Module]:
-    """Return the component that a fault names, if it is one of torch with weights."""
-    component = pipeline.components.get(fault["component"])
-    return component if isinstance(component, torch.nn.Module) else None
-
-
-def _chosen(pipeline: Any, fault: Fault) -> List[_Found]:
-    """Return the modules that a fault means.
-
-    They are of one class of `MODULES`: all of them, or with `at` the one at that fraction of the
-    depth.
-    """
-    component = _component(pipeline, fault)
-    if component is None:
-        return []
-    classes = MODULES[fault["modules"]]
-    found = [
-        _Found(path, module)
-        for path, module in component.named_modules()
-        if isinstance(module, classes)
-    ]
-    if not found or fault.get("at") is None:
-        return found
-    index = int(fault["at"] * len(found))
-    return [found[min(len(found) - 1, index)]]
-
-
-def _where(paths: List[str]) -> str:
-    return paths[0] if len(paths) == 1 else f"{len(paths)} modules"
-
-
-def _rewrite(modules: List[_Found], change: Change, undo: ExitStack) -> str:
-    """Overwrite the modules' weights; the proof counts the elements that differ."""
+def _rewrite(
+    modules: List[Found], change: Change, undo: ExitStack, parameter: str = "weight"
+) -> str:
+    """Overwrite a parameter of modules that have it; the proof counts the elements that differ."""
     differing = 0
     paths: List[str] = []
     for path, module in modules:
-        weight: torch.Tensor = module.weight.data
+        held = getattr(module, parameter, None)
+        if held is None:
+            continue
+        weight: torch.Tensor = held.data
         before = weight.clone()
         undo.callback(weight.copy_, before)
         weight.copy_(change(weight))
@@ -104,7 +87,8 @@ def _rewrite(modules: List[_Found], change: Change, undo: ExitStack) -> str:
         differing += changed
         if changed:
             paths.append(path)
-    return f"{differing} weights of {_where(paths)}" if differing else ""
+    said = "biases" if parameter == "bias" else f"{parameter}s"
+    return f"{differing} {said} of {where(paths)}" if differing else ""
 
 
 # The ways to change a weight.
@@ -135,9 +119,23 @@ def _reverse_outputs(weight: torch.Tensor) -> torch.Tensor:
     return weight.flip(0)
 
 
-def _round_to(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Return the values rounded to a type, in their own type."""
-    return tensor.to(dtype).to(tensor.dtype)
+def _add_to_first(weight: torch.Tensor, by: float) -> torch.Tensor:
+    """Add to the first element, which of a bias is that of the first channel."""
+    changed = weight.clone()
+    changed.view(-1)[0] += by
+    return changed
+
+
+def _mix(weight: torch.Tensor, share: float) -> torch.Tensor:
+    """Move every element by a random share of the standard deviation, as another average would."""
+    generator = torch.Generator().manual_seed(0)
+    draws = torch.randn(weight.shape, generator=generator).to(weight)
+    return weight + share * weight.std() * draws if weight.numel() > 1 else weight
+
+
+def _next_position(weight: torch.Tensor) -> torch.Tensor:
+    """Give each position the embedding of the one before it."""
+    return weight.roll(1, 0)
 
 
 def _round_mantissa(tensor: torch.Tensor, bits: int) -> torch.Tensor:
@@ -159,73 +157,79 @@ def _change_of(fault: Fault) -> Change:
         return partial(_scale_all, factor=fault["factor"])
     if how == "one":
         return partial(_scale_largest, factor=fault["factor"])
+    if how == "add":
+        return partial(_add_to_first, by=fault["by"])
+    if how == "mix":
+        return partial(_mix, share=fault["share"])
     changes: Dict[str, Change] = {
         "one-ulp": _move_first,
         "flip": _reverse_outputs,
         "zero": torch.zeros_like,
+        "next-position": _next_position,
     }
     if how in changes:
         return changes[how]
-    return partial(_round_to, dtype=getattr(torch, how))
+    return partial(round_to, dtype=getattr(torch, how))
 
 
 # The kinds of faults.
 
 
-def _inject_weights(pipeline: Any, fault: Fault, undo: ExitStack) -> str:
-    """Scale weights, change one of them, or round them to another type."""
-    return _rewrite(_chosen(pipeline, fault), _change_of(fault), undo)
+def _inject_weights(host: Host, fault: Fault, undo: ExitStack) -> str:
+    """Scale weights or biases, change one of them, or round them to another type."""
+    parameter = fault.get("parameter", "weight")
+    return _rewrite(modules_of(host, fault), _change_of(fault), undo, parameter)
 
 
-def _inject_epsilon(pipeline: Any, fault: Fault, undo: ExitStack) -> str:
+def _inject_epsilon(host: Host, fault: Fault, undo: ExitStack) -> str:
     """Scale the epsilon of norms."""
-    found = _chosen(pipeline, fault)
+    found = modules_of(host, fault)
     for _, module in found:
         undo.callback(setattr, module, "eps", module.eps)
         module.eps = module.eps * fault["factor"]
     return f"eps of {len(found)} norms" if found else ""
 
 
-def _inject_outputs(pipeline: Any, fault: Fault, undo: ExitStack) -> str:
+def _inject_outputs(host: Host, fault: Fault, undo: ExitStack) -> str:
     """Round what modules return to another type."""
     dtype = getattr(torch, fault["dtype"])
 
     def round_output(_module: Any, _inputs: Any, output: torch.Tensor) -> torch.Tensor:
-        return _round_to(output, dtype)
+        return round_to(output, dtype)
 
-    found = _chosen(pipeline, fault)
+    found = modules_of(host, fault)
     for _, module in found:
         undo.callback(module.register_forward_hook(round_output).remove)
-    return f"results of {_where([path for path, _ in found])}" if found else ""
+    return f"results of {where([path for path, _ in found])}" if found else ""
 
 
-def _inject_operands(pipeline: Any, fault: Fault, undo: ExitStack) -> str:
+def _inject_operands(host: Host, fault: Fault, undo: ExitStack) -> str:
     """Round both operands of matrix products and convolutions, as TF32 does."""
     bits = fault["bits"]
 
     def round_input(_module: Any, inputs: Tuple[torch.Tensor, ...]) -> Tuple[torch.Tensor, ...]:
         return (_round_mantissa(inputs[0], bits), *inputs[1:])
 
-    found = _chosen(pipeline, fault)
+    found = modules_of(host, fault)
     proof = _rewrite(found, partial(_round_mantissa, bits=bits), undo)
     for _, module in found:
         undo.callback(module.register_forward_pre_hook(round_input).remove)
     return proof
 
 
-def _inject_sums(pipeline: Any, fault: Fault, undo: ExitStack) -> str:
+def _inject_sums(host: Host, fault: Fault, undo: ExitStack) -> str:
     """Let matrix products and convolutions add their products in another way.
 
     The inputs of each module are cut into pieces of `inputs` channels, whose results are added as
     `how`, one of `SUMS`, says.
     """
     add = SUMS[fault["how"]]
-    found = [each for each in _chosen(pipeline, fault) if getattr(each.module, "groups", 1) == 1]
+    found = [each for each in modules_of(host, fault) if getattr(each.module, "groups", 1) == 1]
     for _, module in found:
         undo.callback(delattr, module, "forward")
         module.forward = partial(_summed, module, add, fault["inputs"])
     paths = [path for path, _ in found]
-    return f"sums of {_where(paths)}: {fault['how']}" if found else ""
+    return f"sums of {where(paths)}: {fault['how']}" if found else ""
 
 
 def _summed(module: Any, add: Sum, inputs: int, values: torch.Tensor) -> torch.Tensor:
@@ -250,7 +254,7 @@ def _add_in_bfloat16(parts: List[torch.Tensor]) -> torch.Tensor:
     """Round the running sum to bfloat16 after each addition."""
     total = parts[0]
     for part in parts[1:]:
-        total = _round_to(total + part, torch.bfloat16)
+        total = round_to(total + part, torch.bfloat16)
     return total
 
 
@@ -276,28 +280,42 @@ SUMS: Dict[str, Sum] = {
 }
 
 
-def _inject_wide(pipeline: Any, fault: Fault, undo: ExitStack) -> str:
-    """Compute modules in float64 and round their results once, as a kernel that fuses them may."""
-    found = _chosen(pipeline, fault)
+def _inject_wide(host: Host, fault: Fault, undo: ExitStack) -> str:
+    """Compute modules in float64 and round their results once, as a kernel that fuses them may.
+
+    With `dtype` it is another type, such as that of weights whose norm is not cast to float32.
+    """
+    dtype = getattr(torch, fault.get("dtype", "float64"))
+    found = modules_of(host, fault)
     for _, module in found:
-        wide = copy.deepcopy(module).double()
-        undo.callback(delattr, module, "forward")
-        module.forward = partial(_computed_wide, wide)
-    return f"{_where([path for path, _ in found])} in float64" if found else ""
+        other = copy.deepcopy(module).to(dtype)
+        undo.callback(delattr, module, FORWARD)
+        module.forward = partial(_computed_in, other, dtype)
+    return f"{where([path for path, _ in found])} in {dtype}" if found else ""
 
 
-def _computed_wide(wide: Any, values: torch.Tensor) -> torch.Tensor:
-    computed: torch.Tensor = wide(values.double())
-    return computed.to(values.dtype)
+def _computed_in(other: Any, dtype: torch.dtype, *args: Any, **kwargs: Any) -> Any:
+    """Call a module of another type on arguments of that type; return the type of the first."""
+    first = args[0] if args else next(iter(kwargs.values()))
+    computed = other(
+        *(_cast(each, dtype) for each in args),
+        **{name: _cast(each, dtype) for name, each in kwargs.items()},
+    )
+    return _cast(computed, first.dtype)
 
 
-def _inject_residual(pipeline: Any, fault: Fault, undo: ExitStack) -> str:
+def _cast(value: Any, dtype: torch.dtype) -> Any:
+    is_float = isinstance(value, torch.Tensor) and value.is_floating_point()
+    return value.to(dtype) if is_float else value
+
+
+def _inject_residual(host: Host, fault: Fault, undo: ExitStack) -> str:
     """Skip one residual connection: a block returns its own branch alone."""
-    component = _component(pipeline, fault)
+    component = component_of(host, fault)
     if component is None:
         return ""
     blocks = [
-        _Found(path, module)
+        Found(path, module)
         for path, module in component.named_modules()
         if type(module).__name__ == "ResnetBlock2D" and module.conv_shortcut is None
     ]
@@ -314,24 +332,31 @@ def _inject_residual(pipeline: Any, fault: Fault, undo: ExitStack) -> str:
     return f"residual of {path}"
 
 
-def _inject_timestep(pipeline: Any, fault: Fault, undo: ExitStack) -> str:
+def _inject_timestep(host: Host, fault: Fault, undo: ExitStack) -> str:
     """Give the denoiser another timestep than the scheduler's."""
-    component: Any = _component(pipeline, fault)
+    component = component_of(host, fault)
     if component is None:
         return ""
-    own_forward = component.forward
 
-    def forward(sample: Any, timestep: Any, *args: Any, **kwargs: Any) -> Any:
-        return own_forward(sample, timestep + fault["by"], *args, **kwargs)
+    def move(given: Dict[str, Any]) -> None:
+        given["timestep"] = _moved(given["timestep"], fault["by"])
 
-    component.forward = forward
-    undo.callback(delattr, component, "forward")
+    replace_method(component, FORWARD, undo, on_arguments=move)
     return f"timestep of {fault['component']} moved by {fault['by']}"
 
 
-def _inject_configuration(pipeline: Any, fault: Fault, undo: ExitStack) -> str:
+def _moved(timestep: Any, by: int) -> Any:
+    """Return a timestep moved by a thousandth of `by` where it counts from 0 to 1, else by it."""
+    counts_to_one = isinstance(timestep, torch.Tensor) and bool((timestep.abs() <= 1).all())
+    is_float = isinstance(timestep, torch.Tensor) and timestep.is_floating_point()
+    return timestep + (by / 1000 if counts_to_one and is_float else by)
+
+
+def _inject_configuration(host: Host, fault: Fault, undo: ExitStack) -> str:
     """Change one setting of a component, such as the VAE's scaling factor."""
-    component = pipeline.components.get(fault["component"])
+    component = host.components.get(
+        fault["component"], getattr(host.pipeline, fault["component"], None)
+    )
     name = fault["name"]
     if component is None or name not in getattr(component, "config", {}):
         return ""
@@ -344,7 +369,7 @@ def _inject_configuration(pipeline: Any, fault: Fault, undo: ExitStack) -> str:
     return f"{fault['component']}.{name} {before} -> {after}"
 
 
-def _inject_attention(_pipeline: Any, _fault: Fault, undo: ExitStack) -> str:
+def _inject_attention(_host: Host, _fault: Fault, undo: ExitStack) -> str:
     """Let another backend compute scaled dot products."""
     cuda = torch.backends.cuda
     undo.callback(cuda.enable_flash_sdp, cuda.flash_sdp_enabled())
@@ -352,20 +377,9 @@ def _inject_attention(_pipeline: Any, _fault: Fault, undo: ExitStack) -> str:
     return "flash attention allowed"
 
 
-def _inject_noise(_pipeline: Any, fault: Fault, undo: ExitStack) -> str:
-    """Draw noise in another type than the pipeline's."""
-    dtype = getattr(torch, fault["dtype"])
-
-    def round_noise(_stage: Stage, drawn: torch.Tensor) -> None:
-        drawn.copy_(drawn.to(dtype))
-
-    undo.enter_context(noise.intercepted_draws(None, round_noise))
-    return f"noise rounded to {fault['dtype']}"
-
-
-def _inject_several(pipeline: Any, fault: Fault, undo: ExitStack) -> str:
+def _inject_several(host: Host, fault: Fault, undo: ExitStack) -> str:
     """Inject several faults at once; each must take effect."""
-    proofs = [INJECTORS[part["kind"]](pipeline, part, undo) for part in fault["faults"]]
+    proofs = [INJECTORS[part["kind"]](host, part, undo) for part in fault["faults"]]
     return "; ".join(proofs) if all(proofs) else ""
 
 
@@ -380,6 +394,11 @@ INJECTORS: Dict[str, Injector] = {
     "timestep": _inject_timestep,
     "configuration": _inject_configuration,
     "attention": _inject_attention,
-    "noise": _inject_noise,
+    "noise": inject_noise,
+    "argument": inject_argument,
+    "result": inject_result,
+    "attribute": inject_attribute,
+    "table": inject_table,
+    "operator": inject_operator,
     "several": _inject_several,
 }

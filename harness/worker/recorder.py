@@ -202,7 +202,9 @@ class Recorder:
             if code.takes_part(case, parts):
                 here = {**here, "own_code": own_code}
             if case["fault"] is not None:
-                proof = cleanup.enter_context(injected(pipeline.pipeline, case["fault"]))
+                classes = pipeline.scheduler_classes()
+                entered = injected(pipeline.pipeline, case["fault"], classes)
+                proof = cleanup.enter_context(entered)
             expected = (known or {}).get(here["numerics_class"]["name"])
             runs = self._run_all(case, pipeline, expected)
             effects = executions.effects()

@@ -162,6 +162,10 @@ class Pipeline:
             found[name] = {"class": type(scheduler).__name__, **settings}
         return found
 
+    def scheduler_classes(self) -> Dict[str, type]:
+        """Return the class of the schedulers that every run gets, by component name."""
+        return {name: type(self._fresh(name)) for name in self._stored_schedulers}
+
     def scheduler_tensors(self, name: str) -> Tensors:
         """Return what a scheduler holds now: timesteps, sigmas, betas and what it made of them."""
         held = vars(getattr(self.pipeline, name))
@@ -179,10 +183,14 @@ class Pipeline:
             held.update(state)
 
     def _renew_schedulers(self) -> None:
-        for name, stored in self._stored_schedulers.items():
-            replacement = self._replacement if name == REPLACEABLE else None
-            fresh = make_scheduler(stored, replacement, self.framework.library, self._code)
-            self._put(name, fresh)
+        for name in self._stored_schedulers:
+            self._put(name, self._fresh(name))
+
+    def _fresh(self, name: str) -> Any:
+        """Return a fresh scheduler for a component: as it was stored, or in its place."""
+        replacement = self._replacement if name == REPLACEABLE else None
+        stored = self._stored_schedulers[name]
+        return make_scheduler(stored, replacement, self.framework.library, self._code)
 
     def _put(self, name: str, scheduler: Any) -> None:
         """Put a scheduler wherever the pipeline, or a pipeline inside it, held the stored one."""
