@@ -30,8 +30,10 @@ def release_faults(denoiser: str) -> list[Fault]:
         *_masks(denoiser),
         *_attention(denoiser),
         *_missing_upcasts(denoiser),
+        *_narrow_results(denoiser),
         *_timesteps(denoiser),
         *_schedules(),
+        *_variances(),
         *_steps(),
         *_guidance(denoiser),
         *_biases(denoiser),
@@ -249,6 +251,11 @@ def _missing_upcasts(denoiser: str) -> list[Fault]:
             f"VAE: decoder computed in {BFLOAT16}", "wide", "vae", modules="Decoder", dtype=BFLOAT16
         ),
         injected(f"VAE: norms computed in {HALF}", "wide", "vae", modules="norm", dtype=HALF),
+    ]
+
+
+def _narrow_results(denoiser: str) -> list[Fault]:
+    return [
         injected(
             f"VAE: result in {HALF}", "result", "vae", method="decode", how="round", dtype=HALF
         ),
@@ -363,9 +370,8 @@ def _schedules() -> list[Fault]:
     ]
 
 
-def _steps() -> list[Fault]:
-    """Faults in the steps of a scheduler."""
-    step = partial(injected, method="step")
+def _variances() -> list[Fault]:
+    """Faults in what a step takes for the previous timestep, its variance or the outputs before."""
     return [
         injected(
             "variance of the previous timestep off by one",
@@ -402,6 +408,13 @@ def _steps() -> list[Fault]:
             argument="model_output_list",
             how="reverse",
         ),
+    ]
+
+
+def _steps() -> list[Fault]:
+    """Faults in the samples that the steps of a scheduler give."""
+    step = partial(injected, method="step")
+    return [
         step(
             "sample rounded to float16 after each step",
             "result",

@@ -361,6 +361,8 @@ def _inject_configuration(host: Host, fault: Fault, undo: ExitStack) -> str:
     if component is None or name not in getattr(component, "config", {}):
         return ""
     before = component.config[name]
+    if before is None and "factor" in fault:
+        return ""
     after = before * fault["factor"] if "factor" in fault else fault["value"]
     if after == before:
         return ""
