@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -24,6 +25,7 @@ from harness.errors import (
 )
 from harness.judge import contract, reasons
 from harness.judge.accuracy import Evaluation, judge_accuracy, unit_of
+from harness.judge.batch_certificate import Certified, certify
 from harness.judge.cost import CHANGED, judge_cost
 from harness.judge.verdict import judge, wants_teacher_forcing, without_recording
 from harness.launch.case_queue import CaseQueue, spec_of
@@ -448,14 +450,15 @@ class Session:
         """Run a case, and judge it by its baseline and by its contract."""
         recording = self._record_compared(case, slot)
         images = case.scenario.single_images
-        singles = [self.record(replace(case, image=image), slot) for image in images]
+        singles = [self.record(replace(case, images=(image,)), slot) for image in images]
+        made = _Made(recording, singles, self._certified(case, recording, singles, slot))
         self._note_environment(case, recording.environment)
         for _ in range(MOST_REPLACED):  # its baseline may be replaced meanwhile
             match = None
             if case.scenario.needs_baseline:
                 match = self._match(case, recording)
             try:
-                outcome = self._judge_recording(match, case, recording, singles, slot)
+                outcome = self._judge_recording(match, case, made, slot)
             except NotRecordedError:
                 if match is None or not was_replaced(match.baseline):
                     raise
@@ -463,6 +466,31 @@ class Session:
             outcome = self._timed_again(case, outcome, match, slot)
             return self._held_to_contract(case, outcome, recording, slot)
         raise NotRecordedError("other processes kept replacing its baseline")
+
+    def _certified(
+        self, case: Case, recording: Recording, singles: list[Recording], slot: Slot
+    ) -> Certified | None:
+        """Search compositions of a case's batch for one that changes an image, where it asks so.
+
+        Args:
+            case: The case.
+            recording: Its recording.
+            singles: Those of its images alone, where they were made already.
+            slot: Where the worker runs.
+        """
+        if Expectation.BATCH_INVARIANT not in case.scenario.expect:
+            return None
+        known = dict(zip(case.scenario.single_images, singles, strict=True))
+
+        def make(composed: Case) -> Recording:
+            found = known.get(composed.images[0]) if len(composed.images) == 1 else None
+            return self.record(composed, slot) if found is None else found
+
+        started = time.perf_counter()
+        with _reading_recordings():
+            found = certify(case, recording, make)
+        seconds = time.perf_counter() - started
+        return replace(found, certificate=replace(found.certificate, seconds=seconds))
 
     def _match(self, case: Case, recording: Recording) -> Match | None:
         """Return the baseline to compare a recording with.
@@ -496,16 +524,15 @@ class Session:
         self,
         match: Match | None,
         case: Case,
-        recording: Recording,
-        singles: list[Recording],
+        made: _Made,
         slot: Slot,
     ) -> Outcome:
         """Judge a recording, after a teacher-forced run where the comparison needs one."""
-        forced = None
+        recording, forced = made.recording, None
         if match is not None and wants_teacher_forcing(case.scenario, recording, match):
             forced = self._teacher_forced(match, case, slot)
         with _reading_recordings():  # the judge reads tensors only where digests differ
-            outcome = judge(case, recording, match, singles, forced)
+            outcome = judge(case, recording, match, made.singles, forced, made.certified)
         if match is None or not self._wants_accuracy(case, outcome, recording):
             return outcome
         accuracy = self.accuracy(case, recording, match.baseline, forced, slot)
@@ -657,6 +684,15 @@ class Session:
         self._stopping = True
         for slot in self._slots:
             slot.end()
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What ran for one case: its recording, its images alone, and what came of other batches."""
+
+    recording: Recording
+    singles: list[Recording]
+    certified: Certified | None
 
 
 @dataclass

@@ -8,9 +8,11 @@ from pathlib import Path
 
 from harness.errors import FileError
 from harness.judge import contract
+from harness.judge.batch_certificate import Certified, certify
 from harness.judge.staleness import is_of_request
 from harness.judge.verdict import judge, wants_teacher_forcing
 from harness.records import Check, Outcome
+from harness.scenario.fields import Expectation
 from harness.scenario.model import Case
 from harness.store.baselines import Match
 from harness.store.recording import Recording
@@ -88,7 +90,7 @@ def _outcome(
 ) -> Outcome:
     """Return the outcome of a recording, from the recordings that were made beside it."""
     singles = [
-        Recording.read(recording_folder(run, replace(case, image=image)))
+        Recording.read(recording_folder(run, replace(case, images=(image,))))
         for image in case.scenario.single_images
     ]
     forced = None
@@ -96,7 +98,7 @@ def _outcome(
         folder = recording_folder(run, replace(case, teacher_tensors=Path("of the baseline")))
         if folder.is_dir() or not match.same_class:
             forced = Recording.read(folder)
-    judged = judge(case, recording, match, singles, forced)
+    judged = judge(case, recording, match, singles, forced, _certified(case, recording, run))
     other, owed = case.against, case.scenario.contract
     if other is None or owed is None or outcome.contract is None:
         return judged
@@ -107,6 +109,17 @@ def _outcome(
     accuracy = outcome.contract.accuracy
     held = contract.hold(case, recording, expected, forced, accuracy)
     return contract.with_contract(judged, held)
+
+
+def _certified(case: Case, recording: Recording, run: Path) -> Certified | None:
+    """Return what the search over compositions of the batch comes to; None where there was none."""
+    if Expectation.BATCH_INVARIANT not in case.scenario.expect:
+        return None
+
+    def read(composed: Case) -> Recording:
+        return Recording.read(recording_folder(run, composed))
+
+    return certify(case, recording, read)
 
 
 def _figures(checks: tuple[Check, ...]) -> list[tuple[str, str, str, str]]:

@@ -13,6 +13,7 @@ from itertools import combinations
 import numpy as np
 
 from harness.judge import drift
+from harness.judge.batch_certificate import Certified
 from harness.judge.checks import check_output, failed
 from harness.records import Against, Check, Metric
 from harness.scenario.fields import Expectation
@@ -40,15 +41,22 @@ class Held:
 
 @dataclass(frozen=True)
 class Subject:
-    """What an expectation is held of: a recording, its single images, and `tolerance.batch`."""
+    """What an expectation is held of: a recording, and the batches and images beside it.
+
+    `tolerance` is `tolerance.batch`. `certified` is None where no compositions were searched.
+    """
 
     recording: Recording
     singles: Sequence[Recording]
     tolerance: Tolerance
+    certified: Certified | None = None
 
 
 def hold_all(
-    scenario: Scenario, recording: Recording, singles: Sequence[Recording]
+    scenario: Scenario,
+    recording: Recording,
+    singles: Sequence[Recording],
+    certified: Certified | None = None,
 ) -> tuple[Held | None, tuple[Check, ...]]:
     """Hold each expectation of a scenario until one is broken.
 
@@ -56,11 +64,13 @@ def hold_all(
         scenario: Names the expectations.
         recording: The case's recording.
         singles: For `batch-equals-single`: the recording of each image made alone, in order.
+        certified: For `batch-invariant`: what came of the search; None where nothing was searched,
+            so that this expectation is not held.
 
     Returns:
         The broken expectation, None if all hold; and every check that was made.
     """
-    subject = Subject(recording, singles, scenario.tolerances.batch or NO_DIFFERENCE)
+    subject = Subject(recording, singles, scenario.tolerances.batch or NO_DIFFERENCE, certified)
     checks: list[Check] = []
     for expectation in scenario.expect:
         held = HOLDERS[expectation](subject)
@@ -168,6 +178,12 @@ def _stateless(subject: Subject) -> Held:
     return Held(Expectation.STATELESS, problem)
 
 
+def _batch_invariant(subject: Subject) -> Held:
+    certified = subject.certified
+    checks = () if certified is None else certified.checks
+    return Held(Expectation.BATCH_INVARIANT, checks=checks)
+
+
 HOLDERS = {
     Expectation.REPEATABLE: _repeatable,
     Expectation.VARIES: _varies,
@@ -176,4 +192,5 @@ HOLDERS = {
     Expectation.DISTINCT_IMAGES: _distinct_images,
     Expectation.IDENTICAL_NOISE: _identical_noise,
     Expectation.STATELESS: _stateless,
+    Expectation.BATCH_INVARIANT: _batch_invariant,
 }

@@ -20,6 +20,8 @@ from harness.store.recording import Observed, Recording
 
 # What a request holds beside the settings that decide an output; `env` is what runs differ by.
 NOT_SETTINGS = ("id", "rounds", "reuse", "inputs_folder", "keep_every", "env", "folder")
+# Expectations that hold a run against others of its own: images alone, and other batches.
+OF_OTHER_BATCHES = (Expectation.BATCH_EQUALS_SINGLE, Expectation.BATCH_INVARIANT)
 NOTHING: tuple[object, ...] = (None, "", [], {}, False)  # how requests say that a key is not set
 
 
@@ -107,7 +109,7 @@ def _comparable(case: Case) -> Case:
     if tolerances.cross_class is not None:
         free = replace(tolerances.cross_class, local={})
         tolerances = replace(tolerances, cross_class=free)
-    expect = tuple(each for each in scenario.expect if each is not Expectation.BATCH_EQUALS_SINGLE)
+    expect = tuple(each for each in scenario.expect if each not in OF_OTHER_BATCHES)
     plain = replace(scenario, tolerances=tolerances, expect=expect, published={})
     return replace(case, scenario=plain)
 

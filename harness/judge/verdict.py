@@ -27,6 +27,7 @@ from harness.judge import (
     origins,
     reasons,
 )
+from harness.judge.batch_certificate import Certified
 from harness.judge.checks import check_local, check_output, failed
 from harness.judge.cost import judge_cost
 from harness.judge.staleness import staleness_of
@@ -87,6 +88,7 @@ def judge(
     match: Match | None,
     singles: list[Recording],
     teacher_forced: Recording | None = None,
+    certified: Certified | None = None,
 ) -> Outcome:
     """Return the outcome of one recording.
 
@@ -98,8 +100,10 @@ def judge(
             `batch-equals-single`; otherwise empty.
         teacher_forced: The recording in which every stage got the baseline's inputs, where
             `wants_teacher_forcing` says so. It may be missing for a baseline of the same class.
+        certified: What came of the search for a composition of the batch that changes an image,
+            where the scenario expects `batch-invariant`.
     """
-    return _Judgement(case, recording, match).outcome(singles, teacher_forced)
+    return _Judgement(case, recording, match).outcome(singles, teacher_forced, certified)
 
 
 class _Judgement:
@@ -138,10 +142,16 @@ class _Judgement:
             evidence=case.scenario.evidence_digest,
         )
 
-    def outcome(self, singles: list[Recording], teacher_forced: Recording | None) -> Outcome:
+    def outcome(
+        self,
+        singles: list[Recording],
+        teacher_forced: Recording | None,
+        certified: Certified | None,
+    ) -> Outcome:
         """Ask the questions that need no baseline, then those that do."""
-        broken, checks = expectations.hold_all(self._scenario, self._actual, singles)
-        self._draft = replace(self._draft, checks=checks)
+        broken, checks = expectations.hold_all(self._scenario, self._actual, singles, certified)
+        batch = None if certified is None else certified.certificate
+        self._draft = replace(self._draft, checks=checks, batch=batch)
         without = [effect for effect in self._actual.effects if not effect.took_effect]
         if without:
             message = reasons.no_effect(without)

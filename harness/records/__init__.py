@@ -16,6 +16,7 @@ from harness.records.appearances import (
     PixelChange,
     StructuralSimilarity,
 )
+from harness.records.batches import BatchCertificate, Counterexample
 from harness.records.cases import OUTPUT, Device, Dtype, Stage, Target, case_key
 from harness.records.costs import Conditions, Cost, CostFigures, CostReason, CostVerdict
 from harness.records.differences import (
@@ -52,6 +53,7 @@ __all__ = [
     "Against",
     "Appearance",
     "Array",
+    "BatchCertificate",
     "Change",
     "ChangeKind",
     "Check",
@@ -64,6 +66,7 @@ __all__ = [
     "CostFigures",
     "CostReason",
     "CostVerdict",
+    "Counterexample",
     "DetectionRate",
     "Device",
     "Difference",

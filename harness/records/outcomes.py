@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from harness.records.accuracies import StageAccuracy
 from harness.records.appearances import Appearance
+from harness.records.batches import BatchCertificate
 from harness.records.cases import Target, case_key
 from harness.records.costs import Cost
 from harness.records.differences import Change, Difference, EnvironmentChange
@@ -147,7 +148,8 @@ class Outcome:
     `Scenario.terms`. A gate compares all three with what lies in the repository.
 
     `test` is the id of the pytest test that holds the pipeline or array; empty for the case of a
-    scenario's file.
+    scenario's file. `batch` is what came of the search for a composition of the batch that changes
+    an image; None where the scenario does not expect `batch-invariant`.
     """
 
     case: str
@@ -184,6 +186,7 @@ class Outcome:
     terms: str = ""
     evidence: str = ""
     test: str = ""
+    batch: BatchCertificate | None = None
 
     @property
     def key(self) -> str:

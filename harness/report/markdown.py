@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from harness.records import Outcome, Verdict
-from harness.report import accuracy, variants, wording
+from harness.report import accuracy, batches, variants, wording
 from harness.report.causes import failures, not_checked
 from harness.report.runs import Run, Shown, all_outcomes, with_figures
 from harness.report.safe_text import markdown_block, markdown_code, markdown_text
@@ -129,6 +129,7 @@ def _sections(runs: Sequence[Run], cut: _Cut) -> list[_Section]:
             "stages",
             0.1,
         ),
+        _list_section("## Batches", batches.lines(outcomes), cut, 0.1),
         _list_section("## Cost", costs, cut, 0.11),
         _list_section("## Not checked", skipped, cut, 0.12),
         _table_section(

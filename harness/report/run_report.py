@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from harness.records import Outcome
-from harness.report import accuracy, variants, wording
+from harness.report import accuracy, batches, variants, wording
 from harness.report.causes import failures, not_checked
 from harness.report.runs import Run, Shown, all_outcomes, with_figures
 from harness.report.safe_text import safe_line
@@ -27,6 +27,7 @@ def print_runs(out: Console, runs: Sequence[Run]) -> None:
         out.print()
         print_text(out, text)
     _print_accuracy(out, outcomes)
+    _print_list(out, "batches:", batches.lines(outcomes))
     _print_list(out, "cost:", wording.costs(outcomes))
     _print_list(out, "not checked:", not_checked(runs))
     out.print()

@@ -32,7 +32,7 @@ from harness.records import (
     Verdict,
     worst_first,
 )
-from harness.report import accuracy, advice
+from harness.report import accuracy, advice, batches
 from harness.report.safe_text import safe_line
 from harness.store.recording import Recording
 from harness.store.run_folder import Scope
@@ -168,6 +168,7 @@ def paragraph(outcome: Outcome, run: Path) -> str:
     for name, drift in outcome.outputs.items():
         lines += output_lines(name, drift)
     lines += over_lines(outcome)
+    lines += batches.paragraph_lines(outcome)
     if outcome.accuracy:
         lines.append(f"  accuracy: {accuracy.line(outcome.accuracy)}")
     if outcome.first_difference is not None:

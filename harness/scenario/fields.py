@@ -55,6 +55,7 @@ class Expectation(StrEnum):
     DISTINCT_IMAGES = "distinct-images"
     IDENTICAL_NOISE = "identical-noise"
     STATELESS = "stateless"
+    BATCH_INVARIANT = "batch-invariant"
 
 
 class Determinism(StrEnum):
@@ -179,6 +180,7 @@ _WITHOUT_VARIANTS = Record(
         "determinism": Text(tuple(Determinism)),
         "profile": Text(tuple(Profile)),
         "expect": OneOrMore(Text(tuple(Expectation)), distinct=True),
+        "compositions": _POSITIVE_WHOLE,
         "reference": Record(
             {"scenario": Text(), "device": _DEVICE, "dtype": _DTYPE}, required=("device", "dtype")
         ),
@@ -222,6 +224,7 @@ _WITHOUT_VARIANTS = Record(
         "determinism": "full sets every deterministic switch; default leaves the libraries alone",
         "profile": "native uses every CPU instruction; portable those of any x86-64 with AVX2",
         "expect": "what must hold of the runs",
+        "compositions": "for `expect: batch-invariant`: how many batches are tried at most",
         "reference": "the case whose baseline judges cases that have none of their own",
         "tolerance": "how close is close enough, per kind of comparison",
         "published": "values from a paper or a guide, where no array exists",

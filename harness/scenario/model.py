@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import cast
+from typing import TypeGuard, cast
 
 from harness.records import ContractKind, Device, Dtype, Facts, Target, case_key
 from harness.scenario.fields import (
@@ -45,6 +45,8 @@ COUNTS = (
 # Executions that choose kernels for a function and leave the function as it is.
 ONLY_HOW_IT_IS_COMPUTED = ("attention", "compile", "fuse_qkv", "onnx")
 SCHEDULES = ("timesteps", "sigmas")  # lists with one value per step, never one per image
+# How many compositions of a batch `batch-invariant` tries, where the scenario does not say.
+MOST_COMPOSITIONS = 16
 # How often a case runs whose seconds are held against those of a variant: a first run, which warms
 # up, and three that are timed.
 COMPARED_ROUNDS = 4
@@ -188,6 +190,7 @@ class Scenario:
     determinism: Determinism = Determinism.FULL
     profile: Profile = Profile.NATIVE
     expect: tuple[Expectation, ...] = (Expectation.REPEATABLE,)
+    compositions: int = MOST_COMPOSITIONS
     reference: Reference | None = None
     tolerances: Tolerances = field(default_factory=Tolerances)
     published: Mapping[str, PublishedValue] = field(default_factory=dict)
@@ -258,7 +261,7 @@ class Scenario:
         """
         tolerances, cost, contract = self.tolerances, self.cost, self.contract
         bounds = (tolerances.cross_class, tolerances.batch)
-        held_to = [
+        held_to: list[object] = [
             list(self.expect),
             [None if each is None else each.as_yaml() for each in bounds],
             {
@@ -268,6 +271,8 @@ class Scenario:
             [cost.slower, cost.at_least_seconds],
             "" if contract is None else contract.terms,
         ]
+        if Expectation.BATCH_INVARIANT in self.expect:
+            held_to.append(self.compositions)
         return _short_digest(held_to)
 
     @property
@@ -311,7 +316,8 @@ class Case:
         scenario: What to run.
         target: The device and the dtype.
         settings: Environment variables that the worker starts with; None takes one away.
-        image: Picks one image of a batch, to be made alone.
+        images: The images of the scenario's batch that are made, by their indices and in this
+            order, which may repeat one; empty for the batch as it stands.
         teacher_tensors: The tensor file of a baseline, which is fed to every stage in place of what
             came before it: a teacher-forced run.
         perturbation: Seeds a perturbation by one unit in the last place, of the teacher's tensors
@@ -326,7 +332,7 @@ class Case:
     scenario: Scenario
     target: Target
     settings: tuple[tuple[str, str | None], ...] = ()
-    image: int | None = None
+    images: tuple[int, ...] = ()
     teacher_tensors: Path | None = None
     perturbation: int | None = None
     fault: Facts | None = None
@@ -358,10 +364,9 @@ class Case:
             self.perturbation,
             self.fault,
             self.detail,
-            self.image,
             self.emulation,
         )
-        return any(change is not None for change in changes)
+        return bool(self.images) or any(change is not None for change in changes)
 
     def evaluated(self, teacher_tensors: Path, form: str) -> Case:
         """Return the case whose stages are evaluated in float64 from a baseline's tensors.
@@ -394,8 +399,9 @@ class Case:
         """Return the case as the worker reads it."""
         scenario = self.scenario
         call, seeds = scenario.call, list(scenario.seeds)
-        if self.image is not None:
-            call, seeds = _single_image(call, len(seeds), self.image), [seeds[self.image]]
+        if self.images:
+            call = composed_call(call, len(seeds), self.images)
+            seeds = [seeds[image] for image in self.images]
         return {
             "id": self.id,
             "framework": scenario.framework,
@@ -455,17 +461,27 @@ def _short_digest(content: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _single_image(call: Facts, images: int, image: int) -> Facts:
-    """Return the call that makes one image of a batch.
+def composed_call(call: Facts, images: int, chosen: Sequence[int]) -> Facts:
+    """Return the call that makes some images of a batch of `images`, in the order `chosen`.
 
-    Lists with one value per image give that image's, and counts of images become one.
+    Lists with one value per image give those of the chosen ones, and counts of images count them.
     """
-    single: dict[str, object] = {}
+    composed: dict[str, object] = {}
     for key, value in call.items():
-        if key in COUNTS and value == images:
-            single[key] = 1
-        elif isinstance(value, list) and len(value) == images and key not in SCHEDULES:
-            single[key] = [value[image]]
+        if is_count(key, value, images):
+            composed[key] = len(chosen)
+        elif is_per_image(value, key, images):
+            composed[key] = [value[image] for image in chosen]
         else:
-            single[key] = value
-    return single
+            composed[key] = value
+    return composed
+
+
+def is_count(key: str, value: object, images: int) -> bool:
+    """Whether an argument of a call counts the images of the whole batch."""
+    return key in COUNTS and value == images
+
+
+def is_per_image(value: object, key: str, images: int) -> TypeGuard[list[object]]:
+    """Whether an argument of a call holds one value for each image of the batch."""
+    return isinstance(value, list) and len(value) == images and key not in SCHEDULES

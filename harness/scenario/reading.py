@@ -29,6 +29,8 @@ from harness.scenario.model import (
     PublishedValue,
     Reference,
     Scenario,
+    is_count,
+    is_per_image,
 )
 from harness.scenario.overlay import BASE, Draft
 from harness.scenario.tolerance import LOCAL_METRICS, LOOSE, BoundKey, Tolerance, Tolerances
@@ -37,6 +39,7 @@ NAME = re.compile(r"\w[\w.+-]*")  # of a scenario: a folder, a word of -k and pa
 CONTRADICTIONS = (
     (Expectation.VARIES, Expectation.REPEATABLE),
     (Expectation.VARIES, Expectation.STATELESS),
+    (Expectation.VARIES, Expectation.BATCH_INVARIANT),
     (Expectation.IDENTICAL_IMAGES, Expectation.DISTINCT_IMAGES),
 )
 FROM_SEEDS = ("generator", "latents")  # arguments of a call that the harness makes itself
@@ -160,6 +163,7 @@ def _scenario_of(draft: Draft, path: Path) -> Scenario:
     _check_framework(scenario, members, place)
     _check_call(members)
     _check_expectations(scenario, members, place)
+    _check_compositions(scenario, members)
     _check_evidence(scenario.tolerances, members)
     return scenario
 
@@ -304,6 +308,7 @@ _MAKERS: Mapping[str, Any] = {
     "cost": _cost,
     "node": _node,
     "timeout": float,
+    "compositions": int,
     "tags": tuple,
 }
 
@@ -413,6 +418,38 @@ def _check_expectations(scenario: Scenario, members: Members, place: Place) -> N
         if scenario.tolerances.batch is None:
             expected = "`tolerance.batch` for `batch-equals-single`"
             raise members.get("tolerance", place).wrong(expected, "no such key")
+
+
+def _check_compositions(scenario: Scenario, members: Members) -> None:
+    """Refuse `batch-invariant` where images of the batch cannot be chosen one by one.
+
+    An image is the same image in another batch only where it has a generator of its own.
+    """
+    if Expectation.BATCH_INVARIANT not in scenario.expect:
+        if "compositions" in members:
+            expected = "`compositions` beside `expect: batch-invariant`, whose search it bounds"
+            raise members["compositions"].wrong(expected, "no such expectation")
+        return
+    expect, seeds = members["expect"], scenario.seeds
+    if scenario.framework is Framework.HTTP:
+        expected = "another backend than `http`, which sends one request for each image"
+        raise expect.wrong(f"for `batch-invariant` {expected}", "`backend: http`")
+    if len(seeds) < 2:
+        expected = "a list of seeds, one per image, for `batch-invariant`"
+        hint = "without one, all images draw from one generator, and an image alone draws otherwise"
+        raise expect.wrong(expected, f"seed: {list(seeds)}", hint)
+    if scenario.generator is Generator.SHARED:
+        expected = "a generator for each image, for `batch-invariant`"
+        raise members["generator"].wrong(expected, f"`{scenario.generator}`")
+    batch = [
+        key
+        for key, value in scenario.call.items()
+        if is_count(key, value, len(seeds)) or is_per_image(value, key, len(seeds))
+    ]
+    if not batch:
+        expected = f"a list with one value for each of the {len(seeds)} seeds, or a count of them"
+        hint = "such as a list of prompts, or `num_images_per_prompt`"
+        raise members["call"].wrong(f"{expected}, for `batch-invariant`", "neither", hint)
 
 
 def _check_evidence(tolerances: Tolerances, members: Members) -> None:

@@ -191,8 +191,10 @@ def first_start(out: Path, own: str) -> str:
 def recording_folder(run: Path, case: Case) -> Path:
     """Return where the recording of a case lies, or will lie, in a run's folder."""
     name = case.key
-    if case.image is not None:
-        name += f"-image{case.image}"
+    if len(case.images) == 1:
+        name += f"-image{case.images[0]}"
+    elif case.images:
+        name += f"-batch-{'-'.join(map(str, case.images))}"
     if case.teacher_tensors is not None:
         name += "-teacher-forced"
     if case.detail is not None and case.detail.get("evaluation"):

@@ -409,7 +409,7 @@ class _Runs:
 
     def _between_images(self, case: Case, batch: Recording, name: str) -> Figures:
         singles = [
-            self.record(replace(case, image=image), f"{name}-image{image}")
+            self.record(replace(case, images=(image,)), f"{name}-image{image}")
             for image in case.scenario.single_images
         ]
         return _batch_figures(case.scenario, batch, singles)

@@ -226,7 +226,7 @@ lora-then: [fuse, unfuse]
 ip-adapter: {hub: acme/ip, weight_name: models/ip.safetensors, scale: 0.25}
 textual-inversion: {hub: acme/cat, weight_name: cat.safetensors, token: <cat>}
 scheduler: {class: DDIMScheduler, eta: 0.5}
-call: {num_inference_steps: 2}
+call: {num_inference_steps: 2, batch_size: 2}
 before: {invert: {skip: 0.5}}
 seed: [3, 4]
 generator: device
@@ -243,7 +243,8 @@ onnx: [text_encoder]
 component-dtype: {vae: float16}
 determinism: default
 profile: portable
-expect: [repeatable, batch-equals-single]
+expect: [repeatable, batch-equals-single, batch-invariant]
+compositions: 9
 reference: {scenario: other, device: cuda, dtype: float16}
 tolerance: {cross-class: identical, batch: {l_inf: 1.0e-5}, reason: R}
 published: {image: {abs_sum: 2.5, within: 0.5, on: cuda, source: a paper}}
@@ -267,7 +268,7 @@ def test_every_key_of_a_file_becomes_a_typed_field(tmp_path):
         description="A digit.",
         pipeline="DDIMPipeline",
         checkpoint=DIGITS,
-        call={"num_inference_steps": 2},
+        call={"num_inference_steps": 2, "batch_size": 2},
         before={"invert": {"skip": 0.5}},
         lora_then=("fuse", "unfuse"),
         framework=Framework.TORCH,
@@ -312,7 +313,12 @@ def test_every_key_of_a_file_becomes_a_typed_field(tmp_path):
         component_dtypes={"vae": Dtype.FLOAT16},
         determinism=Determinism.DEFAULT,
         profile=Profile.PORTABLE,
-        expect=(Expectation.REPEATABLE, Expectation.BATCH_EQUALS_SINGLE),
+        expect=(
+            Expectation.REPEATABLE,
+            Expectation.BATCH_EQUALS_SINGLE,
+            Expectation.BATCH_INVARIANT,
+        ),
+        compositions=9,
         reference=Reference(Target(Device.CUDA, Dtype.FLOAT16), "other"),
         tolerances=Tolerances(
             cross_class=Tolerance(exact=True),
@@ -451,9 +457,21 @@ def test_a_request_holds_all_that_the_worker_needs(tmp_path):
 )
 def test_a_single_image_of_a_batch_is_asked_for_alone(call, expected):
     """The image gets its own seed and its own item of each list, once, without timing."""
-    case = Case(builders.scenario(call=call, seeds=(7, 8, 9)), builders.CPU, image=1)
+    case = Case(builders.scenario(call=call, seeds=(7, 8, 9)), builders.CPU, images=(1,))
     request = case.request()
     assert (request["call"], request["seeds"], request["rounds"]) == (expected, [8], 0)
+
+
+def test_images_of_a_batch_are_asked_for_in_any_order_and_more_than_once():
+    """Each brings its own seed and its own item of each list; counts count the new batch."""
+    call = {"prompt": ["a", "b", "c"], "num_inference_steps": 3, "sigmas": [3, 2, 1]}
+    case = Case(builders.scenario(call=call, seeds=(7, 8, 9)), builders.CPU, images=(2, 0, 2, 2))
+    request = case.request()
+    assert request["call"] == {**call, "prompt": ["c", "a", "c", "c"]}
+    assert request["seeds"] == [9, 7, 9, 9]
+    counted = builders.scenario(call={"num_images_per_prompt": 3}, seeds=(7, 8, 9))
+    twice = Case(counted, builders.CPU, images=(1, 1)).request()
+    assert twice["call"] == {"num_images_per_prompt": 2}
 
 
 def test_methods_that_are_called_before_are_asked_for_in_their_order(tmp_path: Path):

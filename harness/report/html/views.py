@@ -28,7 +28,7 @@ from harness.records import (
     StageDrift,
     Verdict,
 )
-from harness.report import advice, variants, wording
+from harness.report import advice, batches, variants, wording
 from harness.report.html.charts import Chart, Series, draw
 from harness.report.html.pictures import Picture, PictureSet
 from harness.report.html.tables import Badge, Cell, Table, text_table, verdict_badge
@@ -71,6 +71,7 @@ class CaseView:
     is_open: bool
     first: str
     against: str
+    batch: str
     tables: tuple[Table, ...]
     contract: ContractView | None
     appearance: Table | None
@@ -283,6 +284,7 @@ def case_view(anchor: str, outcome: Outcome, run: Path, material: Material, titl
         is_open=outcome.fails,
         first="" if difference is None else reasons.difference(difference),
         against="" if outcome.baseline is None else reasons.source_of(outcome.baseline),
+        batch="" if outcome.batch is None else batches.said(outcome.batch),
         tables=tuple(table for table in tables if table is not None),
         contract=_contract(outcome.contract),
         appearance=_appearance(outcome.appearance),
