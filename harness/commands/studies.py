@@ -36,7 +36,15 @@ from harness.commands.parser import (
     store_of,
 )
 from harness.errors import UsageError, writing
-from harness.records import ContractOutcome, Device, Drift, EnvironmentChange, Outcome, Reason
+from harness.records import (
+    ContractOutcome,
+    Counterexample,
+    Device,
+    Drift,
+    EnvironmentChange,
+    Outcome,
+    Reason,
+)
 from harness.scenario.located_yaml import nearest
 from harness.scenario.model import Case
 from harness.scenario.project import named_in_results
@@ -327,7 +335,7 @@ def _to_explain(
     Raises:
         UsageError: There is none, or it cannot run again.
     """
-    compared = [each for each in outcomes if each.baseline is not None or each.contract is not None]
+    compared = [each for each in outcomes if _was_compared(each)]
     if not compared:
         raise UsageError(f"{run} holds no case that was compared with a baseline or another case")
     if not arguments.case:
@@ -341,6 +349,12 @@ def _to_explain(
             f"run pytest {found.test}; without CASE, explain tells what the run found"
         )
     return [found]
+
+
+def _was_compared(outcome: Outcome) -> bool:
+    """Whether a case was held against a baseline, another case, or an image of its batch alone."""
+    sides = (outcome.baseline, outcome.contract, outcome.changed_by)
+    return any(side is not None for side in sides)
 
 
 def _named(name: str, outcomes: Sequence[Outcome], run: Path) -> Outcome:
@@ -381,6 +395,8 @@ def _reproduce(
     (case,) = select(read_all([named_in_results(outcome.path)]), outcome.case, None)
     if outcome.contract is not None and outcome.reason in BY_CONTRACT:
         raise UsageError("a reproducer can be written only against a baseline, not for a variant")
+    if outcome.changed_by is not None:
+        raise UsageError("a reproducer can be written only against a baseline, not for a batch")
     actual = Recording.read(session.folder(case))
     expected = _judging_baseline(session, case, outcome, actual)
     folder = Path(arguments.reproducer)
@@ -438,7 +454,8 @@ def _as_judged(outcome: Outcome) -> Explanation:
     by_contract = held is not None and outcome.reason in BY_CONTRACT
     first = held.first_difference if held and by_contract else outcome.first_difference
     accuracy = () if by_contract else outcome.accuracy
-    return Explanation(outcome.case, first, accuracy=accuracy, edits=outcome.edits)
+    batch = outcome.changed_by
+    return Explanation(outcome.case, first, accuracy=accuracy, edits=outcome.edits, batch=batch)
 
 
 def _explanation(
@@ -452,6 +469,8 @@ def _explanation(
     (case,) = select(read_all([named_in_results(outcome.path)]), outcome.case, None)
     if outcome.contract is not None and outcome.reason in BY_CONTRACT:
         return _explanation_of_contract(session, case, outcome.contract, arguments), ()
+    if outcome.changed_by is not None:
+        return _explanation_of_batch(session, case, outcome.changed_by, arguments), ()
     actual = Recording.read(session.folder(case))
     expected = _judging_baseline(session, case, outcome, actual)
     found = _inquire(session, case, actual, expected, outcome, arguments)
@@ -481,6 +500,22 @@ def _explanation_of_contract(
 
         limit = arguments.root_causes
         return explain_contract(session, case, first, limit=limit, on_step=step)
+
+
+def _explanation_of_batch(
+    session: Session, case: Case, found: Counterexample, arguments: argparse.Namespace
+) -> Explanation:
+    """Return where the image of a batch first differs from the same image alone."""
+    from harness.report.terminal import progress
+    from harness.study.batch_causes import explain_batch
+
+    with progress(0) as steps:
+
+        def step(name: str) -> None:
+            steps.doing(case.id, name)
+
+        limit = arguments.root_causes
+        return explain_batch(session, case, found, limit=limit, on_step=step)
 
 
 def _inquire(

@@ -221,14 +221,14 @@ def _simplicity(found: Found) -> tuple[int, int, int, Composition]:
 def _simpler_than(found: Found) -> Iterator[Found]:
     """Yield what may be tried next, each simpler than `found`.
 
-    That are: the image with itself alone as its neighbours, in every smaller batch; an earlier
-    image in the same way, in a batch of the same size; the batch without some neighbours; one
-    neighbour replaced by the image itself, or by an earlier one; and the image in a lower slot.
+    That are: the image with itself alone as its neighbours, in batches of each size; an earlier
+    image wherever the image stands; the batch without some neighbours; one neighbour replaced by
+    the image itself, or by an earlier one; and the image in a lower slot.
     """
     own = found.images[found.slot]
     size = len(found.images)
     candidates = [Found((own,) * smaller, 0) for smaller in range(2, size + 1)]
-    candidates += [Found((earlier,) * size, found.slot) for earlier in range(own)]
+    candidates += [_with_image(found, earlier) for earlier in range(own)]
     candidates += _without_neighbours(found)
     for slot in range(size):
         if slot != found.slot:
@@ -252,6 +252,12 @@ def _without_neighbours(found: Found) -> Iterator[Found]:
         if length == 1:
             return
         length //= 2
+
+
+def _with_image(found: Found, image: int) -> Found:
+    """Return the batch with another image wherever that of the slot stands."""
+    own = found.images[found.slot]
+    return Found(tuple(image if each == own else each for each in found.images), found.slot)
 
 
 def _replaced(found: Found, slot: int, image: int) -> Found:

@@ -7,7 +7,7 @@ from enum import StrEnum
 
 from harness.records.accuracies import StageAccuracy
 from harness.records.appearances import Appearance
-from harness.records.batches import BatchCertificate
+from harness.records.batches import BatchCertificate, Counterexample
 from harness.records.cases import Target, case_key
 from harness.records.costs import Cost
 from harness.records.differences import Change, Difference, EnvironmentChange
@@ -207,3 +207,10 @@ class Outcome:
     def failed_checks(self) -> list[Check]:
         """The checks whose bound was exceeded, in the order in which they were made."""
         return [check for check in self.checks if not check.passed]
+
+    @property
+    def changed_by(self) -> Counterexample | None:
+        """The batch that decided the verdict by changing an image; None where none did."""
+        if self.reason is not Reason.EXPECTATION_BROKEN or self.batch is None:
+            return None
+        return self.batch.counterexample

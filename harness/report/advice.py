@@ -57,6 +57,8 @@ def next_step(outcome: Outcome, run: Path) -> str:
 def explanation(outcome: Outcome, run: Path) -> str:
     """Return the command that explains a drift; empty where nothing was compared and moved."""
     by_contract = outcome.reason is Reason.CONTRACT_BROKEN
+    if outcome.changed_by is not None and not outcome.test:
+        return join(["harness", "explain", str(run), outcome.case, *_store(outcome)])
     if outcome.verdict is not Verdict.DRIFTED or (outcome.baseline is None and not by_contract):
         return ""
     if _is_of_two_runs(outcome) or outcome.test:  # only its test can make the object again

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from harness.judge import reasons
 from harness.judge.checks import LocalCheck
 from harness.judge.first_difference import ByValue
-from harness.records import Drift, EnvironmentChange
+from harness.records import Counterexample, Drift, EnvironmentChange
 from harness.report import accuracy
 from harness.report.safe_text import safe_line
 from harness.report.wording import changed_lines
@@ -28,12 +28,14 @@ def text(found: Explanation, changes: Sequence[EnvironmentChange] = ()) -> str:
         found: Why a case moved.
         changes: What changed in the environment, the likeliest to matter first.
     """
-    first = "nothing differs" if found.first is None else reasons.difference(found.first)
+    first = _first(found)
     lines = [found.case, *(f"  edited:   {edit}" for edit in found.edits)]
-    lines.append(f"  first:    {first}")
+    if found.batch is not None:
+        lines += _batch_lines(found.batch)
+    lines += [f"  first:    {first}"] if first else []
     drift = "what lies between the two sides here" if found.partly else "the drift"
     for index, cause in enumerate(found.root_causes):
-        lines += _cause_lines(cause, drift, is_first=index == 0)
+        lines += _cause_lines(cause, drift, _restored(found, is_first=index == 0))
     if found.accuracy:
         lines.append(f"  accuracy: {accuracy.line(found.accuracy)}")
     lines += [f"  setting:  {_setting(setting)}" for setting in found.settings]
@@ -60,8 +62,35 @@ def by_value(found: ByValue) -> list[str]:
     return sentences
 
 
-def _cause_lines(cause: RootCause, drift: str, *, is_first: bool) -> list[str]:
-    """Return the lines on one root cause; `drift` says of what its share is a part."""
+def _first(found: Explanation) -> str:
+    """Return the first difference; empty where a batch was found, of which it is not known."""
+    if found.first is None:
+        return "" if found.batch is not None and not found.notes else "nothing differs"
+    return reasons.difference(found.first)
+
+
+def _batch_lines(batch: Counterexample) -> list[str]:
+    """Return which batch is held against which image alone, and the call that makes it."""
+    image = batch.images[batch.slot]
+    return [
+        f"  batch:    image {image} alone, against slot {batch.slot} of {list(batch.images)}",
+        f"  call:     {batch.call}",
+    ]
+
+
+def _restored(found: Explanation, *, is_first: bool) -> str:
+    """Return what was done to measure the share of a root cause."""
+    places = "here" if is_first else "here and at the root causes above"
+    if found.batch is not None:
+        return f"giving the image alone the batch's result {places}"
+    return f"restoring the baseline's result {places}"
+
+
+def _cause_lines(cause: RootCause, drift: str, restored: str) -> list[str]:
+    """Return the lines on one root cause.
+
+    `drift` says of what its share is a part, and `restored` how that was measured.
+    """
     lines = [f"  stage:    {cause.stage}: same inputs, different output"]
     if not cause.module:
         return lines
@@ -79,8 +108,6 @@ def _cause_lines(cause: RootCause, drift: str, *, is_first: bool) -> list[str]:
             "or settings differ, or it calls other operators"
         )
     if cause.share is not None:
-        places = "here" if is_first else "here and at the root causes above"
-        restored = f"restoring the baseline's result {places}"
         lines.append(f"            {restored} removes {_percent(cause.share)} of {drift}")
     return lines
 

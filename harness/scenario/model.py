@@ -33,6 +33,7 @@ from harness.worker.protocol import (
     DetailRequest,
     EmulationRequest,
     ExecutionsRequest,
+    SlotRequest,
 )
 
 # Arguments of a call that count images; a run of one image alone sets them to one.
@@ -324,6 +325,7 @@ class Case:
             or else of the initial noise.
         fault: Is injected into the pipeline.
         detail: Asks to see the inside of one stage, after which the run ends.
+        slot: Asks that of every tensor only one image of the batch counts.
         env: Package versions of the worker's environment in place of the installed ones, such as
             `diffusers==0.30.3`.
         emulation: Lets chosen stages compute as an emulation of a GPU's arithmetic says.
@@ -337,6 +339,7 @@ class Case:
     perturbation: int | None = None
     fault: Facts | None = None
     detail: DetailRequest | None = None
+    slot: SlotRequest | None = None
     env: tuple[str, ...] = ()
     emulation: EmulationRequest | None = None
 
@@ -434,6 +437,8 @@ class Case:
         request: CaseExtras = {}
         if self.env:
             request["env"] = list(self.env)
+        if self.slot is not None:
+            request["slot"] = self.slot
         if scenario.executions:
             request["executions"] = scenario.executions
         if scenario.components:

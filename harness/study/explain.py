@@ -17,6 +17,7 @@ from harness.judge.first_difference import ByValue
 from harness.records import (
     Change,
     ChangeKind,
+    Counterexample,
     Difference,
     DifferenceKind,
     EnvironmentChange,
@@ -63,6 +64,7 @@ class Explanation:
             root causes explain only what lies between the two sides here.
         accuracy: How far both sides of each stage that moved lie from its evaluation in float64.
         edits: What was edited since the baseline: keys of the scenario, settings of a scheduler.
+        batch: The batch that is held against one of its images alone; None where there is none.
     """
 
     case: str
@@ -74,6 +76,7 @@ class Explanation:
     partly: bool = False
     accuracy: tuple[StageAccuracy, ...] = ()
     edits: tuple[Change, ...] = ()
+    batch: Counterexample | None = None
 
 
 def explain(  # noqa: PLR0913 (each is asked for by an option, or is a side)

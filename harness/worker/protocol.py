@@ -210,6 +210,18 @@ class _CaseBasics(TypedDict):
     detail: Optional[DetailRequest]
 
 
+class SlotRequest(TypedDict):
+    """Asks that of every tensor only one image of a batch counts; see `observe.slot`.
+
+    `index` is the slot of the image, `size` how many images the batch has, 1 for the image alone,
+    and `noted` the file in which the run of the image alone notes the digests of its tensors.
+    """
+
+    index: int
+    size: int
+    noted: str
+
+
 class CaseExtras(TypedDict, total=False):
     """The keys that a case has only where it asks for something by them.
 
@@ -219,7 +231,7 @@ class CaseExtras(TypedDict, total=False):
     of the pipeline that are called before it, by name and in order; they are as those of `call`.
     `lora_then` is what is done with the LoRAs after they are loaded: `fuse`, `unfuse`, `unload`.
     `trust` is there where the project trusts code of its own, `emulation` where a study asks for
-    one.
+    one, and `slot` where of every tensor only one image of a batch counts.
     """
 
     env: List[str]
@@ -230,6 +242,7 @@ class CaseExtras(TypedDict, total=False):
     before: Dict[str, Dict[str, Any]]
     trust: TrustRequest
     emulation: EmulationRequest
+    slot: SlotRequest
 
 
 class CaseRequest(_CaseBasics, CaseExtras):

@@ -36,6 +36,7 @@ from .faults import injected
 from .observe.capture import Capture
 from .observe.modules import NO_STAGE, Detail, Enough, Tracer
 from .observe.repeat import compare_runs, digests_of
+from .observe.slot import Whole, slot_of
 from .observe.stages import Stage
 from .observe.tensors import Tensors
 from .pipeline import checkpoints
@@ -288,7 +289,8 @@ class Recorder:
         if case["teacher_tensors"] is not None:
             teacher_tensors = safetensors.torch.load_file(case["teacher_tensors"])
         evaluation = None if detail.evaluation is None else _evaluation(detail.evaluation)
-        tracer = Tracer(detail, teacher_tensors, pipeline.framework.observe_operators)
+        counts = slot_of(case["slot"]) if "slot" in case else Whole()
+        tracer = Tracer(detail, teacher_tensors, pipeline.framework.observe_operators, counts)
         capture = Capture(
             pipeline,
             # Where single modules are fed, the stages keep their own inputs.
@@ -297,6 +299,7 @@ class Recorder:
             last_stage=detail.last_stage,
             keep_every=case["keep_every"],
             evaluation=evaluation,
+            counts=counts,
         )
         within: Within = nothing_within
         unobserved: Callable[[], ContextManager[Any]] = nullcontext
@@ -333,6 +336,8 @@ class Recorder:
                 outputs = pipeline.run(on_stage, on_draw, executions.around(around), within=within)
         if evaluation is not None and evaluation.wrote_weights:
             self._loaded = None  # the next case must find them as they were stored
+        counts.close()
+        outputs = {name: counts.part(tensor) for name, tensor in outputs.items()}
         return Instrumented(outputs, capture, tracer, meter)
 
     def _run_timed(

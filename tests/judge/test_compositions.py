@@ -38,7 +38,7 @@ PLANTED = {
     "image-3-in-the-third-slot": (
         lambda images, slot: len(images) > 2 and images[2] == 3 and slot == 0 and images[0] != 3,
         4,
-        ((1, 1, 3), 0),
+        ((0, 0, 3), 0),
     ),
     "two-neighbours-at-once": (
         lambda images, slot: images[slot] == 0 and {1, 2} <= set(images),

@@ -15,8 +15,9 @@ from ..pipeline.call import Pipeline
 from ..protocol import NOISE, STAGE, StageRecord
 from .modules import Enough
 from .reads import Reads
+from .slot import Whole
 from .stages import Stage
-from .tensors import PendingDigest, Tensors, digest_later, leaves_in, tensors_in
+from .tensors import PendingDigest, Tensors, leaves_in, tensors_in
 
 if TYPE_CHECKING:
     from .float64 import Float64
@@ -48,6 +49,7 @@ class Capture:
         last_stage: The name of the stage after which the run ends with `Enough`; None for none.
         keep_every: N where the tensor of every N-th step of a scheduler is kept.
         evaluation: The evaluation in float64 that the run is; None for an ordinary run.
+        counts: What counts of each tensor; None for the whole.
 
     Attributes:
         schedulers: Each scheduler's configuration, by component name.
@@ -57,17 +59,20 @@ class Capture:
             stage and key of the kept tensor that they led to.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (each is something that a case asks for)
         self,
         pipeline: Pipeline,
         teacher_tensors: Optional[Tensors] = None,
         perturbation: Optional[int] = None,
         last_stage: Optional[str] = None,
+        *,
         keep_every: int = 1,
         evaluation: Optional[Float64] = None,
+        counts: Optional[Whole] = None,
     ) -> None:
         self.schedulers: Dict[str, Dict[str, Any]] = {}
         self.reads = Reads()
+        self._counts = counts or Whole()
         self._pipeline = pipeline
         self._teacher_tensors = teacher_tensors or {}
         self._perturbation = perturbation
@@ -101,7 +106,8 @@ class Capture:
         if not self.schedulers:
             self.schedulers = self._pipeline.scheduler_configuration()
         outputs = tensors_in(result)
-        noted = _NotedStage(stage, _start_digests(tensors_in(inputs)), _start_digests(outputs))
+        taken = self._start_digests(tensors_in(inputs))
+        noted = _NotedStage(stage, taken, self._start_digests(outputs))
         self._stages.append(noted)
         self.reads.saw(inputs)
         if stage.scheduler is not None:
@@ -142,8 +148,11 @@ class Capture:
         return {name: tensor for name, tensor in self._kept.items() if not self._is_unread(name)}
 
     def noise(self) -> List[torch.Tensor]:
-        """Return the noise that was drawn, in order."""
-        return self._noise
+        """Return what counts of the noise that was drawn, in order."""
+        return [self._counts.part(drawn) for drawn in self._noise]
+
+    def _start_digests(self, tensors: Tensors) -> PendingDigests:
+        return {key: self._counts.digest_later(tensor) for key, tensor in tensors.items()}
 
     def _on_step(self, stage: Stage, scheduler: str, outputs: Tensors) -> None:
         """Keep the sample of a scheduler's step if it is due, or if the baseline has it."""
@@ -158,7 +167,7 @@ class Capture:
             self._note_lower_precision([name])
 
     def _held_by(self, scheduler: str) -> PendingDigests:
-        return _start_digests(self._pipeline.scheduler_tensors(scheduler))
+        return self._start_digests(self._pipeline.scheduler_tensors(scheduler))
 
     def _on_call(self, stage: Stage, outputs: Tensors) -> None:
         """Keep a call's tensors at once if the baseline has any of them, else when the next comes.
@@ -253,10 +262,6 @@ def _sample_of(outputs: Tensors) -> Optional[torch.Tensor]:
     """Return the tensor of a scheduler's step that the pipeline goes on with, if there is any."""
     first = next(iter(outputs.values()), None)
     return outputs.get("prev_sample", first)
-
-
-def _start_digests(tensors: Tensors) -> PendingDigests:
-    return {key: digest_later(tensor) for key, tensor in tensors.items()}
 
 
 def _finish_digests(pending: PendingDigests) -> Dict[str, str]:

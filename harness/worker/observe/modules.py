@@ -29,8 +29,9 @@ from ..pipeline.components import call_of, parts_of
 from ..protocol import MODULE, DetailRequest, ModuleRecord
 from .digest import combine
 from .operators import OperatorLog
+from .slot import Whole
 from .stages import Stage
-from .tensors import PendingDigest, Tensors, digest_later, tensors_in
+from .tensors import PendingDigest, Tensors, tensors_in
 
 NO_STAGE = ""  # as the stage of a detail: no stage is looked into
 MODULE_DIGITS = 16  # hexadecimal, of the digest of a module's inputs or outputs
@@ -145,15 +146,21 @@ class Tracer:
         detail: What to see.
         teacher_tensors: The tensors that replace results, by their names in a recording.
         observe_operators: How the framework shows its operators.
+        counts: What counts of each tensor; None for the whole.
 
     Attributes:
         operators: The operators of the module that `detail` names.
     """
 
     def __init__(
-        self, detail: Detail, teacher_tensors: Tensors, observe_operators: ObserveOperators
+        self,
+        detail: Detail,
+        teacher_tensors: Tensors,
+        observe_operators: ObserveOperators,
+        counts: Optional[Whole] = None,
     ) -> None:
-        self.operators = OperatorLog(self._runs_wanted_module, detail.arguments)
+        self._counts = counts or Whole()
+        self.operators = OperatorLog(self._runs_wanted_module, detail.arguments, self._counts)
         self._detail = detail
         self._teacher_tensors = teacher_tensors
         self._observe_operators = observe_operators
@@ -209,7 +216,7 @@ class Tracer:
             call = ModuleCall(path, next(indices))
             if is_noted:
                 with self._unobserved():
-                    inputs.append(_combined_digest(tensors_in([*args, kwargs])))
+                    inputs.append(self._combined_digest(tensors_in([*args, kwargs])))
             self._running.append(call)
 
         def after(_module: Any, _args: Any, _kwargs: Any, result: Any) -> None:
@@ -219,7 +226,8 @@ class Tracer:
                 self._keep_or_replace(stage, call, given)
                 if is_noted:
                     type_name = type(module).__name__
-                    noted = _NotedCall(call, type_name, inputs.pop(), _combined_digest(given))
+                    outputs = self._combined_digest(given)
+                    noted = _NotedCall(call, type_name, inputs.pop(), outputs)
                     self._noted.setdefault(stage.name, []).append(noted)
 
         first = module.register_forward_pre_hook(before, prepend=True, with_kwargs=True)
@@ -236,7 +244,7 @@ class Tracer:
         for key, tensor in given.items():
             name = f"{MODULE}{stage.name}/{call.label}/{key}"
             if is_kept:
-                self._kept[name] = tensor.detach().to("cpu", copy=True)
+                self._kept[name] = self._counts.part(tensor).detach().to("cpu", copy=True)
             replacement = self._teacher_tensors.get(name) if is_fed else None
             if replacement is not None and replacement.shape == tensor.shape:
                 tensor.copy_(replacement)
@@ -251,6 +259,36 @@ class Tracer:
         finally:
             self._running = running
 
+    def _combined_digest(self, tensors: Mapping[str, torch.Tensor]) -> PendingDigest:
+        """Start one digest of several tensors, in their order.
+
+        Their names do not count: a parameter may have another name in another release.
+        """
+        started = [self._digest_once(tensor) for tensor in tensors.values()]
+
+        def finish() -> str:
+            digests = [pending() for pending in started]
+            if len(digests) == 1:
+                return digests[0][:MODULE_DIGITS]
+            by_position = {str(index): digest for index, digest in enumerate(digests)}
+            return combine(by_position)[:MODULE_DIGITS]
+
+        return finish
+
+    def _digest_once(self, tensor: torch.Tensor) -> PendingDigest:
+        """Start a tensor's digest, or return the one that was started before.
+
+        What one module gave and the next one takes is read once, unless it was written to since.
+        """
+        if tensor.is_inference():  # such a tensor does not count how often it was written to
+            return self._counts.digest_later(tensor)
+        version = tensor._version
+        known: Optional[Tuple[int, PendingDigest]] = getattr(tensor, "_digested", None)
+        if known is None or known[0] != version:
+            known = (version, self._counts.digest_later(tensor))
+            tensor._digested = known  # type: ignore[attr-defined]
+        return known[1]
+
 
 def _record(noted: _NotedCall) -> ModuleRecord:
     return {
@@ -259,35 +297,3 @@ def _record(noted: _NotedCall) -> ModuleRecord:
         "inputs": noted.inputs(),
         "outputs": noted.outputs(),
     }
-
-
-def _combined_digest(tensors: Mapping[str, torch.Tensor]) -> PendingDigest:
-    """Start one digest of several tensors, in their order.
-
-    Their names do not count: a parameter may have another name in another release.
-    """
-    started = [_digest_once(tensor) for tensor in tensors.values()]
-
-    def finish() -> str:
-        digests = [pending() for pending in started]
-        if len(digests) == 1:
-            return digests[0][:MODULE_DIGITS]
-        by_position = {str(index): digest for index, digest in enumerate(digests)}
-        return combine(by_position)[:MODULE_DIGITS]
-
-    return finish
-
-
-def _digest_once(tensor: torch.Tensor) -> PendingDigest:
-    """Start a tensor's digest, or return the one that was started before.
-
-    What one module gave and the next one takes is read once, unless it was written to since.
-    """
-    if tensor.is_inference():  # such a tensor does not count how often it was written to
-        return digest_later(tensor)
-    version = tensor._version
-    known: Optional[Tuple[int, PendingDigest]] = getattr(tensor, "_digested", None)
-    if known is None or known[0] != version:
-        known = (version, digest_later(tensor))
-        tensor._digested = known  # type: ignore[attr-defined]
-    return known[1]

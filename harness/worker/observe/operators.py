@@ -16,7 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..protocol import ARGUMENT, OPERATOR, Json, OperatorRecord
 from .arguments import NotExpressibleError, arguments_as_json
-from .tensors import Tensors, digest_tensor, dtype_name, tensors_in
+from .slot import Whole
+from .tensors import Tensors, dtype_name, tensors_in
 
 WORKER = Path(__file__).parents[1]
 # Files of the worker and of the frameworks: their lines are not what a reader looks for.
@@ -31,15 +32,22 @@ class OperatorLog:
     Args:
         is_wanted: Returns whether what runs now is that module's own code.
         arguments_of: The index of the operator whose arguments are kept; None for no one.
+        counts: What counts of each tensor; None for the whole.
 
     Attributes:
         records: One entry per operator.
         tensors: What the operators gave, by the names that a recording uses.
     """
 
-    def __init__(self, is_wanted: Callable[[], bool], arguments_of: Optional[int] = None) -> None:
+    def __init__(
+        self,
+        is_wanted: Callable[[], bool],
+        arguments_of: Optional[int] = None,
+        counts: Optional[Whole] = None,
+    ) -> None:
         self.is_wanted = is_wanted
         self._arguments_of = arguments_of
+        self._counts = counts or Whole()
         self.records: List[OperatorRecord] = []
         self.tensors: Tensors = {}
 
@@ -53,7 +61,7 @@ class OperatorLog:
         """Call one operator, note it, and return its result."""
         taken = tensors_in([*args, kwargs])
         # The digests come before the call, for operators that write into their inputs.
-        inputs = {key: digest_tensor(tensor) for key, tensor in taken.items()}
+        inputs = {key: self._counts.digest(tensor) for key, tensor in taken.items()}
         arguments = self._arguments(args, kwargs)
         result = function(*args, **kwargs)
         given = tensors_in(result)
@@ -61,7 +69,7 @@ class OperatorLog:
         record: OperatorRecord = {
             "operator": name,
             "inputs": inputs,
-            "outputs": {key: digest_tensor(tensor) for key, tensor in given.items()},
+            "outputs": {key: self._counts.digest(tensor) for key, tensor in given.items()},
             "shapes": [_shape(tensor) for tensor in taken.values() if tensor.dim()],
             "source": _calling_line(),
         }
@@ -91,7 +99,7 @@ class OperatorLog:
             if tensor.is_complex():  # the reader of tensor files has no type for it
                 continue
             name = f"{OPERATOR}{len(self.records)}/{key}"
-            self.tensors[name] = tensor.detach().to("cpu", copy=True)
+            self.tensors[name] = self._counts.part(tensor).detach().to("cpu", copy=True)
 
 
 class TorchOperators(TorchDispatchMode):
