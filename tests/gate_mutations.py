@@ -28,7 +28,7 @@ SHOWN_ALONE = {
     "free", "local", "origins", "edits", "environment_changes", "repeat_l_inf", "accuracy", "cost",
     "effects", "abs_sum", "abs_sum_expected", "worst_index", "worst_actual", "worst_expected",
     "size", "actual", "expected", "source", "rel_l2", "differing", "file", "reference",
-    "detection_rate", "peak_bytes_expected", "gain", "bias", "channel_bias",
+    "detection_rate", "peak_bytes_expected", "gain", "bias", "channel_bias", "batch", "test",
 }  # fmt: skip
 
 # Reasons beside which only a recording can show other digests of outputs: `--recordings`.

@@ -16,6 +16,7 @@ from harness.gate.findings import Contradiction
 from harness.judge import reasons
 from harness.judge.accuracy import follows
 from harness.judge.checks import check_local, check_output
+from harness.judge.compositions import planned
 from harness.judge.cost import word_for
 from harness.records import (
     Against,
@@ -211,6 +212,18 @@ def _repeating(outcome: Outcome, case: Case) -> Objection | None:
     return _objection(differs, Contradiction.NOT_REPEATABLE, f"{apart}")
 
 
+def _batches(outcome: Outcome, case: Case) -> Objection | None:
+    """Object where the batches that the scenario wants tried were not, or one changed an image."""
+    scenario, certificate = case.scenario, outcome.batch
+    if Expectation.BATCH_INVARIANT not in scenario.expect:
+        return None
+    owed = len(planned(len(scenario.seeds), scenario.compositions))
+    if certificate is None or certificate.compositions != owed:
+        return Objection(Contradiction.CHECK_MISSING, f"{owed} compositions of the batch")
+    changed = certificate.counterexample
+    return _objection(changed, Contradiction.FAILED_CHECK, "a batch that changes an image")
+
+
 def _published(outcome: Outcome, case: Case) -> Objection | None:
     """Object where a published value is not held, or was another one."""
     held = {
@@ -305,6 +318,7 @@ RULES_OF_CASE: tuple[RuleOfCase, ...] = (
     _labels,
     _varying,
     _repeating,
+    _batches,
     _published,
     _bounds,
     _bounds_of_contract,

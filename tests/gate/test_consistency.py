@@ -7,18 +7,21 @@ from dataclasses import replace
 import builders
 import pytest
 
-from harness.gate.consistency import contradiction
+from harness.gate.consistency import Objection, contradiction, contradicts_release
 from harness.gate.findings import Contradiction
 from harness.records import (
+    BatchCertificate,
     Check,
     ContractKind,
     ContractOutcome,
     ContractState,
+    Counterexample,
     Drift,
     Effect,
     Metric,
     Reason,
 )
+from harness.scenario.fields import Expectation
 from harness.scenario.model import Case, Contract
 
 CASE = builders.case()
@@ -151,3 +154,27 @@ def test_a_verdict_that_does_not_follow_from_what_is_stated_is_a_contradiction(o
     found = contradiction(outcome)
     assert found is not None
     assert found.what is what
+
+
+SERVED = builders.case(seeds=(0, 1, 2), expect=(Expectation.BATCH_INVARIANT,), compositions=5)
+HELD = BatchCertificate(compositions=5, largest=3, is_exhaustive=False, runs=7)
+CHANGED = Counterexample((0, 0), 0, "pipeline()", is_smallest=True)
+FEWER = Objection(Contradiction.CHECK_MISSING, "5 compositions of the batch")
+
+
+@pytest.mark.parametrize(
+    ("batch", "expected"),
+    [
+        (HELD, None),
+        (None, FEWER),
+        (replace(HELD, compositions=4), FEWER),
+        (
+            replace(HELD, counterexample=CHANGED),
+            Objection(Contradiction.FAILED_CHECK, "a batch that changes an image"),
+        ),
+    ],
+    ids=["held", "not-searched", "fewer-than-asked-for", "one-changed-an-image"],
+)
+def test_a_certificate_must_have_tried_what_the_scenario_asks_for(batch, expected):
+    """A run that left the search out does not open a gate."""
+    assert contradicts_release(identical(batch=batch), SERVED, None) == expected
