@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from harness.report.study_report import BoundRow
     from harness.store.recording import Environment
     from harness.study.explain import Explanation
+    from harness.study.forecast import Forecast
     from harness.study.overhead import Overhead
 
 
@@ -178,3 +179,12 @@ class Cleaned:
     old: tuple[str, ...]
     removed: bool
     total: int
+
+
+@dataclass(frozen=True)
+class Forecasts:
+    """What `forecast` prints: what it rests on, the forecasts, and why other cases have none."""
+
+    stated: str
+    forecasts: tuple[Forecast, ...]
+    missed: dict[str, str]

@@ -34,6 +34,7 @@ HOMES: Mapping[str, tuple[str, ...]] = {
     "history": ("history",),
     "copies": ("copy",),
     "studies": ("calibrate", "challenge", "explain", "cost", "bisect"),
+    "forecast": ("forecast",),
     "upgrade": ("upgrade",),
     "housekeeping": ("prune", "clean"),
 }

@@ -12,6 +12,7 @@ from harness.launch.process import PORTABLE
 from harness.records import Device
 from harness.scenario.fields import Framework, Generator
 from harness.scenario.model import Case
+from harness.worker.protocol import EmulationRequest
 
 ATEN_AVX2 = {"ATEN_CPU_CAPABILITY": "avx2"}
 ATEN_DEFAULT = {"ATEN_CPU_CAPABILITY": "default"}
@@ -32,21 +33,23 @@ class Platform:
         enable: What the pipeline enables beside what the scenario says.
         attention: The attention backend; None leaves the scenario's own.
         device: The device; None leaves the case's own.
+        emulation: An emulation of a GPU's arithmetic; None for this machine's own.
     """
 
     variables: Mapping[str, str] = field(default_factory=dict)
     enable: tuple[str, ...] = ()
     attention: str | None = None
     device: Device | None = None
+    emulation: EmulationRequest | None = None
 
     @property
     def may_not_apply(self) -> bool:
         """Whether it changes the pipeline, which may lack what is to be changed.
 
-        An attention backend may lack a kernel for a GPU or a dtype, and a memory format may not be
-        one of a pipeline's weights. Neither is a defect.
+        An attention backend may lack a kernel for a GPU or a dtype, a memory format may not be one
+        of a pipeline's weights, and an emulation may find no operator. None of it is a defect.
         """
-        return self.attention is not None or bool(self.enable)
+        return self.attention is not None or bool(self.enable) or self.emulation is not None
 
     def carry(self, case: Case) -> Case:
         """Return `case` as it runs on this platform."""
@@ -61,6 +64,7 @@ class Platform:
             scenario=scenario,
             settings=tuple(sorted(settings.items())),
             target=replace(case.target, device=self.device or case.target.device),
+            emulation=self.emulation,
         )
 
 

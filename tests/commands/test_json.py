@@ -11,12 +11,13 @@ import pytest
 
 from harness.commands.main import build_parser
 from harness.commands.parser import commands_of
+from harness.errors import UsageError
 from harness.launch import package_index
 from harness.records import Device, Metric
 from harness.report.study_report import calibration_rows
 from harness.scenario.tolerance import BoundKey, Kind, Tolerances
 from harness.store.run_folder import read_results
-from harness.study import bisect, calibrate, challenge, overhead
+from harness.study import bisect, calibrate, challenge, forecast, overhead
 from harness.study.bisect import Bisection, Change
 from harness.study.calibrate import Calibration
 from harness.study.challenge import Challenge
@@ -190,6 +191,44 @@ def test_calibrate(shop, monkeypatch: pytest.MonkeyPatch):
     ]
     assert (content["missed"], row["current"]) == ({"cuda": "no CUDA device"}, None)
     assert set(content["left_out"]) == {"mkl", "aten"}
+
+
+def test_forecast(shop, monkeypatch: pytest.MonkeyPatch):
+    """What is predicted for each case, by kind of stage, and why others have no forecast."""
+    path = str(shop.scenario(cases="{device: cpu, dtype: [float32, bfloat16]}"))
+    fma = forecast.Predicted("fma", "", {"scheduler.step": 1.5e-6}, {"scheduler.step": 4.0}, "3 mm")
+    noise, bounds = {"scheduler.step": 2e-7}, {"scheduler.step": 6e-6}
+    kinds = ("scheduler.step",)
+
+    def predicted(_session, case, *_args):
+        if case.target.dtype == "bfloat16":
+            raise UsageError("shows no stages")
+        return forecast.Forecast(
+            case.id, "cpu-a", 2, kinds, noise, (fma,), bounds, {"scheduler.step": 3e-6}
+        )
+
+    monkeypatch.setattr(forecast, "forecast", predicted)
+    content, printed = asked(shop, "forecast", path)
+    assert content["stated"] in printed
+    (one,) = content["forecasts"]
+    assert one["predicted"][0]["local"] == {"scheduler.step": 1.5e-6}
+    assert one["measured"] == []
+    row = next(line for line in printed.splitlines() if line.startswith("fma"))
+    assert re.split(r" {2,}", row.strip()) == ["fma", "1.5e-06", "within, x4"]
+    assert content["missed"] == {"digits[cpu-bfloat16]": "shows no stages"}
+    assert "no forecast: digits[cpu-bfloat16]: shows no stages" in printed
+
+
+def test_a_forecast_of_nothing_and_an_unknown_emulation(shop):
+    """Exit codes of a command that verified nothing, and of a wrong word."""
+    path = str(shop.scenario(expect="[varies]", generator="none"))
+    done = shop.harness("forecast", path)
+    assert done.code == 3
+    assert "no forecast: digits[cpu-float32]: is expected to vary" in done.out
+    done = shop.harness("forecast", path, "--emulation", "tf23")
+    assert done.code == 2
+    assert "--emulation is one of fma, split-k" in done.err
+    assert "`tf32`" in done.err
 
 
 def test_challenge(shop, monkeypatch: pytest.MonkeyPatch):

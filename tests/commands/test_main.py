@@ -59,7 +59,7 @@ def test_wrong_usage_is_exit_code_2_and_says_what_is_wrong(arguments: list[str],
     "command",
     [
         *("list", "run", "record", "accept", "env", "report", "gate"),
-        *("explain", "bisect", "calibrate", "challenge", "cost"),
+        *("explain", "bisect", "calibrate", "forecast", "challenge", "cost"),
     ],
 )
 def test_every_command_has_help_with_an_example_and_the_exit_codes(command: str, shop):
