@@ -13,11 +13,12 @@ error.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Protocol, cast
 
-from harness.errors import UsageError
+from harness.errors import NotRecordedError, UsageError
 from harness.launch.in_process import InProcessSlot
 from harness.records import Device, Drift, Outcome, Reason
 from harness.report.advice import ACCEPTABLE
@@ -33,6 +34,7 @@ from harness.store.run_folder import new_run
 from harness.store.shared_baselines import open_store
 from harness.store.shared_folder import is_url
 from harness.study.accepting import FIRST_RECORDING, lacks_baseline, put_in_store
+from harness.study.quick_calibration import FOLDER, Recorded, add_bounds, without_bounds
 
 if TYPE_CHECKING:
     from harness.records import Array
@@ -95,7 +97,7 @@ def run(
     return _run(cases, _store(baselines), out, jobs).outcomes
 
 
-def record(
+def record(  # noqa: PLR0913 (keywords, each with a default)
     chosen: Chosen | None = None,
     *,
     keyword: str = "",
@@ -103,6 +105,7 @@ def record(
     baselines: PathOrText | None = None,
     out: PathOrText | None = None,
     reason: str = FIRST_RECORDING,
+    calibrate: bool = True,
 ) -> list[Path]:
     """Run cases and write the baselines that this machine's class lacks, as `harness record` does.
 
@@ -113,6 +116,8 @@ def record(
         baselines: The store; by default that of the project.
         out: The run's folder; by default a new one below the project's `runs/`.
         reason: Kept in each baseline.
+        calibrate: Whether a quick calibration measures bounds for machines of other classes, where
+            a scenario sets none. A case of which it cannot measure any gets none.
 
     Returns:
         The JSON file of each baseline that was written. A case that fails, or has a baseline
@@ -127,11 +132,26 @@ def record(
     asked = [to_record(case) for case in cases]
     session = _run(asked, _store(baselines), out, 1, WhenEvaluated.NEVER)
     outcomes = {outcome.case: outcome for outcome in session.outcomes}
-    return [
-        put_in_store(session.store, case, Recording.read(session.folder(case)), reason)
-        for case in cases
-        if lacks_baseline(outcomes[case.id])
-    ]
+    written = []
+    for case in cases:
+        if lacks_baseline(outcomes[case.id]):
+            recording = Recording.read(session.folder(case))
+            baseline = put_in_store(session.store, case, recording, reason)
+            written.append(Recorded(case, recording, baseline))
+    if calibrate:
+        _add_bounds(session, written)
+    return [each.baseline for each in written]
+
+
+def _add_bounds(session: Session, written: Sequence[Recorded]) -> None:
+    """Measure bounds for the new baselines that lack them, by workers of their own."""
+    asked = without_bounds(session.store, written)
+    if not asked:
+        return
+    with Session(session.store, session.out / FOLDER) as quick:
+        for each in asked:
+            with suppress(NotRecordedError, UsageError):
+                add_bounds(quick, each, lambda _: None)
 
 
 def compare(actual: object, expected: object) -> Drift:

@@ -170,6 +170,7 @@ def recording(
     noise: Sequence[np.ndarray] = (NOISE,),
     stages: Sequence[tuple[str, dict[str, str], dict[str, str]]] = STAGES,
     kept: Mapping[str, np.ndarray] | None = None,
+    metadata: Mapping[str, str] | None = None,
     letter: str = "a",
     **changes: Any,
 ) -> Recording:
@@ -181,6 +182,7 @@ def recording(
         noise: What was drawn, in order.
         stages: Name, digests of inputs, digests of outputs.
         kept: Tensors of stages, by stage and key.
+        metadata: Of the file of tensors.
         letter: Of the numerics class.
         changes: Members of the recording that replace those made here: `environment`, `inputs`,
             `repeat`, `cost`, ...
@@ -189,7 +191,8 @@ def recording(
     tensors = {f"output/{name}": array for name, array in outputs.items()}
     tensors |= {f"noise/{index}": array for index, array in enumerate(noise)}
     tensors |= {f"stage/{name}": array for name, array in (kept or {}).items()}
-    packed = save({name: np.ascontiguousarray(array) for name, array in tensors.items()})
+    arrays = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    packed = save(arrays, metadata=dict(metadata or {}) or None)
     content = {
         "format": RECORDING_FORMAT,
         "case": {},

@@ -281,8 +281,12 @@ def _run_options(parser: argparse.ArgumentParser) -> None:
 
 
 def record(arguments: argparse.Namespace) -> int:
-    """Run cases that have no baseline of this machine's class, and write theirs."""
-    from harness.commands.baseline_writing import NewBaseline, write_baselines
+    """Run cases that have no baseline of this machine's class, and write theirs.
+
+    Where a scenario sets no bounds for machines of other classes, a quick calibration of some
+    seconds measures them, and the baseline keeps them. `harness calibrate` measures more.
+    """
+    from harness.commands.baseline_writing import NewBaseline, say_bounds, write_baselines
     from harness.report.run_report import print_runs
     from harness.report.runs import Run
     from harness.report.terminal import console
@@ -301,8 +305,11 @@ def record(arguments: argparse.Namespace) -> int:
         for case in cases
         if lacks_baseline(outcomes[case.id])
     ]
-    write_baselines(session.store, new, arguments.reason or FIRST_RECORDING, arguments.warn_above)
+    reason = arguments.reason or FIRST_RECORDING
+    written = write_baselines(session.store, new, reason, arguments.warn_above)
     _advise_more_bits(new)
+    if arguments.calibrate:
+        say_bounds(session, dict(zip(written, new, strict=True)))
     failed = [each for each in session.outcomes if each.fails and not lacks_baseline(each)]
     if failed:
         print_runs(console(), [Run(session.out, tuple(failed))])
@@ -337,6 +344,12 @@ def _record_options(parser: argparse.ArgumentParser) -> None:
         "--reason",
         metavar="TEXT",
         help="kept in the baseline (default: that it is the first recording on its class)",
+    )
+    parser.add_argument(
+        "--no-calibrate",
+        dest="calibrate",
+        action="store_false",
+        help="measure no bounds for machines of other classes, which then owe the same bits",
     )
     parser.add_argument(
         "--stateful",

@@ -82,8 +82,9 @@ def calibrate(arguments: argparse.Namespace) -> int:
     from harness.report.terminal import console, progress
     from harness.session import Session
     from harness.study.budget import Budget
-    from harness.study.calibrate import Effort
+    from harness.study.calibrate import Effort, Known
     from harness.study.calibrate import calibrate as measure
+    from harness.study.fleet_evidence import from_runs
     from harness.study.platforms import platforms_of
 
     case = _one_case(arguments)
@@ -94,6 +95,7 @@ def calibrate(arguments: argparse.Namespace) -> int:
         )
     platforms = platforms_of(case)
     store = store_of(arguments)
+    fleet = from_runs([run_of(run) for run in arguments.runs], case, store)
     with (
         progress(_runs(case, arguments, len(platforms))) as steps,
         Session(store, out_of(arguments, _calibration_of(case))) as session,
@@ -109,6 +111,7 @@ def calibrate(arguments: argparse.Namespace) -> int:
             platforms,
             effort=Effort(arguments.seeds, arguments.perturbations, Budget(arguments.budget)),
             on_step=step,
+            known=Known(fleet=fleet),
         )
     if not arguments.json:
         print_calibration(console(), found, case.scenario.tolerances)
@@ -205,6 +208,14 @@ def _calibrate_options(parser: argparse.ArgumentParser) -> None:
         default=8,
         metavar="N",
         help="perturbations to measure, each by one unit in the last place (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--from",
+        dest="runs",
+        nargs="+",
+        default=[],
+        metavar="RUN",
+        help="runs of other machines, whose drifts from the baseline are evidence too",
     )
     parser.add_argument(
         "--budget",
@@ -474,8 +485,8 @@ def _explanation(
     actual = Recording.read(session.folder(case))
     expected = _judging_baseline(session, case, outcome, actual)
     found = _inquire(session, case, actual, expected, outcome, arguments)
-    tolerance = case.scenario.tolerances.cross_class
-    if tolerance is not None and not tolerance.exact:
+    tolerance = expected.tolerance(case.scenario)
+    if not tolerance.exact:
         by_value = first_difference.by_value(outcome.local, outcome.free, tolerance)
         found = replace(found, by_value=by_value)
     if outcome.reason is Reason.SCENARIO_EDITED:

@@ -34,7 +34,7 @@ from harness.records import (
 )
 from harness.scenario.fields import Expectation
 from harness.scenario.model import Case
-from harness.scenario.tolerance import NO_DIFFERENCE, Tolerance
+from harness.scenario.tolerance import Tolerance
 from harness.store.baselines import Baseline
 
 # Which reasons a passing verdict can have; every other reason belongs to a failure.
@@ -88,7 +88,11 @@ def contradicts_release(
         return None
     found = _first(rule(outcome, case) for rule in RULES_OF_CASE)
     if found is None and baseline is not None:
-        found = _digests(outcome, baseline) or _seconds(outcome, baseline)
+        found = (
+            _bounds(outcome, case, baseline)
+            or _digests(outcome, baseline)
+            or _seconds(outcome, baseline)
+        )
     return found
 
 
@@ -193,8 +197,8 @@ RULES: tuple[Rule, ...] = (
 
 def _labels(outcome: Outcome, case: Case) -> Objection | None:
     scenario = case.scenario
-    stated = (outcome.scenario, outcome.target, outcome.variant)
-    actual = (scenario.name, case.target, scenario.variant)
+    stated = (outcome.scenario, outcome.target, outcome.variant, outcome.test)
+    actual = (scenario.name, case.target, scenario.variant, scenario.test)
     return _objection(stated != actual, Contradiction.LABELS, f"{outcome.scenario}[{outcome.key}]")
 
 
@@ -251,10 +255,10 @@ def _published(outcome: Outcome, case: Case) -> Objection | None:
     )
 
 
-def _bounds(outcome: Outcome, case: Case) -> Objection | None:
-    """Object where a bound of the scenario was not checked against the drift that is stated."""
+def _bounds(outcome: Outcome, case: Case, baseline: Baseline) -> Objection | None:
+    """Object where a bound that holds was not checked against the drift that is stated."""
     if outcome.reason is Reason.INSIDE_TOLERANCE:
-        tolerance = case.scenario.tolerances.cross_class or NO_DIFFERENCE
+        tolerance = baseline.tolerance(case.scenario)
         return _missing(outcome.checks, outcome.outputs, outcome.local, tolerance)
     return None
 
@@ -320,7 +324,6 @@ RULES_OF_CASE: tuple[RuleOfCase, ...] = (
     _repeating,
     _batches,
     _published,
-    _bounds,
     _bounds_of_contract,
     _cost,
 )

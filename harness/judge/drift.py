@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from harness.records import OUTPUT, Drift, Stage, StageDrift
+from harness.worker.protocol import CLAMPED
 
 if TYPE_CHECKING:
     from harness.records import Array
@@ -282,11 +283,41 @@ def of_teacher_forced(actual: Observed, expected: Observed) -> tuple[StageDrift,
 
     The run `actual` got every tensor that `expected` kept. So its outputs are made of the
     baseline's own last stage, and their drift, under the stage `OUTPUT`, is of this code alone.
+
+    Where both sides kept what went into a clamp that decides most of a scheduler's step, that
+    tensor has a drift of its own, under the key `CLAMPED`. The drift of the step's result then
+    leaves out the elements that are not at the same limit on both sides: these follow from what
+    went in, and show its rounding magnified.
     """
     outputs = tuple(
         _stage_drift(OUTPUT, name, moved) for name, moved in of_outputs(actual, expected).items()
     )
-    return of_stages(actual, expected) + outputs
+    steps = _decided_by_clamps(actual, expected)
+    stages = tuple(steps.get(each.name, each) for each in of_stages(actual, expected))
+    return tuple(each for each in stages if not _lacks_clamped(each)) + outputs
+
+
+def _decided_by_clamps(actual: Observed, expected: Observed) -> dict[str, StageDrift]:
+    """Return the drift of each result that a clamp decides, without what it does not decide."""
+    actual_tensors, expected_tensors = actual.stage_tensors, expected.stage_tensors
+    limits = expected.clamps
+    found = []
+    for (stage, key), result in expected_tensors.items():
+        its, own = expected_tensors.get((stage, CLAMPED)), actual_tensors.get((stage, CLAMPED))
+        tensor, clamp = actual_tensors.get((stage, key)), limits.get(str(stage))
+        if key == CLAMPED or its is None or own is None or tensor is None or clamp is None:
+            continue
+        if its.shape == own.shape == tensor.shape == result.shape:
+            at_low = np.maximum(own, its) <= clamp.low
+            at_high = np.minimum(own, its) >= clamp.high
+            decided = np.where(at_low | at_high, tensor, result)
+            found.append(_stage_drift(stage, key, measure(decided, result)))
+    return {each.name: each for each in found}
+
+
+def _lacks_clamped(moved: StageDrift) -> bool:
+    """Whether this run did not keep what went into a clamp, so that nothing is left out either."""
+    return moved.key == CLAMPED and math.isnan(moved.rel_l2)
 
 
 def of_stages(

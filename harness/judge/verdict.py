@@ -254,7 +254,7 @@ class _Judgement:
         """Measure how far outputs and stages moved, and check that against the bounds."""
         tolerance = NO_DIFFERENCE
         if not match.same_class:
-            tolerance = self._scenario.tolerances.cross_class or NO_DIFFERENCE
+            tolerance = match.baseline.tolerance(self._scenario)
         outputs = drift.of_outputs(self._actual, match.baseline)
         checks = [
             check
@@ -290,7 +290,8 @@ class _Judgement:
         if match.same_class:
             message = reasons.other_bits(baseline, first)
             return self._decided(Verdict.DRIFTED, Reason.OTHER_BITS, message)
-        if self._scenario.tolerances.cross_class is None:
+        has_bounds = match.baseline.measured_bounds is not None
+        if self._scenario.tolerances.cross_class is None and not has_bounds:
             message = reasons.no_tolerance(baseline, first)
             return self._decided(Verdict.DRIFTED, Reason.NO_TOLERANCE, message)
         message = reasons.over_bound(over[0], baseline, first)

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1]
 SOURCES = ("*.py", "*.json", "*.txt")
 
 
-def digest_of_harness() -> str:
+def digest_of_harness(folders: Sequence[str] = ("",)) -> str:
     """Return the digest of the harness's own code and of the data that it reads, without weights.
 
     It takes some 10 ms for 3 MB.
+
+    Args:
+        folders: Of the package, those whose code counts; by default the whole.
     """
-    return digest_of_files(
-        PACKAGE, [file for pattern in SOURCES for file in PACKAGE.rglob(pattern)]
-    )
+    roots = [PACKAGE / folder for folder in folders]
+    files = [file for root in roots for pattern in SOURCES for file in root.rglob(pattern)]
+    return digest_of_files(PACKAGE, files)
 
 
 def digest_of_files(root: Path, files: list[Path]) -> str:

@@ -136,6 +136,7 @@ _EVIDENCE = Record(
         "noise": _BOUNDS,
         "worst": _BOUNDS,
         "platforms": Number(least=0, whole=True),
+        "machines": Number(least=0, whole=True),
         "skipped": OneOrMore(Text(), distinct=True),
         "seeds": _POSITIVE_WHOLE,
         "device": _DEVICE,

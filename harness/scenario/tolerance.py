@@ -144,6 +144,7 @@ class Evidence:
             not a pipeline's noise. Of local drift, the largest median of each kind of stage.
         worst: The largest drift of any platform and seed, of local drift by kind of stage.
         platforms: How many platforms were measured.
+        machines: How many of them were numerics classes of other machines, and not synthetic.
         skipped: The names of platforms that were not measured: they do not apply to the pipeline,
             or could not run on that machine.
         seeds: How many seeds each platform ran.
@@ -159,6 +160,7 @@ class Evidence:
     noise: Tolerance | None = None
     worst: Tolerance | None = None
     platforms: int = 0
+    machines: int = 0
     skipped: tuple[str, ...] = ()
     seeds: int = 0
     device: Device | None = None
@@ -189,6 +191,8 @@ class Evidence:
             if tolerance is not None:
                 found[key] = tolerance.as_yaml()
         found["platforms"] = self.platforms
+        if self.machines:
+            found["machines"] = self.machines
         if self.skipped:
             found["skipped"] = list(self.skipped)
         device = None if self.device is None else str(self.device)

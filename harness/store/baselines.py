@@ -23,7 +23,7 @@ from filelock import FileLock
 from harness.errors import BaselineError, FileError, writing
 from harness.records import Comparison, DetectionRate, Device, JudgedBy, Target, case_key
 from harness.scenario.model import Case, Reference, Scenario
-from harness.scenario.tolerance import Evidence
+from harness.scenario.tolerance import NO_DIFFERENCE, Evidence, Kind, Tolerance
 from harness.store.git import author, git
 from harness.store.recording import (
     NumericsClass,
@@ -87,6 +87,37 @@ class Baseline(Observed):
     def key(self) -> str:
         """What tells its case from the others of the scenario."""
         return case_key(self.target, self.variant)
+
+    @property
+    def measured_bounds(self) -> Tolerance | None:
+        """The bounds across classes that its evidence holds; None where there is none.
+
+        Raises:
+            BaselineError: The evidence cannot be read.
+        """
+        if self.evidence is None:
+            return None
+        try:
+            found = Evidence.from_yaml(self.evidence).bounds
+            are_bounds = all(at >= 0 for at in found.by_key(Kind.CROSS_CLASS).values())
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
+            raise BaselineError(
+                self.path, f"has evidence without bounds: {error}", REMEDY
+            ) from error
+        if not are_bounds:
+            raise BaselineError(self.path, "has evidence with a bound below zero", REMEDY)
+        return found
+
+    def tolerance(self, scenario: Scenario) -> Tolerance:
+        """Return what a machine of another class is held to: the scenario's bounds, else its own.
+
+        Where neither has bounds, no difference is admitted.
+
+        Raises:
+            BaselineError: Its evidence cannot be read.
+        """
+        own = scenario.tolerances.cross_class
+        return own or self.measured_bounds or NO_DIFFERENCE
 
 
 @dataclass(frozen=True)
@@ -351,9 +382,13 @@ class Store:
             is_reference = replaced.reference
         else:
             is_reference = not any(_is_reference(other) for other in others)
-        evidence = case.scenario.tolerances.evidence
-        if is_of_another_version(evidence, case.scenario, replaced):
+        stated = case.scenario.tolerances.evidence
+        evidence = None if stated is None else stated.as_yaml()
+        if is_of_another_version(stated, case.scenario, replaced):
             evidence = None
+        is_of_this_version = replaced and replaced.fingerprint == case.scenario.fingerprint
+        if stated is None and replaced is not None and is_of_this_version:
+            evidence = replaced.evidence  # the bounds that `record` measured still hold
         kept = {each.name: getattr(recording, each.name) for each in fields(Observed)}
         return Baseline(
             **{**kept, "format": FORMAT},
@@ -364,7 +399,7 @@ class Store:
             reference=is_reference,
             provenance=_provenance(reason, replaced),
             decides=case.scenario.decides,
-            evidence=None if evidence is None else evidence.as_yaml(),
+            evidence=evidence,
         )
 
     def _replaced(self, path: Path) -> Baseline | None:

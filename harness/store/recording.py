@@ -164,6 +164,14 @@ class OperatorCall:
 
 
 @dataclass(frozen=True)
+class ClampLimits:
+    """The smallest and the largest number that a clamp lets through, in the tensor's own unit."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
 class ArgumentInput:
     """One input of the call, such as `image#0`: digests of what was decoded and of its file.
 
@@ -279,6 +287,11 @@ class Observed:
         for stage, key, array in sorted(found, key=lambda each: (order.get(each[0], -1), each[1])):
             kept[Stage.parse(stage), key] = array
         return noise | kept
+
+    @property
+    def clamps(self) -> dict[str, ClampLimits]:
+        """The limits of each clamp whose operand was kept, by the name of the step."""
+        return self._decoded(dict[str, ClampLimits], self._metadata("clamps"))
 
     def bytes_by_stage(self) -> dict[str, int]:
         """Return how many bytes the kept tensors of each kind of stage take, the most first.

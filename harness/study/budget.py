@@ -13,12 +13,13 @@ class Budget:
 
     Args:
         seconds: How long it is; infinite for no limit.
+        longest: How many seconds a step is known to take.
     """
 
-    def __init__(self, seconds: float = math.inf) -> None:
+    def __init__(self, seconds: float = math.inf, longest: float = 0.0) -> None:
         self.seconds = seconds
         self._started = time.monotonic()
-        self._longest = 0.0
+        self._longest = longest
 
     @property
     def is_limited(self) -> bool:

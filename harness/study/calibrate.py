@@ -27,7 +27,17 @@ from harness.judge import drift, expectations
 from harness.judge.environment_diff import FRAMEWORKS
 from harness.judge.first_difference import other_weights
 from harness.judge.structure import structure
-from harness.records import OUTPUT, Device, Dtype, Metric, Stage, Verdict, worst_first
+from harness.records import (
+    OUTPUT,
+    Device,
+    Drift,
+    Dtype,
+    Metric,
+    Stage,
+    StageDrift,
+    Verdict,
+    worst_first,
+)
 from harness.scenario.fields import Expectation, Framework
 from harness.scenario.model import Case, Scenario
 from harness.scenario.tolerance import (
@@ -94,6 +104,7 @@ class Calibration:
             from a perturbed initial noise; in a teacher-forced run, every tensor that is fed on is
             perturbed.
         platforms: The worst drift of each platform over all replicas, by the platform's name.
+        machines: How many of the platforms are classes of other machines, and not synthetic.
         devices: The devices on which something was measured.
         last_place: The machine epsilon of the case's dtype.
         quantum: The least difference of outputs that hold integers, which is 1; else 0.
@@ -113,6 +124,7 @@ class Calibration:
     perturbations: int
     noise: Figures
     platforms: dict[str, Figures]
+    machines: int = 0
     devices: frozenset[Device] = frozenset()
     last_place: float = 0.0
     quantum: float = 0.0
@@ -178,6 +190,7 @@ class Calibration:
             noise=_summary(self.noise),
             worst=_summary(self.worst()),
             platforms=len(self.platforms),
+            machines=self.machines,
             skipped=tuple(self.missed),
             seeds=self.seeds,
             device=self.device,
@@ -265,6 +278,50 @@ class Effort:
     budget: Budget = field(default_factory=Budget)
 
 
+@dataclass(frozen=True)
+class Elsewhere:
+    """What was measured on platforms, run by run, and why others could not run, by their names.
+
+    `devices` are those of the platforms that name one, and ran.
+    """
+
+    measured: dict[str, list[Figures]]
+    missed: dict[str, str]
+    devices: frozenset[Device]
+
+    def plus(self, other: Elsewhere) -> Elsewhere:
+        """Return this with what other replicas gave; a platform that one ran is not missed."""
+        names = dict.fromkeys((*self.measured, *other.measured))
+        measured = {
+            name: [*self.measured.get(name, []), *other.measured.get(name, [])] for name in names
+        }
+        missed = {
+            name: reason
+            for name, reason in (other.missed | self.missed).items()
+            if name not in measured
+        }
+        return Elsewhere(measured, missed, self.devices | other.devices)
+
+
+NOWHERE = Elsewhere({}, {}, frozenset())
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is there before a calibration begins.
+
+    Attributes:
+        base: The recording that all others are compared with; None where it is still to be made.
+        fleet: What runs of other machines measured.
+    """
+
+    base: Recording | None = None
+    fleet: Elsewhere = NOWHERE
+
+
+NOTHING_KNOWN = Known()
+
+
 def calibrate(
     session: Session,
     case: Case,
@@ -272,6 +329,7 @@ def calibrate(
     *,
     effort: Effort,
     on_step: Callable[[str], None],
+    known: Known = NOTHING_KNOWN,
 ) -> Calibration:
     """Measure the noise of a case: perturbed inputs on this platform, then every other platform.
 
@@ -285,6 +343,7 @@ def calibrate(
         platforms: The platforms to measure, by name.
         effort: How much is measured.
         on_step: Called with what is being measured.
+        known: What is there already.
 
     Raises:
         UsageError: The case is expected to vary, so that no two runs can be compared, or a drift
@@ -294,13 +353,15 @@ def calibrate(
     if not case.scenario.needs_baseline:
         raise UsageError(f"{case.id} is expected to vary; there is no tolerance to calibrate")
     runs = _Runs(session, case, on_step, effort.budget)
-    base = runs.record(_in_torch(case), "base-0")
+    base = known.base or runs.record(_in_torch(case), "base-0")
     perturbed, elsewhere = _in_rounds(runs, case, base, platforms, effort)
     others = _other_machines(session, case, base, runs.seen)
-    measured = elsewhere.measured | {
+    machines = {
         baseline.numerics_class.name: [runs.drifts(case, baseline, baseline.path.stem)]
         for baseline in others.fit
     }
+    of_machines = Elsewhere(machines, others.unfit, frozenset()).plus(known.fleet)
+    measured = elsewhere.measured | of_machines.measured
     everything = {PERTURBATIONS: perturbed, **measured}
     _check_finite(case, everything)
     return Calibration(
@@ -311,10 +372,11 @@ def calibrate(
         perturbations=len(perturbed),
         noise=_medians(perturbed),
         platforms={name: _largest(runs) for name, runs in measured.items()},
-        devices=frozenset({case.target.device, *elsewhere.devices}),
+        machines=len(of_machines.measured),
+        devices=frozenset({case.target.device, *elsewhere.devices, *of_machines.devices}),
         last_place=LAST_PLACE[case.target.dtype],
         quantum=_quantum(base),
-        missed={**elsewhere.missed, **others.unfit},
+        missed={**elsewhere.missed, **of_machines.missed},
         kept=len(runs.kept),
         measured=min((each.date for each in runs.kept), default=""),
         draws=everything,
@@ -366,6 +428,7 @@ class _Runs:
         self.seen: set[str] = set()
         self.kept: list[KeptDrifts] = []
         self._session = session
+        self._settings = case.settings
         self._on_step = on_step
         self._folder = session.out / "recordings" / case.scenario.name / case.key
         self._keeper = DriftKeeper(session.out)
@@ -373,7 +436,10 @@ class _Runs:
     def record(self, case: Case, name: str) -> Recording:
         """Run a case and return its recording, in a folder called `name`."""
         self._on_step(name)
-        return self._session.record(case, folder=self._folder / name)
+        # On a CPU there is room for two workers: one keeps to the case's own settings.
+        is_elsewhere = case.target.device is Device.CPU and case.settings != self._settings
+        slot = self._session.slot(1 if is_elsewhere else 0)
+        return self._session.record(case, slot, self._folder / name)
 
     def drifts(self, case: Case, base: Observed, name: str) -> Figures:
         """Return the drifts of a case from `base`: those that are kept, or else measured now."""
@@ -400,10 +466,10 @@ class _Runs:
         if base.stages:
             forced = replace(case, teacher_tensors=base.tensors_path.resolve())
             recording = self.record(forced, f"{name}-teacher-forced")
-            found |= _local_figures(recording, base)
+            found |= local_figures(drift.of_teacher_forced(recording, base))
         if not base.stages or case.scenario.tolerances.batch is not None:
             recording = self.record(case, name)
-            found |= {} if base.stages else _free_figures(recording, base)
+            found |= {} if base.stages else free_figures(drift.of_outputs(recording, base))
             found |= self._between_images(case, recording, name)
         return KeptDrifts.of(recording.numerics_class.hash, found)
 
@@ -448,7 +514,7 @@ def _in_rounds(
     rounds = [[each] for each in replicas] if runs.budget.is_limited else [replicas]
     bases = [base]
     perturbed: list[Figures] = []
-    elsewhere = Elsewhere({}, {}, frozenset())
+    elsewhere = NOWHERE
     for each in rounds:
         bases += _more_bases(runs, each, len(bases))
         perturbed += _perturbed(runs, each, bases, effort)
@@ -496,31 +562,6 @@ def _medians(measured: Sequence[Figures]) -> Figures:
 def _median(values: Sequence[float]) -> float:
     """Return the median; NaN where any value is NaN."""
     return math.nan if any(map(math.isnan, values)) else median(values)
-
-
-@dataclass(frozen=True)
-class Elsewhere:
-    """What was measured on platforms, run by run, and why others could not run, by their names.
-
-    `devices` are those of the platforms that name one, and ran.
-    """
-
-    measured: dict[str, list[Figures]]
-    missed: dict[str, str]
-    devices: frozenset[Device]
-
-    def plus(self, other: Elsewhere) -> Elsewhere:
-        """Return this with what other replicas gave; a platform that one ran is not missed."""
-        names = dict.fromkeys((*self.measured, *other.measured))
-        measured = {
-            name: [*self.measured.get(name, []), *other.measured.get(name, [])] for name in names
-        }
-        missed = {
-            name: reason
-            for name, reason in (other.missed | self.missed).items()
-            if name not in measured
-        }
-        return Elsewhere(measured, missed, self.devices | other.devices)
 
 
 def _on_platforms(
@@ -610,11 +651,13 @@ def is_comparable(baseline: Observed, base: Observed) -> bool:
     if other_weights(base, baseline) or structure(base, baseline):
         return False
     actual, expected = base.environment.versions, baseline.environment.versions
-    return all(_release(actual.get(name)) == _release(expected.get(name)) for name in FRAMEWORKS)
+    return all(
+        release_of(actual.get(name)) == release_of(expected.get(name)) for name in FRAMEWORKS
+    )
 
 
-def _release(version: str | None) -> str | None:
-    """Return a version without the label of its build, such as `+cpu`."""
+def release_of(version: str | None) -> str | None:
+    """Return the release of a version, without the label of its build, such as `+cpu`."""
     if version is None:
         return None
     try:
@@ -626,22 +669,24 @@ def _release(version: str | None) -> str | None:
 # Measuring.
 
 
-def _free_figures(free: Recording, base: Observed) -> Figures:
+def free_figures(outputs: Mapping[str, Drift]) -> Figures:
     """Return the largest free drift of any output, by metric."""
-    outputs = drift.of_outputs(free, base).values()
     return {
-        REL_L2: max((moved.rel_l2 for moved in outputs), key=worst_first),
-        L_INF: max((moved.l_inf for moved in outputs), key=worst_first),
+        REL_L2: max((moved.rel_l2 for moved in outputs.values()), key=worst_first),
+        L_INF: max((moved.l_inf for moved in outputs.values()), key=worst_first),
     }
 
 
-def _local_figures(teacher_forced: Recording, base: Observed) -> Figures:
+def local_figures(stages: Iterable[StageDrift]) -> Figures:
     """Return the local drift of each stage, by metric; of several tensors, the largest.
 
     `local_l_inf` is not measured.
+
+    Args:
+        stages: The drift of each tensor in a teacher-forced run.
     """
     found: Figures = {}
-    for moved in drift.of_teacher_forced(teacher_forced, base):
+    for moved in stages:
         for metric in (Metric.LOCAL_REL_L2, *SYSTEMATIC_METRICS):
             key = BoundKey(Kind.CROSS_CLASS, metric, str(moved.stage))
             found[key] = max(found.get(key, 0.0), moved.value(metric), key=worst_first)

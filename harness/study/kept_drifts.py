@@ -2,7 +2,7 @@
 
 A drift is used again only where everything that it was measured from is the same: the request to
 the worker with its seeds and perturbation, the worker's settings, the numerics class, releases,
-weights, noise, stages and outputs of what it was measured against, and the harness's own code.
+weights, noise, stages and outputs of what it was measured against, and the code that measures.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from harness.worker.files import digest_json
 
 FILE = "calibration.json"
 FORMAT = "harness-calibration/1"
+MEASURING = ("worker", "judge")  # the folders of the harness whose code makes a drift
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ class DriftKeeper:
     def __init__(self, folder: Path) -> None:
         self._path = folder / FILE
         self._measured: dict[str, KeptDrifts] = {}
-        self._harness = digest_of_harness()
+        self._harness = digest_of_harness(MEASURING)
         if self._path.is_file():
             try:
                 self._measured = dict(_FORMAT.read(self._path).measured)

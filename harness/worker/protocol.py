@@ -20,6 +20,7 @@ TENSORS_FILE = "tensors.safetensors"
 OUTPUT = "output/"  # the output's name
 NOISE = "noise/"  # the index of the draw
 STAGE = "stage/"  # the stage and the key of the tensor: `scheduler.step#3/sample`
+CLAMPED = "clamped"  # the key of what went into the clamp that decides most of a scheduler's step
 MODULE = "module/"  # the stage, the module with its call, and the key
 OPERATOR = "operator/"  # the index of the operator and the key
 ARGUMENT = "argument:"  # begins the key of an operator's argument
@@ -355,6 +356,13 @@ class StageRecord(TypedDict):
     name: str
     inputs: Dict[str, str]
     outputs: Dict[str, str]
+
+
+class ClampRecord(TypedDict):
+    """The limits of a clamp, in the tensor's own unit; see `observe/clamps.py`."""
+
+    low: float
+    high: float
 
 
 class ModuleRecord(TypedDict):

@@ -321,7 +321,7 @@ class Recorder:
             with reads.paused():
                 with unobserved():
                     capture.before(stage)
-                with tracer.around(stage, component):
+                with tracer.around(stage, component), capture.during(stage):
                     yield
 
         self._progress(case, "recording" if evaluation is None else "evaluating in float64")
@@ -518,6 +518,7 @@ def _observation(
         modules=tracer.modules(),
         operators=tracer.operators.records,
         tensors={**capture.tensors(), **tracer.tensors()},
+        clamps=capture.clamps,
         weights=checkpoint.tensors,
         repeat=compare_runs(outputs, runs.others, runs.reused),
         cost=runs.cost,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence
 
 import numpy as np
@@ -25,6 +26,7 @@ from .protocol import (
     TENSORS_FILE,
     CaseError,
     CaseRequest,
+    ClampRecord,
     CostRecord,
     EffectRecord,
     EnvironmentRecord,
@@ -58,6 +60,7 @@ class Observation(NamedTuple):
         lower_precision: The operators that an evaluation computed with less than float64, by the
             kept tensor that they led to.
         effects: What was seen of each execution that the case asked for.
+        clamps: The two limits of each clamp whose operand was kept, by the step's name.
     """
 
     case: CaseRequest
@@ -75,6 +78,7 @@ class Observation(NamedTuple):
     cost: CostRecord
     lower_precision: Dict[str, List[str]]
     effects: Sequence[EffectRecord] = ()
+    clamps: Mapping[str, ClampRecord] = MappingProxyType({})
 
 
 def write_recording(folder: Path, observed: Observation) -> None:
@@ -89,6 +93,8 @@ def write_recording(folder: Path, observed: Observation) -> None:
         "modules": json.dumps(observed.modules, sort_keys=True),
         "weights": json.dumps(observed.weights, sort_keys=True),
     }
+    if observed.clamps:
+        metadata["clamps"] = json.dumps(finite_json(observed.clamps), sort_keys=True)
     packed = pack_tensors({**outputs, **observed.tensors}, metadata)
     content: RecordingContent = {
         "format": RECORDING_FORMAT,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import tracemalloc
 
@@ -10,7 +11,7 @@ import pytest
 from builders import IMAGE, MOVED, NAN, NOISE
 
 from harness.judge.checks import check_output
-from harness.judge.drift import CHUNK, measure, of_outputs, of_stages
+from harness.judge.drift import CHUNK, measure, of_outputs, of_stages, of_teacher_forced
 from harness.records import Drift, Stage
 from harness.scenario.tolerance import NO_DIFFERENCE, Tolerance
 
@@ -346,3 +347,48 @@ def test_squares_beyond_float64_have_no_relative_drift():
     found = measure(np.array([1e200, 2.0]), np.array([1e200, 1.0]))
     assert found.l_inf == 1.0
     assert math.isnan(found.rel_l2)
+
+
+CLAMPS = {"clamps": json.dumps({"scheduler.step#0": {"low": -1.0, "high": 1.0}})}
+
+
+def clamped(made, went_in: list[float], came_out: list[float] | None = None):
+    """Return a recording of one step, which a clamp to -1 and 1 decides."""
+    tensor = np.array(went_in, np.float32)
+    result = np.clip(tensor, -1, 1) if came_out is None else np.array(came_out, np.float32)
+    kept = {"scheduler.step#0/clamped": tensor, "scheduler.step#0/sample": result}
+    stages = [("scheduler.step#0", {}, {})]
+    return made(stages=stages, kept=kept, noise=[], metadata=CLAMPS)
+
+
+def test_an_element_that_a_clamp_lets_through_is_held_by_what_went_in(made):
+    """It moved by a hundredth, which is little of what went in; all others are at their limits."""
+    expected = clamped(made, [400.0, -300.0, 0.50, 200.0, 1.01])
+    actual = clamped(made, [400.01, -300.01, 0.51, 200.0, 0.99])
+    went_in, result, image = of_teacher_forced(actual, expected)
+    assert (went_in.key, result.key, image.key) == ("clamped", "sample", "image")
+    assert went_in.rel_l2 == pytest.approx(0.025 / 538.5, rel=0.1)
+    assert (result.l_inf, result.rel_l2) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    "went_in", [[400.0, 300.0, 0.5, 200.0, 2.0], [400.0, -300.0, 0.5, 200.0, -2.0]]
+)
+def test_an_element_that_went_to_the_other_limit_moved(made, went_in: list[float]):
+    """What went in did not move it: the code behind the clamp did."""
+    expected = clamped(made, [400.0, -300.0, 0.5, 200.0, 2.0])
+    came_out = np.clip(went_in, -1, 1).tolist()
+    own = clamped(made, [400.0, -300.0, 0.5, 200.0, 2.0], came_out)
+    _, result, _ = of_teacher_forced(own, expected)
+    assert result.l_inf == pytest.approx(np.abs(np.array(came_out) - [1, -1, 0.5, 1, 1]).max())
+
+
+def test_without_what_went_in_on_both_sides_every_element_counts(made):
+    """As against a baseline that an older release recorded, or a scheduler that clamps no more."""
+    expected = clamped(made, [400.0, -300.0, 0.50])
+    stages = [("scheduler.step#0", {}, {})]
+    moved = np.array([1.0, -1.0, 0.51], np.float32)
+    actual = made(stages=stages, kept={"scheduler.step#0/sample": moved}, noise=[])
+    found = of_teacher_forced(actual, expected)
+    assert [each.key for each in found] == ["sample", "image"]
+    assert found[0].l_inf == pytest.approx(0.01, rel=1e-5)

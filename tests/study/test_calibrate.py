@@ -443,7 +443,7 @@ def test_the_quantum_is_that_of_outputs_of_whole_numbers(tmp_path, dtype, quantu
 
 def test_a_figure_without_a_size_is_refused(shop, monkeypatch):
     """A stage that is zero in one run alone has no relative distance; the message names it."""
-    monkeypatch.setattr(calibrate, "_local_figures", lambda teacher_forced, base: {STEP: math.inf})
+    monkeypatch.setattr(calibrate, "local_figures", lambda stages: {STEP: math.inf})
     monkeypatch.setattr(platforms, "PLATFORMS", {})
     done = shop.harness("calibrate", str(shop.recorded()), "--seeds", "1", "--perturbations", "1")
     assert done.code == 2
@@ -564,7 +564,7 @@ def test_what_was_measured_of_something_else_is_measured_again(few, shop, monkey
     elif change == "seed":
         shop.scenario(seed="7")
     elif change == "harness":
-        monkeypatch.setattr(kept_drifts, "digest_of_harness", lambda: "other")
+        monkeypatch.setattr(kept_drifts, "digest_of_harness", lambda folders: "other")
     else:
         kept = shop.root / FOLDER / kept_drifts.FILE
         kept.write_text(kept.read_text("utf-8").replace("rel_l2", "l_inf", 1), encoding="utf-8")

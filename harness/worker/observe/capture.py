@@ -6,13 +6,25 @@ which it is kept.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Dict, Iterable, List, Mapping, NamedTuple, Optional
+from contextlib import nullcontext
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ContextManager,
+    Dict,
+    Iterable,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+)
 
 import torch
 
 from ..conditions.portable import uniform
 from ..pipeline.call import Pipeline
-from ..protocol import NOISE, STAGE, StageRecord
+from ..protocol import CLAMPED, NOISE, STAGE, ClampRecord, StageRecord
+from .clamps import Clamps
 from .modules import Enough
 from .reads import Reads
 from .slot import Whole
@@ -55,6 +67,7 @@ class Capture:
         schedulers: Each scheduler's configuration, by component name.
         reads: What the run reads of the stages' results, while `reads.noting` is entered. What it
             does not read is not kept, unless the baseline has it.
+        clamps: The two limits of each clamp that decides most of a kept step, by the step's name.
         lower_precision: The operators that an evaluation computed with less than float64, by the
             stage and key of the kept tensor that they led to.
     """
@@ -73,6 +86,7 @@ class Capture:
         self.schedulers: Dict[str, Dict[str, Any]] = {}
         self.reads = Reads()
         self._counts = counts or Whole()
+        self.clamps: Dict[str, ClampRecord] = {}
         self._pipeline = pipeline
         self._teacher_tensors = teacher_tensors or {}
         self._perturbation = perturbation
@@ -81,6 +95,7 @@ class Capture:
         self._evaluation = evaluation
         self.lower_precision: Dict[str, List[str]] = {}
         self._stages: List[_NotedStage] = []
+        self._seen_clamps = Clamps()
         # What each scheduler held before its first step, and after it.
         self._before_step: Dict[str, PendingDigests] = {}
         self._after_step: Dict[str, PendingDigests] = {}
@@ -100,6 +115,10 @@ class Capture:
         """Note what a scheduler holds before its first step."""
         if stage.scheduler is not None and stage.index == 0:
             self._before_step[stage.scheduler] = self._held_by(stage.scheduler)
+
+    def during(self, stage: Stage) -> ContextManager[None]:
+        """Return what a stage runs within, so that its clamps are noted."""
+        return nullcontext() if stage.scheduler is None else self._seen_clamps.noting()
 
     def on_stage(self, stage: Stage, inputs: Mapping[str, Any], result: Any) -> Any:
         """Note a stage's digests, keep its tensors, and return its result."""
@@ -163,8 +182,17 @@ class Capture:
         sample = _sample_of(outputs)
         name = f"{STAGE}{stage.name}/sample"
         if sample is not None and (is_due or name in self._teacher_tensors):
+            self._keep_clamped(stage, sample)
             self._keep({name: sample})
             self._note_lower_precision([name])
+
+    def _keep_clamped(self, stage: Stage, sample: torch.Tensor) -> None:
+        """Keep what went into the clamp that decides most of a step, or that the baseline has."""
+        clamp = self._seen_clamps.take(sample)
+        name = f"{STAGE}{stage.name}/{CLAMPED}"
+        if clamp is not None and (name in self._teacher_tensors or clamp.decides):
+            self.clamps[stage.name] = {"low": clamp.low, "high": clamp.high}
+            self._kept[name] = clamp.tensor.to("cpu")
 
     def _held_by(self, scheduler: str) -> PendingDigests:
         return self._start_digests(self._pipeline.scheduler_tensors(scheduler))

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from harness.scenario.reading import read
-from harness.store.recording import Recording
+from harness.store.recording import ClampLimits, Recording
 from harness.worker.observe.capture import Capture, perturbed
 from harness.worker.observe.modules import NO_STAGE, OWN_CALL, Detail, ModuleSite
 from harness.worker.observe.stages import Stage
@@ -243,3 +243,13 @@ def test_a_result_is_kept_as_the_stage_returned_it():
     result.zero_()
     capture.on_stage(Stage("unet", 0), {"states": result}, {"sample": torch.ones(1)})
     assert torch.equal(capture.tensors()["stage/text_encoder#0/states"], torch.ones(2, 3))
+
+
+def test_what_goes_into_a_clamp_that_decides_a_step_is_kept(record: Record):
+    """A U-Net that predicts no noise leaves all of it to the division by a number near zero."""
+    fault = {"kind": "weights", "component": "unet", "modules": "convolution", "at": 0.999}
+    recording = record("blind", fault={**fault, "how": "zero"})
+    assert recording.clamps == {"scheduler.step#0": ClampLimits(-1.0, 1.0)}
+    went_in = recording.tensors["stage/scheduler.step#0/clamped"]
+    assert np.abs(went_in).mean() > 8
+    assert record("plain").clamps == {}
