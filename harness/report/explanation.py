@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from harness.judge import reasons
 from harness.judge.checks import LocalCheck
 from harness.judge.first_difference import ByValue
+from harness.judge.line_diff import CodePlace, UnequalLine
 from harness.records import Counterexample, Drift, EnvironmentChange
 from harness.report import accuracy
 from harness.report.safe_text import safe_line
@@ -16,9 +17,10 @@ from harness.report.wording import changed_lines
 if TYPE_CHECKING:
     from harness.study.explain import Explanation
     from harness.study.revert import Setting
-    from harness.study.root_causes import Operator, RootCause
+    from harness.study.root_causes import BetweenStages, Operator, RootCause
 
 UNSET = "unset"
+RETURNED, TAKEN = "return", "branch"  # stand for names of variables in a trace of statements
 
 
 def text(found: Explanation, changes: Sequence[EnvironmentChange] = ()) -> str:
@@ -34,8 +36,12 @@ def text(found: Explanation, changes: Sequence[EnvironmentChange] = ()) -> str:
         lines += _batch_lines(found.batch)
     lines += [f"  first:    {first}"] if first else []
     drift = "what lies between the two sides here" if found.partly else "the drift"
+    if found.between is not None and found.between.is_table:
+        lines += _between_lines(found.between)
     for index, cause in enumerate(found.root_causes):
         lines += _cause_lines(cause, drift, _restored(found, is_first=index == 0))
+    if found.between is not None and not found.between.is_table:
+        lines += _between_lines(found.between)
     if found.accuracy:
         lines.append(f"  accuracy: {accuracy.line(found.accuracy)}")
     lines += [f"  setting:  {_setting(setting)}" for setting in found.settings]
@@ -107,9 +113,70 @@ def _cause_lines(cause: RootCause, drift: str, restored: str) -> list[str]:
             "  operator: none has same inputs and different output: the module's weights, buffers "
             "or settings differ, or it calls other operators"
         )
+    if not _is_called_there(cause):  # the line of the operator is told already
+        lines += _line_lines(cause.line)
     if cause.share is not None:
         lines.append(f"            {restored} removes {_percent(cause.share)} of {drift}")
     return lines
+
+
+def _is_called_there(cause: RootCause) -> bool:
+    """Whether the statement of a root cause is the one that called its operator."""
+    if cause.operator is None or cause.line is None or cause.line.actual is None:
+        return False
+    file, _, line = cause.operator.source.rpartition(":")
+    place = cause.line.actual
+    return file == place.file and place.first <= int(line) <= place.last
+
+
+def _between_lines(found: BetweenStages) -> list[str]:
+    """Return the lines on code between stages: which stages, and which statement."""
+    names = ", ".join(found.names)
+    after = f"after {found.after}{_called_at(found.called)}" if found.after else "before any stage"
+    before = f"before {found.before}{_called_at(found.calls)}" if found.before else "to the end"
+    ends = f"in {names or 'the stages that are called'}"
+    lines = [f"  between:  code {after}, {before}: equal values before, other ones {ends}"]
+    if found.both:
+        return lines + _line_lines(found.line)
+    if found.line is not None and found.line.actual is not None:
+        lines += _statement("  line:     ", found.line.actual, f"made this {_value(found.line)}")
+        lines.append(
+            "            only the run's side was traced: an earlier statement may be at fault"
+        )
+    return lines
+
+
+def _line_lines(found: UnequalLine | None) -> list[str]:
+    """Return the lines on the first statement with another result."""
+    if found is None:
+        return []
+    if found.actual is None:
+        lines: list[str] = []
+        if found.expected is not None:
+            said = "the baseline's side computes this, and the run does not"
+            lines += _statement("  line:     ", found.expected, said)
+        if found.follows is not None:
+            lines += _statement("            ", found.follows, "comes instead")
+        return lines
+    lines = _statement("  line:     ", found.actual, f"the first other value: {_value(found)}")
+    if found.expected is not None and found.expected.text != found.actual.text:
+        lines += _statement("            ", found.expected, "stands there on the baseline's side")
+    return lines
+
+
+def _value(found: UnequalLine) -> str:
+    """Return what is called another value: a variable, or what a function returns."""
+    words = {RETURNED: "result", TAKEN: "branch that is taken"}
+    return words.get(found.name, found.name)
+
+
+def _statement(label: str, place: CodePlace, said: str) -> list[str]:
+    where = f"{place} in {place.function}"
+    return [f"{label}{where}: {said}", f"              {place.text}"]
+
+
+def _called_at(place: CodePlace | None) -> str:
+    return "" if place is None else f" ({place})"
 
 
 def _operator_lines(operator: Operator) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import subprocess
+from pathlib import Path
 
 
 def author() -> str:
@@ -21,6 +22,28 @@ def is_dirty() -> bool | None:
     """Return whether files under version control differ from the commit; None without git."""
     printed = _run("status", "--porcelain", "--untracked-files=no")
     return None if printed is None else bool(printed.strip())
+
+
+def commits_of(root: Path, path: str, most: int) -> list[str]:
+    """Return the last commits that changed a file, the newest first; none without git.
+
+    Args:
+        root: A folder under version control.
+        path: The file, relative to `root`.
+        most: How many at most.
+    """
+    printed = _run("-C", str(root), "log", "--format=%H", f"-{most}", "--", path)
+    return [] if printed is None else printed.split()
+
+
+def content_at(root: Path, commit: str, path: str) -> bytes | None:
+    """Return what a file held at a commit; None where it was not there, or without git."""
+    command = ["git", "-C", str(root), "show", "--end-of-options", f"{commit}:./{path}"]
+    try:
+        done = subprocess.run(command, capture_output=True, check=False, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout if done.returncode == 0 else None
 
 
 def git(*arguments: str) -> str | None:

@@ -172,6 +172,25 @@ class ClampLimits:
 
 
 @dataclass(frozen=True)
+class TracedLine:
+    """A statement that made a value: its file from the package on, its lines and its text.
+
+    `after` is the last stage, or the last module, that ended before. `values` has the digest of
+    each value that was made, by the name of the variable; of a statement that called a `stage`,
+    the digest of each input of it.
+    """
+
+    after: str
+    file: str
+    first: int
+    last: int
+    function: str
+    text: str
+    values: dict[str, str]
+    stage: str = ""
+
+
+@dataclass(frozen=True)
 class ArgumentInput:
     """One input of the call, such as `image#0`: digests of what was decoded and of its file.
 
@@ -375,7 +394,9 @@ class Recording(Observed):
     `case` is the request that was run; `fault` the proof that an injected fault took effect;
     `effects` what was seen of each execution that the case asked for. `lower_precision` has the
     operators that an evaluation in float64 computed with less, by the kept tensor that they led
-    to, such as `scheduler.step#0/sample`.
+    to, such as `scheduler.step#0/sample`. `lines` are the statements that made values, where the
+    case asked for them, and `edited_files` those of installed packages that are not as they were
+    installed, as far as the process had loaded them.
     """
 
     case: dict[str, object]
@@ -384,6 +405,8 @@ class Recording(Observed):
     repeat: Repeat
     lower_precision: dict[str, tuple[str, ...]] = field(default_factory=dict)
     effects: tuple[Effect, ...] = ()
+    lines: tuple[TracedLine, ...] = ()
+    edited_files: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, folder: Path) -> Self:

@@ -54,7 +54,7 @@ def explain_batch(
     if not distance(by_itself, in_batch):
         note = "the batch leaves the image as it is now: it cannot be repeated here"
         return Explanation(case.id, first, notes=(note,), batch=found)
-    search = RootCauseSearch(session, alone, batch, folder, on_step)
+    search = RootCauseSearch(session, alone, batch, folder, on_step, lines=False)
     causes = search.find(by_itself, in_batch, limit)
     return Explanation(case.id, first, tuple(causes), notes=tuple(search.notes), batch=found)
 

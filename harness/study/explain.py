@@ -27,8 +27,10 @@ from harness.scenario.model import Case
 from harness.session import Session
 from harness.store.baselines import Baseline
 from harness.store.recording import Recording
-from harness.study.revert import Setting, candidates, distance, share_of
-from harness.study.root_causes import OnStep, RootCause, RootCauseSearch
+from harness.study.earlier_code import EarlierCode, restore
+from harness.study.revert import Candidates, Reverted, Setting, candidates, distance, share_of
+from harness.study.root_causes import BetweenStages, OnStep, RootCause, RootCauseSearch
+from harness.worker.protocol import DetailRequest
 
 # Both sides started from other things, which explains why no setting gives the baseline's bits.
 STARTED_FROM = (
@@ -37,6 +39,7 @@ STARTED_FROM = (
     DifferenceKind.CONFIGURATION,
     DifferenceKind.WEIGHTS,
 )
+SHOWN_DIGITS = 8  # of the digest of a file
 SHOWN = 3  # names in a note; the environment's changes are listed in full beside it
 # What may lie between two sides beside settings, the likeliest first, and what to say of it.
 BEYOND_SETTINGS = (
@@ -44,7 +47,7 @@ BEYOND_SETTINGS = (
         (ChangeKind.MACHINE, ChangeKind.GPU, ChangeKind.OPERATOR),
         "the baseline is of another machine, whose rounding no setting here repeats",
     ),
-    ((ChangeKind.OWN_CODE,), "code of the project has changed since"),
+    ((ChangeKind.OWN_CODE,), "code of the project has changed since, by the files' digests"),
     ((ChangeKind.FRAMEWORK, ChangeKind.LIBRARY, ChangeKind.PACKAGE), "packages have changed since"),
 )
 
@@ -65,6 +68,8 @@ class Explanation:
         accuracy: How far both sides of each stage that moved lie from its evaluation in float64.
         edits: What was edited since the baseline: keys of the scenario, settings of a scheduler.
         batch: The batch that is held against one of its images alone; None where there is none.
+        between: The code between stages that made another value; None where there is none, or
+            where stages come first.
     """
 
     case: str
@@ -77,6 +82,7 @@ class Explanation:
     accuracy: tuple[StageAccuracy, ...] = ()
     edits: tuple[Change, ...] = ()
     batch: Counterexample | None = None
+    between: BetweenStages | None = None
 
 
 def explain(  # noqa: PLR0913 (each is asked for by an option, or is a side)
@@ -152,7 +158,9 @@ def explain_contract(
         return Explanation(case.id, first, notes=(note,))
     search = RootCauseSearch(session, case, other, folder, on_step)
     causes = search.find(actual, expected, limit)
-    return Explanation(case.id, first, tuple(causes), notes=tuple(search.notes))
+    return Explanation(
+        case.id, first, tuple(causes), notes=tuple(search.notes), between=search.between
+    )
 
 
 class _Inquiry:
@@ -172,13 +180,17 @@ class _Inquiry:
         self._recorded = actual
         self._baseline = expected
         self._on_step = on_step
-        self._candidates = candidates(case, actual, expected, packages=packages)
         self._folder = session.out / "explain" / case.scenario.name / case.key
         self._notes: list[str] = []
+        self._actual: Recording | None = None
+        sides = candidates(case, actual, expected, packages=packages)
+        earlier = restore(case, expected, self._folder / "earlier-code")
+        self._candidates = sides if earlier is None else self._with_earlier_code(sides, earlier)
 
     def explanation(self, first: Difference, limit: int) -> Explanation:
         """Return the explanation of a case whose first difference is `first`."""
-        actual = self._run(self._candidates.actual, "actual")
+        actual = self._run(self._candidates.actual, "actual", {"files": True})
+        self._actual = actual
         refused = "the baseline's side does not run here"
         expected = self._try(self._candidates.expected, "expected", refused)
         far = distance(actual, self._baseline)
@@ -190,7 +202,7 @@ class _Inquiry:
         left = math.inf if expected is None else distance(expected, self._baseline)
         if left and first.kind not in STARTED_FROM:
             self._note_other_baseline(left, far, runs=expected is not None)
-        causes = self._root_causes(actual, expected, limit)
+        causes, between = self._root_causes(actual, expected, limit)
         return Explanation(
             self._case.id,
             first,
@@ -198,6 +210,7 @@ class _Inquiry:
             tuple(settings),
             notes=tuple(dict.fromkeys(self._notes)),
             partly=bool(left),
+            between=between,
         )
 
     def accuracy(self) -> tuple[StageAccuracy, ...]:
@@ -206,6 +219,24 @@ class _Inquiry:
         case = self._candidates.actual
         slot = self._session.slot(self._slot_of(case))
         return self._session.accuracy(case, self._recorded, self._baseline, slot=slot)
+
+    def _with_earlier_code(self, sides: Candidates, earlier: EarlierCode) -> Candidates:
+        """Return the sides, of which the baseline's has the project's code of that time."""
+        files = _listed(earlier.changed)
+        if earlier.project is None:
+            missing = _listed(earlier.missing)
+            self._notes.append(
+                f"the baseline's side runs with the project's code as it is now, which has changed "
+                f"({files}): git has no earlier content of {missing} with the baseline's digest"
+            )
+            return sides
+        setting = Setting("code of the project", f"now ({files})", "the baseline's")
+        reverted = Reverted(setting, earlier.in_place(sides.actual))
+        return replace(
+            sides,
+            expected=earlier.in_place(sides.expected),
+            reverted=(*sides.reverted, reverted),
+        )
 
     def _shares_of_settings(self, far: float) -> list[Setting]:
         """Return each setting with the share of the drift that it explains, the largest first.
@@ -226,8 +257,11 @@ class _Inquiry:
 
     def _root_causes(
         self, actual: Recording, expected: Recording | None, limit: int
-    ) -> list[RootCause]:
-        """Return the root causes between the two sides here, or else what the recordings tell."""
+    ) -> tuple[list[RootCause], BetweenStages | None]:
+        """Return the root causes between the two sides here, or else what the recordings tell.
+
+        The second is the code between stages at which the search ended.
+        """
         sides = self._candidates
         search = RootCauseSearch(
             self._session, sides.actual, sides.expected, self._folder, self._on_step
@@ -241,16 +275,22 @@ class _Inquiry:
             self._notes.append(
                 f"other root causes come after these: `--root-causes {limit}` ended the search"
             )
-        return causes
+        return causes, search.between
 
     def _note_other_baseline(self, left: float, far: float, *, runs: bool) -> None:
         """Note that the baseline's settings do not give the baseline's bits here, and why."""
         note = "the baseline cannot be repeated here by its settings"
-        if runs:
-            percent = 100 * share_of(left, far)
-            note += f", which explain {percent:.0f} % of the drift"
+        share = share_of(left, far) if runs else 0.0
+        if round(share, 2):
+            note += f", which explain {100 * share:.0f} % of the drift"
+        elif runs:
+            note = "no setting explains the drift"
         changes = list_changes(self._recorded.environment, self._baseline.environment)
-        self._notes.append(f"{note}: {_beyond_settings(changes)}")
+        self._notes.append(f"{note}: {_beyond_settings(changes, self._edited_files())}")
+
+    def _edited_files(self) -> tuple[str, ...]:
+        """Return the files of installed libraries that are not as their packages installed them."""
+        return () if self._actual is None else self._actual.edited_files
 
     def _try(self, case: Case, name: str, refused: str) -> Recording | None:
         """Return the recording of a case; where it leaves none, note why after `refused`."""
@@ -260,11 +300,11 @@ class _Inquiry:
             self._notes.append(f"{refused}: {error.reason}")
             return None
 
-    def _run(self, case: Case, name: str) -> Recording:
+    def _run(self, case: Case, name: str, detail: DetailRequest | None = None) -> Recording:
         """Return the recording of a case, with the modules of its first stages."""
         self._on_step(name)
         slot = self._session.slot(self._slot_of(case))
-        return self._session.record(replace(case, detail={}), slot, self._folder / name)
+        return self._session.record(replace(case, detail=detail or {}), slot, self._folder / name)
 
     def _slot_of(self, case: Case) -> int:
         """Return the slot that keeps a worker for each side, and one for reverted settings."""
@@ -272,17 +312,37 @@ class _Inquiry:
         return sides.index(case) if case in sides else len(sides)
 
 
-def _beyond_settings(changes: Sequence[EnvironmentChange]) -> str:
-    """Return what lies between a run and its baseline beside settings, in words."""
+def _beyond_settings(changes: Sequence[EnvironmentChange], edited: Sequence[str] = ()) -> str:
+    """Return what lies between a run and its baseline beside settings, in words.
+
+    Args:
+        changes: What changed in the environment.
+        edited: The files of installed libraries that are not as their packages installed them.
+    """
+    in_place = f"not as their packages installed them, by digest: {_listed(edited)}"
     for kinds, said in BEYOND_SETTINGS:
-        names = [change.name for change in changes if change.kind in kinds]
+        names = [_with_digests(change) for change in changes if change.kind in kinds]
         if names:
-            listed = ", ".join(names[:SHOWN]) + (", and more" if len(names) > SHOWN else "")
-            return f"{said} ({listed})"
+            also = f"; files of libraries are {in_place}" if edited else ""
+            return f"{said} ({_listed(names)}){also}"
+    if edited:
+        return f"code of installed libraries was edited; these files are {in_place}"
     return (
-        "no setting, release, machine or code of the project differs that is recorded; code of a "
-        "library that was edited in place is not"
+        "no setting, release, machine or code of the project differs that is recorded, and every "
+        "file that was loaded of installed packages is as it was installed, where that can be told"
     )
+
+
+def _with_digests(change: EnvironmentChange) -> str:
+    """Return a change by its name; of a source file, with both digests."""
+    if change.kind is not ChangeKind.OWN_CODE:
+        return change.name
+    sides = (side[:SHOWN_DIGITS] for side in (change.expected, change.actual))
+    return f"{change.name} {' -> '.join(sides)}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (", and more" if len(names) > SHOWN else "")
 
 
 def _share(setting: Setting) -> float:

@@ -6,17 +6,18 @@ its results on the baseline's side are fed to the other one, and the search goes
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.judge import drift, first_difference, module_diff
+from harness.judge import drift, first_difference, line_diff, module_diff
+from harness.judge.line_diff import CodePlace, UnequalLine
 from harness.judge.module_diff import Aligned
-from harness.records import Drift, Stage
+from harness.records import Difference, DifferenceKind, Drift, Stage
 from harness.scenario.model import Case
 from harness.session import Session
-from harness.store.recording import ModuleCall, Observed, OperatorCall, Recording
+from harness.store.recording import ModuleCall, Observed, OperatorCall, Recording, TracedLine
 from harness.study.revert import distance, share_of
 from harness.worker.protocol import MODULE, OPERATOR, OWN_CODE, DetailRequest
 
@@ -58,6 +59,8 @@ class RootCause:
         moved: How far its result lies from the other side's, where both sides ran.
         operator: None where no single operator of its own turned the same inputs into another
             output.
+        line: The first statement of its own code that made another value; None where none did, or
+            where the two sides were not both traced.
         share: The part of the outputs' drift that is gone once every result of the module, and of
             the root causes before it, is the baseline's.
     """
@@ -68,12 +71,39 @@ class RootCause:
     own_code: bool
     moved: Drift | None = None
     operator: Operator | None = None
+    line: UnequalLine | None = None
     share: float | None = None
 
     @property
     def is_stage_itself(self) -> bool:
         """Whether it is what the stage computes outside its modules."""
         return self.module == OWN_CODE
+
+
+@dataclass(frozen=True)
+class BetweenStages:
+    """Code outside of stages that made another value of equal ones.
+
+    Attributes:
+        after: The last stage that ended before the unequal one began; empty for the first one.
+        called: The statement that called `after`.
+        before: The stage that got other inputs; empty where the outputs differ after the last.
+        calls: The statement that called `before`.
+        names: The inputs of `before`, or the outputs, that differ.
+        line: The first statement that made another value. Where one side alone was traced, it is
+            the one that made the unequal input, and an earlier one may be at fault.
+        both: Whether both sides were traced.
+        is_table: Whether a scheduler's tables differ, with which the steps begin.
+    """
+
+    after: str
+    called: CodePlace | None
+    before: str
+    calls: CodePlace | None
+    names: tuple[str, ...]
+    line: UnequalLine | None
+    both: bool
+    is_table: bool = False
 
 
 @dataclass(frozen=True)
@@ -114,15 +144,27 @@ class RootCauseSearch:
         expected: The same case as it was.
         folder: Where recordings go.
         on_step: Called with what is being run.
+        lines: Whether statements are compared: an image alone and its batch have other values in
+            every one.
 
     Attributes:
         notes: What could not be told, and why.
+        between: The code between stages that differs, where the search ended at such.
     """
 
-    def __init__(
-        self, session: Session, actual: Case, expected: Case, folder: Path, on_step: OnStep
+    def __init__(  # noqa: PLR0913 (two sides, and where and how they run)
+        self,
+        session: Session,
+        actual: Case,
+        expected: Case,
+        folder: Path,
+        on_step: OnStep,
+        *,
+        lines: bool = True,
     ) -> None:
+        self._lines = lines
         self.notes: list[str] = []
+        self.between: BetweenStages | None = None
         self._session = session
         self._actual = _Side("actual", actual, 0)
         self._expected = _Side("expected", expected, 1)
@@ -139,6 +181,7 @@ class RootCauseSearch:
         """
         stage = first_difference.first_stage(actual, expected)
         if stage is None:
+            self.between = self._between(actual, expected, both=False)
             return []
         mine, others = actual.modules_inside(stage), expected.modules_inside(stage)
         if stage.has_modules and not (mine and others):
@@ -159,9 +202,13 @@ class RootCauseSearch:
         """
         causes: list[RootCause] = []
         far = distance(actual, expected)
+        begins = first_difference.besides_settings(actual, expected)
+        if begins is not None and begins.kind is DifferenceKind.SCHEDULER_TABLES:
+            self.between = self._between(actual, expected, both=True)
         while len(causes) < limit:
             stage = first_difference.first_stage(actual, expected)
             if stage is None:
+                self.between = self.between or self._between(actual, expected, both=True)
                 break
             cause = self._module(stage, actual, expected)
             site = ModuleSite.of(cause)
@@ -175,6 +222,42 @@ class RootCauseSearch:
             actual = self._run(self._actual, self._fed({}), f"fed-{len(causes) + 1}")
             causes.append(replace(cause, share=share_of(distance(actual, expected), far)))
         return causes
+
+    def _between(self, actual: Observed, expected: Observed, *, both: bool) -> BetweenStages | None:
+        """Return which code between stages made another value of equal ones.
+
+        None where nothing differs, or what differs comes of no such code.
+        """
+        found = first_difference.besides_settings(actual, expected)
+        if found is None or found.kind is DifferenceKind.NOISE or not self._lines:
+            return None
+        is_table = found.kind is DifferenceKind.SCHEDULER_TABLES
+        until = str(Stage(f"{found.subject}.step", 0)) if is_table else found.subject
+        mine = self._traced(self._actual, until, self._fed({}))
+        others = self._traced(self._expected, found.expected or until, {}) if both else ()
+        calls = line_diff.call_of(mine, until)
+        after = calls.after if calls is not None else (mine[-1].after if mine else "")
+        called = line_diff.call_of(mine, after)
+        return BetweenStages(
+            after=after,
+            called=None if called is None else CodePlace.of(called),
+            before=until if calls is not None else "",
+            calls=None if calls is None else CodePlace.of(calls),
+            names=found.names,
+            line=(
+                line_diff.first_unequal(mine, others)
+                if both
+                else line_diff.made_by(mine, _unequal_digests(actual, calls, found))
+            ),
+            both=both,
+            is_table=is_table,
+        )
+
+    def _traced(self, side: _Side, stage: str, detail: DetailRequest) -> Sequence[TracedLine]:
+        """Return the statements outside of stages that made a value on one side, up to a stage."""
+        is_stage = "#" in stage
+        until: DetailRequest = {"stage": stage if is_stage else "", "to_end": not is_stage}
+        return self._run(side, {**detail, **until, "lines": True}, "lines").lines
 
     def _module(self, stage: Stage, actual: Recording, expected: Recording) -> RootCause:
         """Return the module at fault in `stage`, or the stage's own code."""
@@ -204,7 +287,11 @@ class RootCauseSearch:
         This side runs up to the root cause. The baseline's side runs to its end, and keeps the
         results of all root causes, with which this side is fed from then on.
         """
-        detail: DetailRequest = {"stage": str(cause.stage), "operators": cause.module}
+        detail: DetailRequest = {
+            "stage": str(cause.stage),
+            "operators": cause.module,
+            "lines": self._lines,
+        }
         keeping: DetailRequest = {**detail, "keep": [str(site)]}
         actual = self._run(self._actual, self._fed(keeping), "inside")
         self._found.append(site)
@@ -215,6 +302,7 @@ class RootCauseSearch:
             cause,
             moved=_moved_module(cause, actual, expected),
             operator=self._operator(cause, actual, expected),
+            line=line_diff.first_unequal(actual.lines, expected.lines),
         )
 
     def _operator(
@@ -260,6 +348,15 @@ def _moved_module(cause: RootCause, actual: Recording, expected: Recording) -> D
     """Return how far the result of a root cause lies from the other side's."""
     prefix = f"{MODULE}{cause.stage}/{cause.module}/"
     return _largest(_under(actual, prefix), _under(expected, prefix))
+
+
+def _unequal_digests(
+    actual: Observed, calls: TracedLine | None, found: Difference
+) -> Collection[str]:
+    """Return the digests of what differs: of inputs of a stage, or of outputs."""
+    if calls is not None:
+        return {calls.values[name] for name in found.names if name in calls.values}
+    return {actual.output_digests[name] for name in found.names if name in actual.output_digests}
 
 
 def _under(recording: Recording, prefix: str) -> dict[str, Array]:

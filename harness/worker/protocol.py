@@ -122,6 +122,8 @@ class DetailRequest(TypedDict, total=False):
     arguments: Optional[int]
     keep: List[str]
     feed: List[str]
+    lines: bool
+    files: bool
     evaluation: Optional[str]
 
 
@@ -390,6 +392,28 @@ class OperatorRecord(_OperatorArguments):
     source: str
 
 
+class _CalledStage(TypedDict, total=False):
+    """The stage that a statement called, where it called one: `values` are what the stage took."""
+
+    stage: str
+
+
+class LineRecord(_CalledStage):
+    """A statement that made a value: its file from the package on, its lines and its text.
+
+    `after` is the last stage, or the last module, that ended before. `values` has the digest of
+    each value that was made, by the name of the variable.
+    """
+
+    after: str
+    file: str
+    first: int
+    last: int
+    function: str
+    text: str
+    values: Dict[str, str]
+
+
 class InputRecord(TypedDict):
     """One input of the call: a file, or something made.
 
@@ -515,10 +539,13 @@ class RecordingContent(_RecordingBasics, total=False):
 
     It has `effects` only where the case asked for an execution. `lower_precision` has the operators
     that an evaluation in float64 computed with less, by the kept tensor that they led to; it is
-    there only where there are any.
+    there only where there are any. `lines` and `edited_files` are there only where the case asked
+    for them.
     """
 
     effects: List[EffectRecord]
+    lines: List[LineRecord]
+    edited_files: List[str]
     lower_precision: Dict[str, List[str]]
 
 

@@ -33,6 +33,7 @@ import torch
 from . import protocol
 from .conditions import compiler, cost, determinism, numerics
 from .faults import injected
+from .installed_code import edited_files
 from .observe.capture import Capture
 from .observe.modules import NO_STAGE, Detail, Enough, Tracer
 from .observe.repeat import compare_runs, digests_of
@@ -211,7 +212,8 @@ class Recorder:
             effects = executions.effects()
         runs.cost["load_seconds"] = loaded.seconds
         observed = _observation(case, proof, here, loaded.checkpoint, runs, pipeline.inputs)
-        write_recording(folder, observed._replace(effects=effects))
+        edited = edited_files() if (case["detail"] or {}).get("files") else []
+        write_recording(folder, observed._replace(effects=effects, edited_files=edited))
 
     def forget(self) -> None:
         """Hold the last checkpoint no longer."""
@@ -309,11 +311,11 @@ class Recorder:
         reads = capture.reads
 
         def on_stage(stage: Stage, inputs: Dict[str, Any], result: Any) -> Any:
-            with unobserved(), reads.paused():
+            with unobserved(), reads.paused(), tracer.between(stage, inputs):
                 return capture.on_stage(stage, inputs, tracer.on_result(stage, result))
 
         def on_draw(stage: Stage, drawn: torch.Tensor) -> None:
-            with unobserved(), reads.paused():
+            with unobserved(), reads.paused(), tracer.between(stage, {}):
                 capture.on_draw(stage, tracer.on_result(stage, drawn))
 
         @contextmanager
@@ -332,7 +334,7 @@ class Recorder:
         with watching, measured as meter, suppress(Enough):
             _seed(case)
             # What an evaluation reads are copies, so that nothing could be noted of it.
-            with reads.noting() if evaluation is None else nullcontext():
+            with reads.noting() if evaluation is None else nullcontext(), tracer.tracing():
                 outputs = pipeline.run(on_stage, on_draw, executions.around(around), within=within)
         if evaluation is not None and evaluation.wrote_weights:
             self._loaded = None  # the next case must find them as they were stored
@@ -523,4 +525,5 @@ def _observation(
         repeat=compare_runs(outputs, runs.others, runs.reused),
         cost=runs.cost,
         lower_precision=capture.lower_precision,
+        lines=tracer.lines.records,
     )

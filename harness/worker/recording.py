@@ -31,6 +31,7 @@ from .protocol import (
     EffectRecord,
     EnvironmentRecord,
     InputsRecord,
+    LineRecord,
     ModuleRecord,
     OperatorRecord,
     RecordingContent,
@@ -61,6 +62,9 @@ class Observation(NamedTuple):
             kept tensor that they led to.
         effects: What was seen of each execution that the case asked for.
         clamps: The two limits of each clamp whose operand was kept, by the step's name.
+        lines: The statements that made values, where they were asked for.
+        edited_files: The loaded files that are not as their packages installed them, where they
+            were asked for.
     """
 
     case: CaseRequest
@@ -79,6 +83,8 @@ class Observation(NamedTuple):
     lower_precision: Dict[str, List[str]]
     effects: Sequence[EffectRecord] = ()
     clamps: Mapping[str, ClampRecord] = MappingProxyType({})
+    lines: Sequence[LineRecord] = ()
+    edited_files: Sequence[str] = ()
 
 
 def write_recording(folder: Path, observed: Observation) -> None:
@@ -118,6 +124,10 @@ def write_recording(folder: Path, observed: Observation) -> None:
         content["lower_precision"] = observed.lower_precision
     if observed.effects:
         content["effects"] = list(observed.effects)
+    if observed.lines:
+        content["lines"] = list(observed.lines)
+    if observed.edited_files:
+        content["edited_files"] = list(observed.edited_files)
     content["digest"] = files.digest_json(content)
     text = files.dumps(content).encode()
     write_folder(folder, {TENSORS_FILE: packed, RECORDING_FILE: text})

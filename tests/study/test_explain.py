@@ -376,24 +376,37 @@ def test_a_baseline_that_cannot_be_repeated_here_is_not_guessed_at(shop, monkeyp
     done = shop.harness("explain", "run", CASE)
     assert "operator:" not in done.out
     assert "values:   noise#0 is the first outside its bound: " in done.out
-    assert (
-        "note:     the baseline cannot be repeated here by its settings, which explain" in done.out
-    )
+    assert "note:     no setting explains the drift: the baseline is of another machine" in done.out
 
 
 @pytest.mark.parametrize(
     ("kinds", "said"),
     [
         ([ChangeKind.OWN_CODE, ChangeKind.MACHINE], "of another machine"),
-        ([ChangeKind.OWN_CODE, ChangeKind.LIBRARY], "code of the project has changed since (x)"),
+        (
+            [ChangeKind.OWN_CODE, ChangeKind.LIBRARY],
+            "by the files' digests (x aaaaaaaa -> bbbbbbbb)",
+        ),
         ([ChangeKind.LIBRARY] * 4, "packages have changed since (x, x, x, and more)"),
-        ([ChangeKind.VARIABLE], "code of a library that was edited in place"),
+        ([ChangeKind.VARIABLE], "every file that was loaded of installed packages is as it was"),
     ],
 )
 def test_what_no_setting_explains_is_said(kinds: list[ChangeKind], said: str):
     """The likeliest kind of change, by its names."""
-    changes = [EnvironmentChange("x", "a", "b", kind) for kind in kinds]
+    changes = [EnvironmentChange("x", "a" * 16, "b" * 16, kind) for kind in kinds]
     assert said in explain._beyond_settings(changes)
+
+
+def test_files_that_were_edited_in_place_are_named():
+    """Alone, or beside what else has changed."""
+    edited = ("diffusers/models/resnet.py",)
+    assert (
+        "these files are not as their packages installed them, by digest: "
+        "diffusers/models/resnet.py" in explain._beyond_settings([], edited)
+    )
+    changes = [EnvironmentChange("torch", "1", "2", ChangeKind.LIBRARY)]
+    said = explain._beyond_settings(changes, edited)
+    assert said.startswith("packages have changed since (torch); files of libraries are not as")
 
 
 def test_a_run_that_cannot_be_repeated_blames_no_setting(shop, monkeypatch):

@@ -7,7 +7,7 @@ checks that by the stage's own digest. A module's result can also be kept, or re
 from __future__ import annotations
 
 import itertools
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import (
     Any,
@@ -28,6 +28,7 @@ import torch
 from ..pipeline.components import call_of, parts_of
 from ..protocol import MODULE, DetailRequest, ModuleRecord
 from .digest import combine
+from .lines import LineLog
 from .operators import OperatorLog
 from .slot import Whole
 from .stages import Stage
@@ -89,6 +90,9 @@ class Detail(NamedTuple):
         keep: Modules whose results are kept. A request names them as `unet/conv_in`, and a whole
             stage as `unet/`; they are meant in all stages of that kind.
         feed: Modules whose results are replaced by those among the case's teacher tensors.
+        lines: Whether the statements that made values are noted: with `operators`, those of that
+            module's own code; without, those of the code outside of stages.
+        files: Whether the loaded files are noted that are not as their packages installed them.
         evaluation: The form of an evaluation in float64, see `float64`, in which the case runs to
             its end and no stage is looked into; None for none.
     """
@@ -99,6 +103,8 @@ class Detail(NamedTuple):
     arguments: Optional[int] = None
     keep: FrozenSet[ModuleSite] = frozenset()
     feed: FrozenSet[ModuleSite] = frozenset()
+    lines: bool = False
+    files: bool = False
     evaluation: Optional[str] = None
 
     @classmethod
@@ -111,6 +117,8 @@ class Detail(NamedTuple):
             arguments=request.get("arguments"),
             keep=frozenset(map(ModuleSite.parse, request.get("keep", ()))),
             feed=frozenset(map(ModuleSite.parse, request.get("feed", ()))),
+            lines=request.get("lines", False),
+            files=request.get("files", False),
             evaluation=request.get("evaluation"),
         )
 
@@ -150,6 +158,7 @@ class Tracer:
 
     Attributes:
         operators: The operators of the module that `detail` names.
+        lines: The statements that made values, where `detail` asks for them.
     """
 
     def __init__(
@@ -161,6 +170,10 @@ class Tracer:
     ) -> None:
         self._counts = counts or Whole()
         self.operators = OperatorLog(self._runs_wanted_module, detail.arguments, self._counts)
+        is_between = detail.operators is None
+        is_wanted = self._is_between_stages if is_between else self._runs_wanted_module
+        self.lines = LineLog(is_wanted, self._unobserved)
+        self._is_busy = False  # a stage runs, or what it gave is being kept
         self._detail = detail
         self._teacher_tensors = teacher_tensors
         self._observe_operators = observe_operators
@@ -168,6 +181,18 @@ class Tracer:
         self._kept: Tensors = {}
         # The calls that run now, from the stage's own code inwards; empty where nothing is noted.
         self._running: List[ModuleCall] = []
+
+    def tracing(self) -> ContextManager[None]:
+        """Return what the run as a whole runs within, for its statements to be noted if wanted."""
+        return self.lines.tracing() if self._detail.lines else nullcontext()
+
+    @contextmanager
+    def between(self, stage: Stage, inputs: Mapping[str, Any]) -> Iterator[None]:
+        """Note the statement that called a stage, and none of what runs inside this context."""
+        if self._detail.lines and self._detail.operators is None:
+            self.lines.on_stage(stage.name, inputs)
+        with self._not_between_stages():
+            yield
 
     @contextmanager
     def around(self, stage: Stage, component: Any) -> Iterator[None]:
@@ -181,6 +206,7 @@ class Tracer:
         outer = self._running
         self._running = [OWN_CALL] if is_noted else []
         with ExitStack() as stack:
+            stack.enter_context(self._not_between_stages())
             stack.callback(setattr, self, "_running", outer)
             if call_of(component) and (is_noted or self._detail.handles_modules_of(stage)):
                 for path, module in parts_of(component):
@@ -205,6 +231,18 @@ class Tracer:
     def _runs_wanted_module(self) -> bool:
         return bool(self._running) and self._running[-1].label == self._detail.operators
 
+    def _is_between_stages(self) -> bool:
+        return not self._is_busy
+
+    @contextmanager
+    def _not_between_stages(self) -> Iterator[None]:
+        before = self._is_busy
+        self._is_busy = True
+        try:
+            yield
+        finally:
+            self._is_busy = before
+
     def _hook(
         self, stack: ExitStack, stage: Stage, path: str, module: Any, *, is_noted: bool
     ) -> None:
@@ -221,6 +259,8 @@ class Tracer:
 
         def after(_module: Any, _args: Any, _kwargs: Any, result: Any) -> None:
             call = self._running.pop()
+            if self._detail.operators is not None:
+                self.lines.after = call.label
             given = tensors_in(result)
             with self._unobserved():
                 self._keep_or_replace(stage, call, given)

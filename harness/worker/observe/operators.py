@@ -6,9 +6,7 @@ an `OperatorLog`. Observing them changes no bit: the caller checks that by the s
 
 from __future__ import annotations
 
-import re
 import sys
-from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 
 import torch
@@ -16,12 +14,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..protocol import ARGUMENT, OPERATOR, Json, OperatorRecord
 from .arguments import NotExpressibleError, arguments_as_json
+from .frames import file_of, looked_at_from
 from .slot import Whole
 from .tensors import Tensors, dtype_name, tensors_in
 
-WORKER = Path(__file__).parents[1]
-# Files of the worker and of the frameworks: their lines are not what a reader looks for.
-SKIPPED_FILES = re.compile(rf"{re.escape(str(WORKER))}|.*-packages/(torch|mindspore)/")
 # Operators of torch that give memory or a view of it, and compute nothing.
 ALLOCATING = ("empty", "detach", "lift_fresh")
 
@@ -133,11 +129,6 @@ def _shape(tensor: torch.Tensor) -> str:
 
 
 def _calling_line() -> str:
-    """Return the file and line that called the operator; the file as its last three parts."""
-    frame: Any = sys._getframe(1)
-    while frame is not None:
-        path = frame.f_code.co_filename
-        if not SKIPPED_FILES.match(path):
-            return f"{'/'.join(Path(path).parts[-3:])}:{frame.f_lineno}"
-        frame = frame.f_back
-    return ""
+    """Return the file, from its package on, and the line that called the operator."""
+    frame = looked_at_from(sys._getframe(1))
+    return "" if frame is None else f"{file_of(frame)}:{frame.f_lineno}"
