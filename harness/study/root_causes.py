@@ -152,7 +152,7 @@ class RootCauseSearch:
         between: The code between stages that differs, where the search ended at such.
     """
 
-    def __init__(  # noqa: PLR0913 (two sides, and where and how they run)
+    def __init__(
         self,
         session: Session,
         actual: Case,
