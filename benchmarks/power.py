@@ -40,6 +40,7 @@ from harness.errors import NotRecordedError
 from harness.judge import drift
 from harness.judge.checks import check_local, check_output
 from harness.records import Check, Drift, Stage, StageDrift
+from harness.scenario.fields import Expectation
 from harness.scenario.model import Case
 from harness.session import Session
 from harness.store.baselines import Store
@@ -75,13 +76,17 @@ ASSERT_CLOSE = "torch.testing.assert_close"
 
 
 def subject(name: str) -> Case:
-    """Return the first case of a scenario; behind `+`, with another call, and the same bounds."""
+    """Return the first case of a scenario; behind `+`, with another call, and the same bounds.
+
+    That one is called twice, so that what the first call leaves behind shows.
+    """
     scenario, _, change = name.partition("+")
     case = first_case(scenario)
     if not change:
         return case
     call = {**case.scenario.call, **CHANGED_CALLS[change]}
-    return replace(case, scenario=replace(case.scenario, call=call))
+    expect = (*case.scenario.expect, Expectation.STATELESS)
+    return replace(case, scenario=replace(case.scenario, call=call, expect=expect))
 
 
 def reseeded(case: Case, index: int) -> Case:

@@ -371,6 +371,11 @@ class Case:
         )
         return bool(self.images) or any(change is not None for change in changes)
 
+    @property
+    def _may_call_twice(self) -> bool:
+        """Whether a run may call the pipeline twice; a fault may show in the second call."""
+        return not replace(self, fault=None).is_variation
+
     def evaluated(self, teacher_tensors: Path, form: str) -> Case:
         """Return the case whose stages are evaluated in float64 from a baseline's tensors.
 
@@ -422,7 +427,7 @@ class Case:
             "dtype": self.target.dtype,
             "determinism": scenario.determinism,
             "rounds": 0 if self.is_variation else scenario.cost.runs,
-            "reuse": Expectation.STATELESS in scenario.expect and not self.is_variation,
+            "reuse": Expectation.STATELESS in scenario.expect and self._may_call_twice,
             "keep_every": scenario.keep_every,
             "teacher_tensors": str(self.teacher_tensors) if self.teacher_tensors else None,
             "perturbation": self.perturbation,

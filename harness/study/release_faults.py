@@ -33,6 +33,7 @@ def release_faults(denoiser: str) -> list[Fault]:
         *_narrow_results(denoiser),
         *_timesteps(denoiser),
         *_schedules(),
+        *_left_by_the_first_call(),
         *_variances(),
         *_steps(),
         *_guidance(denoiser),
@@ -367,6 +368,22 @@ def _schedules() -> list[Fault]:
             how="scale",
             factor=1.001,
         ),
+    ]
+
+
+def _left_by_the_first_call() -> list[Fault]:
+    """Faults that show where a pipeline object is called twice: `expect: stateless`."""
+    return [
+        injected(
+            f"{table} x1.0001 after the first call",
+            "table",
+            "scheduler",
+            name=table,
+            how="scale",
+            factor=1.0001,
+            from_call=1,
+        )
+        for table in ("alphas_cumprod", "sigmas")
     ]
 
 
@@ -748,7 +765,13 @@ def _weights_of_a_release(denoiser: str) -> list[Fault]:
 def _latents() -> list[Fault]:
     return [
         injected(
-            "vae.shift_factor = x1.01", "configuration", "vae", name="shift_factor", factor=1.01
+            "vae.shift_factor = 0.001", "configuration", "vae", name="shift_factor", value=1e-3
+        ),
+        *(
+            injected(
+                f"scheduler.{name} = x1.001", "configuration", "scheduler", name=name, factor=1.001
+            )
+            for name in ("shift", "base_shift")
         ),
         injected(
             "VAE: mean of the latents + 0.001",

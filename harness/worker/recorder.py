@@ -281,7 +281,9 @@ class Recorder:
         """Run a variation that a study asks for, which nobody times."""
         request = case["detail"]
         detail = OUTSIDE_ONLY if request is None else Detail.read(request)
-        return Runs(self._run_instrumented(case, pipeline, detail), [], {})
+        instrumented = self._run_instrumented(case, pipeline, detail)
+        reused = self._run_reused(case, pipeline) if case["reuse"] else None
+        return Runs(instrumented, [], {}, reused)
 
     def _run_instrumented(
         self, case: CaseRequest, pipeline: Pipeline, detail: Detail

@@ -657,6 +657,22 @@ def test_the_command_injects_judges_and_keeps_the_detection_rate(shop, monkeypat
     assert rate["platform"] == "aten-default"
 
 
+@pytest.mark.parametrize(("expect", "trials"), [("stateless", 1), ("repeatable", 0)])
+def test_what_a_first_call_leaves_is_caught_where_a_second_one_is_expected(
+    shop, monkeypatch, expect: str, trials: int
+):
+    """No bound sees it, because the first call has the same bits."""
+    name = "alphas_cumprod x1.0001 after the first call"
+    chosen = [fault for fault in catalogue("unet") if fault.name == name]
+    monkeypatch.setattr(study, "catalogue", lambda denoiser: chosen)
+    bounds = "{cross-class: {local_rel_l2: {scheduler.step: 1.0e-5}}}"
+    case = read(shop.scenario(tolerance=bounds, expect=f"[{expect}]")).cases()[0]
+    with Session(Store(shop.root), shop.root / "run") as session:
+        platform = "aten-default", PLATFORMS["aten-default"]
+        found = study.challenge(session, case, platform, on_step=lambda *_: None)
+    assert [trial.caught for trial in found.trials] == [True] * trials
+
+
 @pytest.mark.slow
 def test_a_fault_in_each_part_of_unclip_is_named_by_its_stage_in_another_class(shop):
     """Free drift hides what platforms do anyway; local drift names the stage of the fault."""
