@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from harness.judge.cause import CauseGroup, by_cause
 from harness.records import Outcome
-from harness.report import advice, wording
+from harness.report import advice, batches, wording
 from harness.report.runs import Run, all_outcomes, by_run
 from harness.report.safe_text import safe_line
 
@@ -53,6 +53,8 @@ def paragraph(group: CauseGroup, runs: Sequence[Run]) -> str:
     for name, drift in example.outputs.items():
         lines += wording.output_lines(name, drift)
     lines += wording.over_lines(example)
+    if example.changed_by is not None:
+        lines += batches.paragraph_lines(example)
     if example.log:
         lines += wording.log_lines(example.log)
     explanation = advice.explanation(example, run.folder)

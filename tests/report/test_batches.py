@@ -9,6 +9,7 @@ import builders
 
 from harness.records import BatchCertificate, Counterexample
 from harness.report import batches
+from harness.report.causes import failures
 from harness.report.html.report import html_report
 from harness.report.markdown import markdown
 from harness.report.run_report import print_runs
@@ -53,6 +54,17 @@ def test_terminal_and_markdown_tell_of_a_certificate_that_holds(capsys):
     print_runs(console(), [run])
     assert "batches:\n  digits[cpu-float32]: 16 compositions of at" in capsys.readouterr().out
     assert "## Batches\n\n- digits\\[cpu-float32\\]: 16 compositions of at" in markdown([run])
+
+
+def test_several_cases_of_one_cause_show_the_call_of_one():
+    """Their reasons are the same sentence, and one of them is shown as the example."""
+    several = tuple(
+        builders.outcome("unrepeatable", name=name, batch=BROKEN) for name in ("one", "two")
+    )
+    (shown,) = failures([Run(Path("runs/one"), several, None)])
+    assert "2 unrepeatable: REASON" in shown
+    assert "  call:     pipeline(prompt=['a', 'a', 'c'])\n" in shown
+    assert "  explain:  harness explain runs/one 'one[cpu-float32]'" in shown
 
 
 def test_the_page_shows_the_call_of_a_counterexample(tmp_path):

@@ -11,6 +11,7 @@ from harness.judge.first_difference import ByValue
 from harness.records import (
     ChangeKind,
     Check,
+    Counterexample,
     Difference,
     DifferenceKind,
     Drift,
@@ -139,3 +140,19 @@ def test_names_from_elsewhere_cannot_control_the_terminal():
     said = text(replace(FOUND, root_causes=(hostile,), notes=("a\x1b[2J\nb",)))
     assert "\x1b" not in said
     assert "\nstage: forged" not in said
+
+
+def test_a_batch_is_named_with_its_call_and_what_the_image_alone_was_given():
+    """Nothing is called the baseline's there; without a run, no first difference is claimed."""
+    batch = Counterexample((0, 2, 2), 1, "pipeline(batch_size=3)", is_smallest=True)
+    found = Explanation("digits[cpu-float32]", FOUND.first, (OWN,), batch=batch)
+    shown = text(found)
+    assert shown.startswith(
+        "digits[cpu-float32]\n"
+        "  batch:    image 2 alone, against slot 1 of [0, 2, 2]\n"
+        "  call:     pipeline(batch_size=3)\n"
+        "  first:    noise#0\n"
+    )
+    assert "giving the image alone the batch's result here removes 100 % of the drift" in shown
+    assert "baseline" not in shown
+    assert "first:" not in text(replace(found, first=None, root_causes=()))
