@@ -17,7 +17,7 @@ from harness.judge import drift
 from harness.records import Device, Metric, Stage, worst_first
 from harness.scenario.fields import Framework
 from harness.scenario.model import Case
-from harness.scenario.tolerance import BoundKey, Kind, Tolerance
+from harness.scenario.tolerance import BoundKey, Tolerance
 from harness.session import Session
 from harness.store.recording import Observed, Recording
 from harness.study.budget import Budget
@@ -25,9 +25,11 @@ from harness.study.calibrate import (
     PERTURBATIONS,
     Calibration,
     Effort,
+    Known,
     calibrate,
     compact,
     is_comparable,
+    local_figures,
 )
 from harness.study.emulations import EMULATIONS, Emulation, emulations_for
 from harness.study.platforms import Platform
@@ -137,7 +139,7 @@ class Plan:
 
     def count(self, case: Case) -> int:
         """Return how many runs a case takes, beside those that measure a GPU."""
-        return 2 + self.perturbations + len(self.emulations(case))
+        return 1 + self.perturbations + len(self.emulations(case))
 
 
 def why_not(case: Case) -> str:
@@ -173,15 +175,16 @@ def forecast(session: Session, case: Case, plan: Plan, on_step: Callable[[str], 
     emulations = plan.emulations(case)
     if not emulations:
         raise UsageError(f"{case.id}: none of {', '.join(plan.names)} is of {case.target.dtype}")
-    on_step("stages")
+    on_step("base-0")
     folder = session.out / "recordings" / case.scenario.name / case.key
-    base = session.record(case, folder=folder / "stages")
+    base = session.record(case, folder=folder / "base-0")
     if not base.stages:
         raise UsageError(f"{case.id}: shows no stages, so that nothing of it can be emulated")
     stages = chosen_stages([each.stage for each in base.stages], plan.steps)
     platforms = {name: Platform(emulation=_request(name, stages)) for name in emulations}
     effort = Effort(seeds=1, perturbations=plan.perturbations, budget=plan.budget)
-    found = calibrate(session, case, platforms, effort=effort, on_step=on_step)
+    known = Known(base)
+    found = calibrate(session, case, platforms, effort=effort, on_step=on_step, known=known)
     kept = _only(found, emulations)
     measured = _measured(session, case, base, plan.runs, on_step)
     return _forecast(case, kept, plan.steps, measured, _effects(folder, emulations))
@@ -412,8 +415,4 @@ def _recordings(case: Case, runs: Sequence[Path]) -> list[Observed]:
 
 
 def _local(actual: Recording, expected: Observed) -> ByKind:
-    figures = {
-        BoundKey(Kind.CROSS_CLASS, Metric.LOCAL_REL_L2, str(each.stage)): each.rel_l2
-        for each in drift.of_teacher_forced(actual, expected)
-    }
-    return _by_kind(figures)
+    return _by_kind(local_figures(drift.of_teacher_forced(actual, expected)))

@@ -279,7 +279,7 @@ def test_what_was_measured_is_used_again(ran):
     with Session(Store(folder / "baselines"), folder / "run") as session:
         again = forecast(session, case, Plan(("tree-sums", "ulp"), perturbations=1), said.append)
     assert again == found
-    assert [name for name in said if not name.endswith(", kept")] == ["stages", "base-0"]
+    assert [name for name in said if not name.endswith(", kept")] == ["base-0"]
 
 
 def test_a_recording_of_a_gpu_is_held_beside_it(ran, monkeypatch: pytest.MonkeyPatch):
