@@ -26,6 +26,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import platform
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -109,8 +110,8 @@ def measure_faults(names: Sequence[str], out: Path) -> None:
             continue
         began = time.monotonic()
         with Session(Store(out / "store"), out / "run" / name) as session:
-            platform = ELSEWHERE, platforms_of(case)[ELSEWHERE]
-            found = challenge(session, case, platform, on_step=_ignore)
+            other_class = ELSEWHERE, platforms_of(case)[ELSEWHERE]
+            found = challenge(session, case, other_class, on_step=_ignore)
         seconds = time.monotonic() - began
         _write(path, {"bounds": digest, "seconds": seconds, "challenge": found.as_json()})
         print(f"{name}: {len(found.trials)} faults in {seconds:.0f} s", flush=True)
@@ -222,30 +223,32 @@ def measure_alarms(seeds: dict[str, int], out: Path, free: int) -> None:
         }
         for name, index in due:  # all on this machine's own settings: one worker
             bases.record(name, index)
-        for platform in PLATFORMS:
+        for elsewhere in PLATFORMS:
             for (name, index), missing in due.items():
-                if platform in missing:
-                    kept[name].add(bases.compare(name, index, platform, index < free))
-            print(f"{platform}: {_progress(kept)}", flush=True)
+                if elsewhere in missing:
+                    kept[name].add(bases.compare(name, index, elsewhere, index < free))
+            print(f"{elsewhere}: {_progress(kept)}", flush=True)
 
 
 def _missing(case: Case, kept: Kept, index: int) -> set[str]:
     return {name for name in PLATFORMS if _key(case, index, name) not in kept.keys}
 
 
-def _key(case: Case, index: int, platform: str) -> str:
-    request = dict(PLATFORMS[platform].carry(reseeded(case, index)).request())
+def _key(case: Case, index: int, name: str) -> str:
+    """Return the digest of what a comparison on the platform called `name` is measured from."""
+    carried = PLATFORMS[name].carry(reseeded(case, index))
+    variables = json.dumps(dict(PLATFORMS[name].variables), sort_keys=True)
+    figures = ",".join(each.name for each in fields(StageDrift))
+    return digest_json({"of": _facts(carried, variables), "figures": figures})
+
+
+def _facts(case: Case, where: str) -> str:
+    """Return what decides a recording: the request, the releases, and where it is made."""
+    request = dict(case.request())
     request["inputs_folder"] = ""  # which checkout it is says nothing
-    variables = dict(PLATFORMS[platform].variables)
     versions = {name: metadata.version(name) for name in ("torch", "diffusers", "transformers")}
-    figures = [each.name for each in fields(StageDrift)]
-    facts = {
-        "request": encode(request),
-        "variables": variables,
-        "versions": versions,
-        "figures": figures,
-    }
-    return digest_json({"of": json.dumps(facts, sort_keys=True)})
+    facts = {"request": encode(request), "versions": versions, "where": where}
+    return json.dumps(facts, sort_keys=True)
 
 
 def _bounds_free_drift(case: Case) -> bool:
@@ -269,25 +272,32 @@ class _Bases:
         self._inapplicable: set[tuple[str, str]] = set()
 
     def record(self, name: str, index: int) -> None:
-        """Record one seed of one scenario here."""
+        """Record one seed of one scenario here, or read what an earlier call recorded."""
         folder = self._session.out / "bases" / name / str(index)
+        key_file = folder.with_suffix(".key")
         case = reseeded(self._cases[name], index)
+        key = digest_json({"of": _facts(case, platform.node())})
+        if key_file.is_file() and key_file.read_text("utf-8") == key:
+            self._recordings[name, index] = Recording.read(folder)
+            return
+        key_file.unlink(missing_ok=True)
         self._recordings[name, index] = self._session.record(case, folder=folder)
+        key_file.write_text(key, encoding="utf-8")
 
-    def compare(self, name: str, index: int, platform: str, runs_free: bool) -> Comparison:
+    def compare(self, name: str, index: int, elsewhere: str, runs_free: bool) -> Comparison:
         """Compare one seed on one platform."""
-        found = Comparison(_key(self._cases[name], index, platform), platform, index)
-        if (name, platform) in self._inapplicable:
+        found = Comparison(_key(self._cases[name], index, elsewhere), elsewhere, index)
+        if (name, elsewhere) in self._inapplicable:
             return found
         base = self._recordings[name, index]
-        case = PLATFORMS[platform].carry(reseeded(self._cases[name], index))
+        case = PLATFORMS[elsewhere].carry(reseeded(self._cases[name], index))
         began = time.monotonic()
         try:
             measured = self._compare(case, base, runs_free)
         except NotRecordedError:
-            if not PLATFORMS[platform].may_not_apply:
+            if not PLATFORMS[elsewhere].may_not_apply:
                 raise
-            self._inapplicable.add((name, platform))
+            self._inapplicable.add((name, elsewhere))
             return found
         return replace(found, **measured, seconds=time.monotonic() - began)
 
