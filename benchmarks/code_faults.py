@@ -80,7 +80,7 @@ BETWEEN_STAGES = (
     Edit(
         PIPELINE,
         "            prompt,\n            padding",
-        '            prompt + ".",\n            padding',
+        '            prompt + " eight",\n            padding',
     ),
     Edit(PIPELINE, "(tokens.input_ids)[0]", "(tokens.input_ids)[0] * 1.0001"),
     Edit(PIPELINE, 'negative_prompt="",', 'negative_prompt="blurry",'),
@@ -221,7 +221,7 @@ INSIDE = (
     Edit(
         "diffusers/pipelines/stable_diffusion/pipeline_stable_diffusion.py",
         "        latents = latents * self.scheduler.init_noise_sigma\n        return latents",
-        "        return latents",
+        "        latents = latents * self.scheduler.init_noise_sigma * 1.001\n        return latents",
         "sd-digits",
     ),
 )

@@ -154,11 +154,26 @@ def hides_inside(side: Observed) -> bool:
 
 
 def weights(actual: Observed, expected: Observed) -> list[Difference]:
-    """Return a difference for each component of the checkpoint whose weights differ."""
+    """Return a difference for each component of the checkpoint whose weights differ.
+
+    Of the configuration, recordings hold one digest; its `names` are the stage, or the scheduler
+    with its tables, in which an edit of it shows first.
+    """
     return [
-        _named(DifferenceKind.WEIGHTS, component, other_tensors(actual, expected, component))
+        _named(
+            DifferenceKind.WEIGHTS,
+            component,
+            _shows_first(actual, expected)
+            if component == CONFIGURATION
+            else other_tensors(actual, expected, component),
+        )
         for component in other_weights(actual, expected)
     ]
+
+
+def _shows_first(actual: Observed, expected: Observed) -> list[str]:
+    found = besides_settings(actual, expected)
+    return [] if found is None or not found.subject else [found.subject]
 
 
 def arguments(actual: Observed, expected: Observed) -> list[Difference]:

@@ -40,7 +40,7 @@ def same_class(
     upstream = [*started, *first_difference.tables(actual, expected)]
     upstream += [drawn] if drawn is not None else []
     moved = _moved(teacher_forced or actual, expected)
-    found = _one_of_each([*upstream, *map(_stage_output, moved)])
+    found = _without_configured(_one_of_each([*upstream, *map(_stage_output, moved)]))
     first = first_difference.besides_settings(actual, expected)
     if first is not None and first.kind in BETWEEN_STAGES and not upstream:
         found = [first, *found]
@@ -77,10 +77,26 @@ def component_of(found: Difference) -> str:
 
 def _started_from(actual: Observed, expected: Observed) -> list[Difference]:
     """Return what the two runs started from and no rounding changes: files and settings."""
+    weights = first_difference.weights(actual, expected)
+    edited = first_difference.edited_settings(actual, expected)
+    if edited:  # the files of the configuration differ by these settings
+        weights = [each for each in weights if not _is_configuration(each)]
+    return [*weights, *first_difference.arguments(actual, expected), *edited]
+
+
+def _is_configuration(found: Difference) -> bool:
+    is_of_weights = found.kind is DifferenceKind.WEIGHTS
+    return is_of_weights and found.subject == first_difference.CONFIGURATION
+
+
+def _without_configured(found: list[Difference]) -> list[Difference]:
+    """Leave out the stage in which an edit of the configuration shows: that is one cause."""
+    shown = {name for each in found if _is_configuration(each) for name in each.names}
+    components = {name.partition("#")[0].partition(".")[0] for name in shown}
     return [
-        *first_difference.weights(actual, expected),
-        *first_difference.arguments(actual, expected),
-        *first_difference.edited_settings(actual, expected),
+        each
+        for each in found
+        if each.kind is not DifferenceKind.STAGE_OUTPUT or component_of(each) not in components
     ]
 
 

@@ -91,7 +91,7 @@ def difference(found: Difference) -> str:
     names = ", ".join(found.names) + (f" and {found.more} more" if found.more else "")
     changed = f"{found.expected} -> {found.actual}"
     words = {
-        DifferenceKind.WEIGHTS: _weights(found.subject) + (f": {names}" if names else ""),
+        DifferenceKind.WEIGHTS: _weights_of(found, names),
         DifferenceKind.INPUT_FILE: f"input {found.subject} of `{names}`: other content",
         DifferenceKind.INPUT_DECODING: (
             f"input {found.subject} of `{names}`: the same file, decoded differently"
@@ -107,6 +107,15 @@ def difference(found: Difference) -> str:
         DifferenceKind.OUTPUTS: f"{names}, after the last stage",
     }
     return words[found.kind]
+
+
+def _weights_of(found: Difference, names: str) -> str:
+    """Return which weights differ, or that the configuration does and where that shows first."""
+    if not names:
+        return _weights(found.subject)
+    is_configuration = found.subject == first_difference.CONFIGURATION
+    link = ", which shows first in " if is_configuration else ": "
+    return f"{_weights(found.subject)}{link}{names}"
 
 
 def _weights(component: str) -> str:

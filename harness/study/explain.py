@@ -119,10 +119,35 @@ def explain(  # noqa: PLR0913 (each is asked for by an option, or is a side)
         is_configuration = other == [first_difference.CONFIGURATION]
         what = "configuration of the checkpoint differs" if is_configuration else "weights differ"
         note = f"the {what}, so that nothing after can be held against the baseline"
+        if is_configuration:
+            return _of_configuration(
+                session, case, actual, expected, first=first, on_step=on_step, note=note
+            )
         return Explanation(case.id, first, notes=(note,))
     inquiry = _Inquiry(session, case, actual, expected, on_step, packages)
     found = inquiry.explanation(first, limit)
     return replace(found, accuracy=accuracy or inquiry.accuracy())
+
+
+def _of_configuration(  # noqa: PLR0913 (as above)
+    session: Session,
+    case: Case,
+    actual: Recording,
+    expected: Baseline,
+    *,
+    first: Difference,
+    on_step: OnStep,
+    note: str,
+) -> Explanation:
+    """Explain a case whose checkpoint was configured otherwise: where that shows first.
+
+    The configuration of the baseline is gone, so that its side does not run.
+    """
+    folder = session.out / "explain" / case.scenario.name / case.key
+    search = RootCauseSearch(session, case, case, folder, on_step)
+    causes = search.from_recordings(actual, expected)
+    notes = (note, *search.notes)
+    return Explanation(case.id, first, tuple(causes), notes=notes, between=search.between)
 
 
 def explain_contract(
@@ -193,6 +218,7 @@ class _Inquiry:
         self._actual = actual
         refused = "the baseline's side does not run here"
         expected = self._try(self._candidates.expected, "expected", refused)
+        first = self._held_against_own(expected, first)
         far = distance(actual, self._baseline)
         if distance(actual, self._recorded):
             self._notes.append(
@@ -219,6 +245,37 @@ class _Inquiry:
         case = self._candidates.actual
         slot = self._session.slot(self._slot_of(case))
         return self._session.accuracy(case, self._recorded, self._baseline, slot=slot)
+
+    def _held_against_own(self, expected: Recording | None, first: Difference) -> Difference:
+        """Go on with this machine's own baseline, where the reference is of another machine.
+
+        So one cause is told at a time: what lies between the run and this machine's own baseline.
+        What lies between that and the reference stands in a note.
+
+        Args:
+            expected: The baseline's side, as it runs here.
+            first: The first difference from the reference.
+
+        Returns:
+            The first difference from the baseline that the explanation goes on with.
+        """
+        reference = self._baseline
+        if expected is None or not distance(expected, reference):
+            return first
+        match = self._session.store.match(self._case, expected.numerics_class)
+        if match is None or not match.same_class or match.baseline.digest == reference.digest:
+            return first
+        own = match.baseline
+        if distance(expected, own) or own.fingerprint != reference.fingerprint:
+            return first
+        changes = list_changes(own.environment, reference.environment)
+        self._notes.append(
+            f"held against this machine's own baseline, of class {own.numerics_class.name}: from "
+            f"there to the reference, of class {reference.numerics_class.name}, it is "
+            f"{distance(own, reference):.1e} in relative L2, and {_beyond_settings(changes)}"
+        )
+        self._baseline = own
+        return first_difference.first(self._recorded, own) or first
 
     def _with_earlier_code(self, sides: Candidates, earlier: EarlierCode) -> Candidates:
         """Return the sides, of which the baseline's has the project's code of that time."""

@@ -247,7 +247,7 @@ class RootCauseSearch:
             line=(
                 line_diff.first_unequal(mine, others)
                 if both
-                else line_diff.made_by(mine, _unequal_digests(actual, calls, found))
+                else _made_here(mine, _unequal_digests(actual, calls, found), calls)
             ),
             both=both,
             is_table=is_table,
@@ -348,6 +348,16 @@ def _moved_module(cause: RootCause, actual: Recording, expected: Recording) -> D
     """Return how far the result of a root cause lies from the other side's."""
     prefix = f"{MODULE}{cause.stage}/{cause.module}/"
     return _largest(_under(actual, prefix), _under(expected, prefix))
+
+
+def _made_here(
+    lines: Sequence[TracedLine], digests: Collection[str], calls: TracedLine | None
+) -> UnequalLine | None:
+    """Return the statement of one side that made an unequal value; it may be the stage's call."""
+    made = line_diff.made_by(lines, digests)
+    if made is None and calls is not None:
+        return UnequalLine("value", CodePlace.of(calls))
+    return made
 
 
 def _unequal_digests(

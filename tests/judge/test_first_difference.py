@@ -11,6 +11,7 @@ import pytest
 from builders import MOVED, NOISE, OTHER_UNET, STAGES
 from safetensors.numpy import save
 
+from harness.judge import origins, reasons
 from harness.judge.first_difference import (
     ByValue,
     besides_settings,
@@ -282,3 +283,16 @@ def test_schedulers_do_not_feed_each_other():
     """The prior's last step is no predecessor of the decoder's first one."""
     decoder = StageDrift(Stage("decoder_scheduler.step", 0), "sample", 0.0, 1.0)
     assert by_value((), (*sizes(step0=1e-9), decoder), BOUNDS).jump is None
+
+
+def test_an_edited_configuration_is_one_cause_and_names_where_it_shows(tmp_path):
+    """And not the stage beside it, which computes with that configuration."""
+    moved = (UNET[0], UNET[1], {"sample": "other"})
+    other = builders.inputs()
+    other["weights"] = {**other["weights"], "configuration": "edited"}
+    base = builders.recording(tmp_path / "base")
+    edited = builders.recording(tmp_path / "edited", inputs=other, stages=(moved, STEP))
+    (found,) = origins.same_class(edited, base)
+    assert reasons.difference(found) == (
+        "configuration of the checkpoint, which shows first in unet#0"
+    )

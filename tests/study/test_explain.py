@@ -409,6 +409,28 @@ def test_files_that_were_edited_in_place_are_named():
     assert said.startswith("packages have changed since (torch); files of libraries are not as")
 
 
+def test_a_setting_is_explained_against_this_machine_s_own_baseline(shop, monkeypatch):
+    """The reference is of another machine: what lies between the two is told apart."""
+    shop.scenario(tolerance="{cross-class: {rel_l2: 1.0}}")
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", "avx2")
+    assert shop.harness("record").code == 0
+    monkeypatch.delenv("ATEN_CPU_CAPABILITY")
+    ((path,), *_) = [list((shop.root / "baselines").glob("*/*/*.json"))]
+    content = json.loads(path.read_text(encoding="utf-8"))
+    del content["environment"]["variables"]["ATEN_CPU_CAPABILITY"]  # as of another processor
+    content["digest"] = digest_json(content)
+    path.write_text(json.dumps(content), encoding="utf-8")
+    assert shop.harness("record").code == 0
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", "default")
+    assert shop.harness("run", "--out", "run").code == 0
+    monkeypatch.delenv("ATEN_CPU_CAPABILITY")
+    done = shop.harness("explain", "run", CASE)
+    assert "setting:  ATEN_CPU_CAPABILITY default -> unset explains 100 % of the drift" in done.out
+    assert "note:     held against this machine's own baseline, of class cpu-" in done.out
+    assert "the baseline is of another machine" in done.out
+    assert "cannot be repeated here" not in done.out
+
+
 def test_a_run_that_cannot_be_repeated_blames_no_setting(shop, monkeypatch):
     """Where only the baseline's bits come out, no setting explains what is not there."""
     shop.recorded(tolerance="{cross-class: {rel_l2: 1.0}}")
