@@ -147,7 +147,7 @@ def test_another_kernel_from_three_images_on_is_found_shrunk_and_named(served, s
     assert "stage:    unet#0: same inputs, different output" in told.out
     assert "module:   smoothing#0 (Smoothing): L-inf" in told.out
     assert "operator: servers.smooth.default of float32 [1, 1, 16, 16]: L-inf" in told.out
-    assert "/servers/models.py:" in told.out
+    assert "called at servers/models.py:" in told.out
     assert "the batch's result here removes 100 % of the drift" in told.out
     quick = shop.harness("explain", "run")
     assert "batch:    image 0 alone, against slot 0 of [0, 0, 0]" in quick.out
