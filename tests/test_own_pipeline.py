@@ -39,7 +39,7 @@ def harness(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 def test_a_new_user_s_pipeline_is_recorded_verified_and_its_edit_is_named(project: Path):
     """Identical at first; then the edited file is named, and another LoRA is named as such."""
     scenario = "scenarios/ink.yaml"
-    recorded = harness(project, "record", scenario)
+    recorded = harness(project, "record", scenario, "--no-calibrate")
     assert recorded.returncode == 0, recorded.stdout + recorded.stderr
     again = harness(project, "run", scenario)
     assert "1 case: 1 identical" in again.stdout, again.stdout + again.stderr
@@ -59,7 +59,7 @@ def test_a_new_user_s_pipeline_is_recorded_verified_and_its_edit_is_named(projec
 
 def test_the_page_s_other_scenario_runs_too(project: Path):
     """A replaced component that is the same one gives the same bits."""
-    done = harness(project, "record", "scenarios/replaced.yaml")
+    done = harness(project, "record", "scenarios/replaced.yaml", "--no-calibrate")
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -18,6 +18,7 @@ from harness.records import (
     AccuracyVerdict,
     Against,
     Appearance,
+    BatchCertificate,
     Change,
     ChangeKind,
     Check,
@@ -30,6 +31,7 @@ from harness.records import (
     CostFigures,
     CostReason,
     CostVerdict,
+    Counterexample,
     DetectionRate,
     Difference,
     DifferenceKind,
@@ -447,6 +449,14 @@ OUTCOME = replace(
         accuracy=OUTCOME.accuracy,
         cost=OUTCOME.cost,
         peak_bytes_expected=3 << 20,
+    ),
+    batch=BatchCertificate(
+        compositions=16,
+        largest=4,
+        is_exhaustive=True,
+        runs=19,
+        seconds=6.0,
+        counterexample=Counterexample((0, 0, 2), 2, "pipe(['a', 'a', 'c'])", is_smallest=True),
     ),
 )
 

@@ -25,7 +25,7 @@ from harness.store.run_folder import read_results
 from harness.study import challenge, platforms
 from harness.study.fault_catalogue import catalogue
 from harness.worker.conditions import cost, numerics
-from harness.worker.observe import capture, modules
+from harness.worker.observe import slot
 from harness.worker.observe.tensors import digest_on_device
 from harness.worker.pipeline.torch_ import Torch
 from harness.worker.protocol import OUTPUT, CannotRunHere
@@ -41,8 +41,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[pretended.Gpu]:
     for fact in pretended.told(made):
         monkeypatch.setattr(*fact)
     # Its tensors lie on the CPU, but are to be digested as those of a GPU.
-    for module in (capture, modules):
-        monkeypatch.setattr(module, "digest_later", digest_on_device)
+    monkeypatch.setattr(slot, "digest_later", digest_on_device)
     cost._nvml.cache_clear()
     monkeypatch.setitem(sys.modules, "pynvml", pretended.nvml(pretended.IDLE))
     with pretended.OnTheCpu(made.log):
