@@ -38,7 +38,7 @@ def facts(device: torch.device) -> Dict[str, str]:
     if importlib.util.find_spec("triton"):
         found["triton"] = metadata.version("triton")
     if device.type == "cpu":
-        found.update(_cpp_facts())
+        found.update(_cpp_facts(_cpp_compiler()))
     return {**found, **_options()}
 
 
@@ -98,15 +98,18 @@ def _cpp_compiler() -> str:
 
 
 @lru_cache(maxsize=None)
-def _cpp_facts() -> Dict[str, str]:
-    """Return the C++ compiler's version and the processor that it compiles for.
+def _cpp_facts(path: str) -> Dict[str, str]:
+    """Return the version of the C++ compiler at `path`, and the processor that it compiles for.
+
+    Without a compiler there is nothing to tell, and no case is compiled.
 
     Inductor asks for `-march=native`, so that the processor decides; the macros that the compiler
     then predefines say which one it takes it for.
     """
     import numpy as np
 
-    path = _cpp_compiler()
+    if not path:
+        return {}
     version = _said(path, "--version").partition("\n")[0]
     macros = _said(path, "-march=native", "-dM", "-E", "-x", "c++", os.devnull)
     isa: Any = importlib.import_module("torch._inductor.cpu_vec_isa")
