@@ -6,7 +6,7 @@ The arrays are read once, in chunks, so that the memory beside them does not gro
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,9 @@ from harness.worker.protocol import CLAMPED
 
 if TYPE_CHECKING:
     from harness.records import Array
-    from harness.store.recording import Observed, TensorFacts
+    from harness.store.recording import ClampLimits, Observed, TensorFacts
+
+    TensorName = tuple[Stage, str]  # the stage, and the tensor's key there
 
 # Elements that are compared at a time: many enough that a call of numpy costs little, and few
 # enough that the caches hold the four float64 buffers of this length (2 MiB).
@@ -292,32 +294,29 @@ def of_teacher_forced(actual: Observed, expected: Observed) -> tuple[StageDrift,
     outputs = tuple(
         _stage_drift(OUTPUT, name, moved) for name, moved in of_outputs(actual, expected).items()
     )
-    steps = _decided_by_clamps(actual, expected)
-    stages = tuple(steps.get(each.name, each) for each in of_stages(actual, expected))
-    return tuple(each for each in stages if not _lacks_clamped(each)) + outputs
+    own, its = actual.stage_tensors, expected.stage_tensors
+    # Without what went into a clamp on both sides, nothing is left out, and nothing compared.
+    its = {name: its[name] for name in its if name[1] != CLAMPED or name in own}
+    return _of_tensors(own | _decided_by_clamps(own, its, expected.clamps), its) + outputs
 
 
-def _decided_by_clamps(actual: Observed, expected: Observed) -> dict[str, StageDrift]:
-    """Return the drift of each result that a clamp decides, without what it does not decide."""
-    actual_tensors, expected_tensors = actual.stage_tensors, expected.stage_tensors
-    limits = expected.clamps
-    found = []
-    for (stage, key), result in expected_tensors.items():
-        its, own = expected_tensors.get((stage, CLAMPED)), actual_tensors.get((stage, CLAMPED))
-        tensor, clamp = actual_tensors.get((stage, key)), limits.get(str(stage))
+def _decided_by_clamps(
+    actual: Mapping[TensorName, Array],
+    expected: Mapping[TensorName, Array],
+    limits: Mapping[str, ClampLimits],
+) -> dict[TensorName, Array]:
+    """Return the results of steps that clamps decide; what they do not decide is the baseline's."""
+    found = {}
+    for (stage, key), result in expected.items():
+        its, own = expected.get((stage, CLAMPED)), actual.get((stage, CLAMPED))
+        tensor, clamp = actual.get((stage, key)), limits.get(str(stage))
         if key == CLAMPED or its is None or own is None or tensor is None or clamp is None:
             continue
         if its.shape == own.shape == tensor.shape == result.shape:
             at_low = np.maximum(own, its) <= clamp.low
             at_high = np.minimum(own, its) >= clamp.high
-            decided = np.where(at_low | at_high, tensor, result)
-            found.append(_stage_drift(stage, key, measure(decided, result)))
-    return {each.name: each for each in found}
-
-
-def _lacks_clamped(moved: StageDrift) -> bool:
-    """Whether this run did not keep what went into a clamp, so that nothing is left out either."""
-    return moved.key == CLAMPED and math.isnan(moved.rel_l2)
+            found[stage, key] = np.where(at_low | at_high, tensor, result)
+    return found
 
 
 def of_stages(
@@ -334,12 +333,16 @@ def of_stages(
         only_kept: Leaves out what `actual` did not keep. A free run keeps only what it reads, and
             baselines of older releases hold more; a teacher-forced run keeps all that they hold.
     """
-    actual_tensors = actual.stage_tensors
+    own, its = actual.stage_tensors, expected.stage_tensors
+    return _of_tensors(own, {name: its[name] for name in its if name in own or not only_kept})
+
+
+def _of_tensors(
+    actual: Mapping[TensorName, Array], expected: Mapping[TensorName, Array]
+) -> tuple[StageDrift, ...]:
     found = []
-    for (stage, key), expected_tensor in expected.stage_tensors.items():
-        tensor = actual_tensors.get((stage, key))
-        if tensor is None and only_kept:
-            continue
+    for (stage, key), expected_tensor in expected.items():
+        tensor = actual.get((stage, key))
         if tensor is not None and tensor.shape == expected_tensor.shape:
             moved: Drift | _NoValue = measure(tensor, expected_tensor)
         else:

@@ -30,31 +30,25 @@ def text(found: Explanation, changes: Sequence[EnvironmentChange] = ()) -> str:
         found: Why a case moved.
         changes: What changed in the environment, the likeliest to matter first.
     """
-    first = _first(found)
-    lines = [found.case, *(f"  edited:   {edit}" for edit in found.edits)]
-    if found.batch is not None:
-        lines += _batch_lines(found.batch)
-    lines += [f"  first:    {first}"] if first else []
-    drift = "what lies between the two sides here" if found.partly else "the drift"
-    if found.between is not None and found.between.is_table:
-        lines += _between_lines(found.between)
-    for index, cause in enumerate(found.root_causes):
-        lines += _cause_lines(cause, drift, _restored(found, is_first=index == 0))
-    if found.between is not None and not found.between.is_table:
-        lines += _between_lines(found.between)
-    if found.accuracy:
-        lines.append(f"  accuracy: {accuracy.line(found.accuracy)}")
-    lines += [f"  setting:  {_setting(setting)}" for setting in found.settings]
-    if found.by_value is not None:
-        lines += [f"  values:   {sentence}" for sentence in by_value(found.by_value)]
-    if changes:
-        lines += changed_lines(changes)
-    lines += [f"  note:     {note}" for note in found.notes]
+    lines = [
+        found.case,
+        *(f"  edited:   {edit}" for edit in found.edits),
+        *_batch_lines(found.batch),
+        *_first_lines(found),
+        *_where_lines(found),
+        *_accuracy_lines(found),
+        *(f"  setting:  {_setting(setting)}" for setting in found.settings),
+        *(f"  values:   {sentence}" for sentence in by_value(found.by_value)),
+        *(changed_lines(changes) if changes else ()),
+        *(f"  note:     {note}" for note in found.notes),
+    ]
     return "\n".join(map(safe_line, lines))
 
 
-def by_value(found: ByValue) -> list[str]:
-    """Return in sentences what the sizes of drifts say."""
+def by_value(found: ByValue | None) -> list[str]:
+    """Return in sentences what the sizes of drifts say; none where nobody asked."""
+    if found is None:
+        return []
     sentences = []
     if found.outside is not None:
         check = found.outside.check
@@ -68,20 +62,42 @@ def by_value(found: ByValue) -> list[str]:
     return sentences
 
 
-def _first(found: Explanation) -> str:
-    """Return the first difference; empty where a batch was found, of which it is not known."""
-    if found.first is None:
-        return "" if found.batch is not None and not found.notes else "nothing differs"
-    return reasons.difference(found.first)
+def _first_lines(found: Explanation) -> list[str]:
+    """Return the first difference; nothing where a batch was found, of which it is not known."""
+    if found.first is not None:
+        return [f"  first:    {reasons.difference(found.first)}"]
+    is_unknown = found.batch is not None and not found.notes
+    return [] if is_unknown else ["  first:    nothing differs"]
 
 
-def _batch_lines(batch: Counterexample) -> list[str]:
+def _batch_lines(batch: Counterexample | None) -> list[str]:
     """Return which batch is held against which image alone, and the call that makes it."""
+    if batch is None:
+        return []
     image = batch.images[batch.slot]
     return [
         f"  batch:    image {image} alone, against slot {batch.slot} of {list(batch.images)}",
         f"  call:     {batch.call}",
     ]
+
+
+def _where_lines(found: Explanation) -> list[str]:
+    """Return the root causes and the code between stages, in the order of the run.
+
+    A scheduler's table is made before the first stage; other code comes after the last cause.
+    """
+    drift = "what lies between the two sides here" if found.partly else "the drift"
+    lines: list[str] = []
+    for index, cause in enumerate(found.root_causes):
+        lines += _cause_lines(cause, drift, _restored(found, is_first=index == 0))
+    if found.between is None:
+        return lines
+    between = _between_lines(found.between)
+    return between + lines if found.between.is_table else lines + between
+
+
+def _accuracy_lines(found: Explanation) -> list[str]:
+    return [f"  accuracy: {accuracy.line(found.accuracy)}"] if found.accuracy else []
 
 
 def _restored(found: Explanation, *, is_first: bool) -> str:

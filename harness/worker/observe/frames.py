@@ -87,15 +87,19 @@ def statement_at(path: str, line: int) -> Statement:
 @lru_cache(maxsize=None)
 def _statements(path: str) -> Dict[int, Statement]:
     """Return the statement of each line of a file; nothing where the file is no Python."""
-    try:
-        tree = ast.parse("".join(linecache.getlines(path)))
-    except (SyntaxError, ValueError):
-        return {}
     found: Dict[int, Statement] = {}
-    for first, last, then in _ranges(tree):
+    for first, last, then in _ranges(_tree(path)):
         statement = Statement(first, last, _text(path, first, last), then)
         found.update(dict.fromkeys(range(first, last + 1), statement))
     return found
+
+
+def _tree(path: str) -> ast.Module:
+    """Return the statements of a file; none where it is no Python."""
+    try:
+        return ast.parse("".join(linecache.getlines(path)))
+    except (SyntaxError, ValueError):
+        return ast.Module(body=[], type_ignores=[])
 
 
 def constant_at(path: str, name: str) -> int:
@@ -105,11 +109,7 @@ def constant_at(path: str, name: str) -> int:
 
 @lru_cache(maxsize=None)
 def _constants(path: str) -> Dict[str, int]:
-    try:
-        tree = ast.parse("".join(linecache.getlines(path)))
-    except (SyntaxError, ValueError):
-        return {}
-    assigned = [node for node in tree.body if isinstance(node, (ast.Assign, ast.AnnAssign))]
+    assigned = [node for node in _tree(path).body if isinstance(node, (ast.Assign, ast.AnnAssign))]
     return {
         target.id: node.lineno
         for node in assigned
