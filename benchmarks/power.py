@@ -4,9 +4,8 @@ Two measurements per scenario, each kept as it is made, so that a call goes on w
 was interrupted:
 
 - `faults`: `harness challenge` with every fault of the catalogue, on `portable` as the other class;
-- `alarms`: seeds that calibration never saw, on every synthetic platform, teacher-forced, against
-  the same seed on this machine. With the first `--free` seeds it runs freely too, for
-  `torch.testing.assert_close`.
+- `alarms`: seeds and platforms that calibration never saw, teacher-forced, against the same seed on
+  this machine. With the first `--free` seeds it runs freely too, for `torch.testing.assert_close`.
 
 `table` prints what was kept. Alarms are judged by the bounds that stand in the scenario when it is
 called; where those bound free drift, only seeds that ran freely count. A challenge is made again
@@ -40,6 +39,7 @@ from common import first_case, teacher_forced
 from harness.errors import NotRecordedError
 from harness.judge import drift
 from harness.judge.checks import check_local, check_output
+from harness.launch.process import PORTABLE
 from harness.records import Check, Drift, Stage, StageDrift
 from harness.scenario.fields import Expectation
 from harness.scenario.model import Case
@@ -49,7 +49,18 @@ from harness.store.recording import Recording
 from harness.store.typed_json import encode
 from harness.study.challenge import challenge
 from harness.study.other_methods import close_everywhere
-from harness.study.platforms import PLATFORMS, platforms_of
+from harness.study.platforms import (
+    ATEN_AVX2,
+    ATEN_DEFAULT,
+    MKL_AVX2,
+    MKL_COMPATIBLE,
+    ONEDNN_AVX2,
+    ONEDNN_AVX512,
+    ONEDNN_SSE41,
+    TWO_THREADS,
+    Platform,
+    platforms_of,
+)
 from harness.worker.files import digest_json
 from harness.worker.protocol import DetailRequest
 
@@ -69,6 +80,22 @@ SUBJECTS = {
 }
 CHANGED_CALLS: dict[str, dict[str, object]] = {"eta": {"eta": 1.0, "num_inference_steps": 5}}
 ELSEWHERE = "portable"
+# Platforms of which no calibration knows: kernels, threads and layouts in other combinations.
+UNSEEN = {
+    "aten-default-onednn-avx512": Platform({**ATEN_DEFAULT, **ONEDNN_AVX512}),
+    "aten-default-onednn-avx2": Platform({**ATEN_DEFAULT, **ONEDNN_AVX2}),
+    "aten-default-mkl-compatible": Platform({**ATEN_DEFAULT, **MKL_COMPATIBLE}),
+    "aten-avx2-onednn-sse41": Platform({**ATEN_AVX2, **ONEDNN_SSE41}),
+    "aten-avx2-mkl-avx2": Platform({**ATEN_AVX2, **MKL_AVX2}),
+    "onednn-avx512-mkl-compatible": Platform({**ONEDNN_AVX512, **MKL_COMPATIBLE}),
+    "onednn-avx2-mkl-avx2": Platform({**ONEDNN_AVX2, **MKL_AVX2}),
+    "onednn-sse41-mkl-compatible": Platform({**ONEDNN_SSE41, **MKL_COMPATIBLE}),
+    "threads-2-portable": Platform({**TWO_THREADS, **PORTABLE}),
+    "threads-2-all-avx2": Platform({**TWO_THREADS, **ATEN_AVX2, **ONEDNN_AVX2, **MKL_AVX2}),
+    "threads-2-oldest": Platform({**TWO_THREADS, **ATEN_DEFAULT, **ONEDNN_SSE41, **MKL_COMPATIBLE}),
+    "channels-last-aten-avx2": Platform(ATEN_AVX2, enable=("channels_last",)),
+    "channels-last-threads-2": Platform(TWO_THREADS, enable=("channels_last",)),
+}
 LEAST_SEEDS = 10  # of a scenario that is not among them
 FIRST_SEED = 700_000  # far from those that calibration uses
 SEED_STRIDE = 1000
@@ -223,7 +250,7 @@ def measure_alarms(seeds: dict[str, int], out: Path, free: int) -> None:
         }
         for name, index in due:  # all on this machine's own settings: one worker
             bases.record(name, index)
-        for elsewhere in PLATFORMS:
+        for elsewhere in UNSEEN:
             for (name, index), missing in due.items():
                 if elsewhere in missing:
                     kept[name].add(bases.compare(name, index, elsewhere, index < free))
@@ -231,13 +258,13 @@ def measure_alarms(seeds: dict[str, int], out: Path, free: int) -> None:
 
 
 def _missing(case: Case, kept: Kept, index: int) -> set[str]:
-    return {name for name in PLATFORMS if _key(case, index, name) not in kept.keys}
+    return {name for name in UNSEEN if _key(case, index, name) not in kept.keys}
 
 
 def _key(case: Case, index: int, name: str) -> str:
     """Return the digest of what a comparison on the platform called `name` is measured from."""
-    carried = PLATFORMS[name].carry(reseeded(case, index))
-    variables = json.dumps(dict(PLATFORMS[name].variables), sort_keys=True)
+    carried = UNSEEN[name].carry(reseeded(case, index))
+    variables = json.dumps(dict(UNSEEN[name].variables), sort_keys=True)
     figures = ",".join(each.name for each in fields(StageDrift))
     return digest_json({"of": _facts(carried, variables), "figures": figures})
 
@@ -290,12 +317,12 @@ class _Bases:
         if (name, elsewhere) in self._inapplicable:
             return found
         base = self._recordings[name, index]
-        case = PLATFORMS[elsewhere].carry(reseeded(self._cases[name], index))
+        case = UNSEEN[elsewhere].carry(reseeded(self._cases[name], index))
         began = time.monotonic()
         try:
             measured = self._compare(case, base, runs_free)
         except NotRecordedError:
-            if not PLATFORMS[elsewhere].may_not_apply:
+            if not UNSEEN[elsewhere].may_not_apply:
                 raise
             self._inapplicable.add((name, elsewhere))
             return found
