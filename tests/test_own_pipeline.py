@@ -57,6 +57,7 @@ def test_a_new_user_s_pipeline_is_recorded_verified_and_its_edit_is_named(projec
     assert "lora.ink" in other.stdout
 
 
+@pytest.mark.slow
 def test_the_page_s_other_scenario_runs_too(project: Path):
     """A replaced component that is the same one gives the same bits."""
     done = harness(project, "record", "scenarios/replaced.yaml", "--no-calibrate")

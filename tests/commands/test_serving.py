@@ -64,6 +64,7 @@ def digests(folder: Path) -> dict[str, str]:
     return {**found.output_digests, **stages, "class": found.numerics_class.name}
 
 
+@pytest.mark.slow
 def test_a_second_run_is_warm_and_has_the_bits_of_a_cold_one(
     run: Run, server: subprocess.Popen[str], tmp_path: Path
 ):

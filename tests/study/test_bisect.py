@@ -1,6 +1,6 @@
 """Which release moved the output: the search over made-up releases, the command over fake ones.
 
-No test but the slow one needs a network.
+No test needs a network but those of real releases and commits, which are slow.
 """
 
 from __future__ import annotations
@@ -274,6 +274,7 @@ def times_of_recordings(run: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in run.rglob("recording.json")}
 
 
+@pytest.mark.slow
 def test_the_command_finds_the_release_and_goes_on_where_it_was(fake_releases):
     """By real workers in real environments; the second call records nothing."""
     path = fake_releases.scenario()

@@ -113,6 +113,7 @@ def test_a_schedulers_table_is_shown_with_the_settings_of_both_sides(tmp_path, s
     )
 
 
+@pytest.mark.slow
 def test_nothing_is_claimed_that_does_not_show(tmp_path, sides):
     """The script and what it printed stay, for whoever wants to look; an issue is not written."""
     (tmp_path / "reproducer").mkdir()

@@ -210,6 +210,7 @@ def test_a_gpu_is_judged_by_the_cpu_s_baseline_until_it_has_its_own(gpu_shop, mo
     assert "ATEN_CPU_CAPABILITY default -> unset explains 100 % of the drift" in why
 
 
+@pytest.mark.slow
 def test_bounds_are_measured_and_challenged_with_a_gpu(gpu_shop, monkeypatch):
     """The GPU is a platform of calibration, and the other class of a challenge."""
     monkeypatch.setattr(platforms, "PLATFORMS", {})

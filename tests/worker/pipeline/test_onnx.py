@@ -46,6 +46,7 @@ def record(tmp_path: Path) -> Callable[..., Recording]:
     return run
 
 
+@pytest.mark.slow
 def test_exported_components_give_the_same_stages_and_nearly_the_same_image(record):
     """The baseline of torch is the teacher of a second run, so that each stage shows its own."""
     plain = record("plain")
