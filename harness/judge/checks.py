@@ -6,8 +6,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from harness.records import Against, Check, Drift, Metric, StageDrift, worst_first
-from harness.scenario.tolerance import FREE_METRICS, LOCAL_METRICS, Tolerance
+from harness.records import Against, Check, Drift, Metric, StageDrift
+from harness.scenario.tolerance import (
+    FREE_METRICS,
+    LOCAL_METRICS,
+    SYSTEMATIC_METRICS,
+    Tolerance,
+)
+
+# The least part of a bound on systematic drift that holds where a tensor hardly drifts. A drift of
+# few elements has no directions that could average out.
+LEAST_PART = 1 / 8
 
 
 def check_output(
@@ -47,11 +56,12 @@ class LocalCheck:
 
 
 def check_local(local: Sequence[StageDrift], tolerance: Tolerance) -> list[LocalCheck]:
-    """Return one check per local bound, on the tensor that drifted most among those it covers.
+    """Return one check per local bound, on the tensor that uses most of it.
 
     A bound is on one stage (`scheduler.step#0`), on all stages of one kind (`scheduler.step`), or
     on all stages. The most specific bound covers a stage, and no other one does. A stage that no
-    bound covers is not checked.
+    bound covers is not checked. Of a bound on systematic drift, the part holds that `part_of_bound`
+    returns.
 
     Args:
         local: The drift of each kept tensor in the teacher-forced run.
@@ -61,15 +71,31 @@ def check_local(local: Sequence[StageDrift], tolerance: Tolerance) -> list[Local
     for metric in LOCAL_METRICS:
         for pattern, bound in tolerance.local.get(metric, {}).items():
             covered = [
-                drift for drift in local if tolerance.local_pattern(metric, drift.stage) == pattern
+                LocalCheck(_check(drift, metric, bound, tolerance), drift)
+                for drift in local
+                if tolerance.local_pattern(metric, drift.stage) == pattern
             ]
-            worst = _worst(covered, metric)
-            if worst is None:
-                check = Check(pattern or "no stage", metric, math.nan, bound)
-            else:
-                check = Check(worst.name, metric, worst.value(metric), bound)
-            found.append(LocalCheck(check, worst))
+            uncovered = LocalCheck(Check(pattern or "no stage", metric, math.nan, bound), None)
+            found.append(max(covered, key=_excess, default=uncovered))
     return found
+
+
+def part_of_bound(rel_l2: float, limit: float | None) -> float:
+    """Return the part of a bound on systematic drift that holds for one tensor.
+
+    Rounding shifts a tensor by a share of what it moves it, so that the bound is proportional to
+    the tensor's own drift. It holds as a whole where that drift is at its limit.
+
+    Args:
+        rel_l2: The relative L2 drift of the tensor.
+        limit: The bound on it; None where there is none, and the bound then holds as a whole.
+
+    Returns:
+        The part, from `LEAST_PART` to 1.
+    """
+    if not limit or math.isnan(rel_l2):
+        return 1.0
+    return min(1.0, max(LEAST_PART, rel_l2 / limit))
 
 
 def failed(checks: Sequence[Check]) -> list[Check]:
@@ -77,8 +103,12 @@ def failed(checks: Sequence[Check]) -> list[Check]:
     return [check for check in checks if not check.passed]
 
 
-def _worst(drifts: Sequence[StageDrift], metric: Metric) -> StageDrift | None:
-    def size(drift: StageDrift) -> float:
-        return worst_first(drift.value(metric))
+def _check(drift: StageDrift, metric: Metric, bound: float, tolerance: Tolerance) -> Check:
+    if metric in SYSTEMATIC_METRICS:
+        limit = tolerance.local_bound(Metric.LOCAL_REL_L2, drift.stage)
+        bound *= part_of_bound(drift.rel_l2, limit)
+    return Check(drift.name, metric, drift.value(metric), bound)
 
-    return max(drifts, key=size, default=None)
+
+def _excess(held: LocalCheck) -> float:
+    return held.check.excess

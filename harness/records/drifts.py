@@ -120,6 +120,14 @@ class Check:
             return math.inf
         return self.bound / self.value
 
+    @property
+    def excess(self) -> float:
+        """How many times the bound the value is; where the bound is zero, the value itself.
+
+        It is infinite where the value is NaN, so that what has no value is worst.
+        """
+        return worst_first(self.value / self.bound if self.bound else self.value)
+
 
 def worst_first(number: float) -> float:
     """Return a key that sorts NaN as larger than every number: what has no value is worst."""

@@ -106,6 +106,11 @@ class Tolerance:
                 return pattern
         return None
 
+    def local_bound(self, metric: Metric, stage: Stage) -> float | None:
+        """Return the bound that covers `stage`; None where no bound does."""
+        pattern = self.local_pattern(metric, stage)
+        return None if pattern is None else self.local[metric][pattern]
+
     def by_key(self, kind: Kind) -> dict[BoundKey, float]:
         """Return every bound by its key, as the tolerance of `kind`."""
         return dict(self._keyed(kind))

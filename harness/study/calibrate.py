@@ -24,6 +24,7 @@ from packaging.version import InvalidVersion, Version
 
 from harness.errors import NotRecordedError, UsageError
 from harness.judge import drift, expectations
+from harness.judge.checks import part_of_bound
 from harness.judge.environment_diff import FRAMEWORKS
 from harness.judge.first_difference import other_weights
 from harness.judge.structure import structure
@@ -62,9 +63,8 @@ if TYPE_CHECKING:
 
 # A bound is at least this many times the median effect of a perturbation by one unit in the last
 # place, and at least this many times the worst drift of any platform. Both were chosen; what they
-# admit was measured: with five, one of 604 comparisons of unseen seeds was a false alarm. Source:
-# docs/measurements/systematic.md.
-OVER_NOISE = 8.0
+# admit was measured (docs/measurements/systematic.md).
+OVER_NOISE = 5.0
 OVER_WORST = 2.0
 # A stage whose bound would be more than this many times the median of its kind, such as a badly
 # conditioned first step, gets a bound of its own.
@@ -103,7 +103,8 @@ class Calibration:
         noise: The median drift over perturbations by one unit in the last place. A free run starts
             from a perturbed initial noise; in a teacher-forced run, every tensor that is fed on is
             perturbed.
-        platforms: The worst drift of each platform over all replicas, by the platform's name.
+        draws: What every run gave, by the platform's name; that of perturbed inputs stands under
+            `PERTURBATIONS`.
         machines: How many of the platforms are classes of other machines, and not synthetic.
         devices: The devices on which something was measured.
         last_place: The machine epsilon of the case's dtype.
@@ -112,8 +113,6 @@ class Calibration:
             that is not here, only the first is named.
         kept: How many of the measurements an earlier calibration had made already.
         measured: The day of the first measurement that was kept; empty where all are of today.
-        draws: What every run gave, by the platform's name; that of perturbed inputs stands under
-            `PERTURBATIONS`.
         sizes: How many elements each systematic figure is a sum of.
     """
 
@@ -123,7 +122,7 @@ class Calibration:
     seeds: int
     perturbations: int
     noise: Figures
-    platforms: dict[str, Figures]
+    draws: dict[str, list[Figures]]
     machines: int = 0
     devices: frozenset[Device] = frozenset()
     last_place: float = 0.0
@@ -131,8 +130,13 @@ class Calibration:
     missed: dict[str, str] = field(default_factory=dict)
     kept: int = 0
     measured: str = ""
-    draws: dict[str, list[Figures]] = field(default_factory=dict)
     sizes: dict[BoundKey, int] = field(default_factory=dict)
+
+    @property
+    def platforms(self) -> dict[str, Figures]:
+        """The worst drift of each platform over all replicas, by the platform's name."""
+        measured = (item for item in self.draws.items() if item[0] != PERTURBATIONS)
+        return {name: _largest(runs) for name, runs in measured}
 
     def worst(self, without: str = "") -> Figures:
         """Return the worst drift of any platform, leaving out the one called `without`."""
@@ -168,8 +172,8 @@ class Calibration:
     def left_out(self) -> dict[str, bool]:
         """Return for each platform whether bounds that were derived without it admit its drifts."""
         return {
-            name: _admits(compact(self.limits(without=name)), figures)
-            for name, figures in self.platforms.items()
+            name: _admits(compact(self.limits(without=name)), self.draws[name])
+            for name in self.platforms
         }
 
     def bounds(self) -> dict[Kind, Tolerance]:
@@ -371,7 +375,7 @@ def calibrate(
         seeds=min((len(each) for each in elsewhere.measured.values()), default=1),
         perturbations=len(perturbed),
         noise=_medians(perturbed),
-        platforms={name: _largest(runs) for name, runs in measured.items()},
+        draws=everything,
         machines=len(of_machines.measured),
         devices=frozenset({case.target.device, *elsewhere.devices, *of_machines.devices}),
         last_place=LAST_PLACE[case.target.dtype],
@@ -379,7 +383,6 @@ def calibrate(
         missed={**elsewhere.missed, **of_machines.missed},
         kept=len(runs.kept),
         measured=min((each.date for each in runs.kept), default=""),
-        draws=everything,
         sizes=_sizes(base),
     )
 
@@ -824,17 +827,25 @@ def _of_its_kind(key: BoundKey) -> BoundKey:
     return replace(key, pattern=Stage.parse(key.pattern).kind)
 
 
-def _admits(bounds: Figures, figures: Figures) -> bool:
-    """Return whether every figure is within its bound.
+def _admits(bounds: Figures, runs: Sequence[Figures]) -> bool:
+    """Return whether every figure of every run is within its bound."""
+    return all(value <= _bound_on(key, run, bounds) for run in runs for key, value in run.items())
 
-    Without a bound only 0.0 is; a systematic figure has none where relative L2 holds it anyway.
+
+def _bound_on(key: BoundKey, run: Figures, bounds: Figures) -> float:
+    """Return the bound on one figure of a run.
+
+    Without a bound only 0.0 is within; a systematic figure has none where relative L2 holds it
+    anyway.
     """
-
-    def is_within(key: BoundKey, value: float) -> bool:
-        without = math.inf if key.metric in SYSTEMATIC_METRICS else 0.0
-        return value <= bounds.get(_covering_key(key, bounds), without)
-
-    return all(is_within(key, value) for key, value in figures.items())
+    bound = bounds.get(_covering_key(key, bounds))
+    if key.metric not in SYSTEMATIC_METRICS:
+        return 0.0 if bound is None else bound
+    if bound is None:
+        return math.inf
+    rel_l2 = replace(key, metric=Metric.LOCAL_REL_L2)
+    limit = bounds.get(_covering_key(rel_l2, bounds))
+    return bound * part_of_bound(run.get(rel_l2, math.nan), limit)
 
 
 def _summary(figures: Figures) -> Tolerance:

@@ -293,7 +293,7 @@ class _Runs:
         free = self._session.record(case, folder=self._folder / name) if tolerance.free else None
         forced = self._teacher_forced(case, name)
         checks = _checks(free or forced, forced, self.base, tolerance)
-        return tuple(sorted(checks, key=_excess, reverse=True))
+        return tuple(sorted(checks, key=lambda check: check.excess, reverse=True))
 
     def _teacher_forced(self, case: Case, name: str) -> Recording:
         """Run a case with every stage fed by the recording without a fault."""
@@ -417,11 +417,6 @@ def _checks(
         count, bound = float(len(free.stages)), float(len(base.stages))
         checks.append(Check("stages", Metric.STAGE_COUNT, count, bound))
     return checks
-
-
-def _excess(check: Check) -> float:
-    """Return how many times a check's bound is exceeded, or its value where the bound is zero."""
-    return worst_first(check.value / check.bound if check.bound else check.value)
 
 
 def _slug(name: str) -> str:

@@ -240,8 +240,8 @@ def _only(found: Calibration, emulations: Mapping[str, Emulation]) -> Calibratio
     Of each kind of stage that anything moved, only the stages that were moved stay: the others were
     not emulated, and say nothing.
     """
-    platforms = {name: figures for name, figures in found.platforms.items() if name in emulations}
-    moved = {key for figures in platforms.values() for key, value in figures.items() if value}
+    platforms = [figures for name, figures in found.platforms.items() if name in emulations]
+    moved = {key for figures in platforms for key, value in figures.items() if value}
     kinds = {_kind(key) for key in moved}
     stages = {key.pattern for key in moved}
 
@@ -255,7 +255,6 @@ def _only(found: Calibration, emulations: Mapping[str, Emulation]) -> Calibratio
     return replace(
         found,
         noise=kept(found.noise),
-        platforms={name: kept(figures) for name, figures in platforms.items()},
         draws={
             name: [kept(run) for run in runs]
             for name, runs in found.draws.items()
@@ -304,7 +303,6 @@ def _derived(found: Calibration, expected: set[str]) -> ByKind:
     """Return the bounds that follow where only what is expected is evidence."""
     evidence = replace(
         found,
-        platforms={name: each for name, each in found.platforms.items() if name in expected},
         draws={
             name: each
             for name, each in found.draws.items()
@@ -345,8 +343,7 @@ def _bound_on(stage: Stage, tolerance: Tolerance | None) -> float | None:
         return None
     if tolerance.exact:
         return 0.0
-    pattern = tolerance.local_pattern(Metric.LOCAL_REL_L2, stage)
-    return None if pattern is None else tolerance.local[Metric.LOCAL_REL_L2][pattern]
+    return tolerance.local_bound(Metric.LOCAL_REL_L2, stage)
 
 
 def _bounds(found: Calibration, tolerance: Tolerance | None) -> ByKind:

@@ -4,8 +4,8 @@
 up and down alike. How much of a drift is systematic is therefore a draw around zero, and the
 largest of a few draws says little about the next one. A bound follows from the spread of all draws
 instead. Each draw is taken as a share, the figure divided by the relative L2 drift of the same run:
-platforms round more or less strongly, and the share hardly depends on it. In 604 runs of seeds that
-calibration never saw, the largest figure was 0.58 of its bound (docs/measurements/systematic.md).
+platforms round more or less strongly, and the share hardly depends on it. The judge multiplies the
+share that is admitted by the drift of the tensor that it judges (`judge/checks.py`).
 
 **Free drift** depends on the seed, and a run amplifies it: its size is spread over a factor, not
 over a sum. Its logarithm is taken as normal.
@@ -17,9 +17,12 @@ import math
 from collections.abc import Sequence
 from statistics import NormalDist, fmean, stdev
 
-# How often a share may exceed what is admitted, on a platform whose relative L2 drift is at its
-# bound; one of weaker rounding stays farther below.
-TAIL = 1e-4
+from harness.judge.checks import LEAST_PART
+
+# How often the share of one figure of one stage may exceed what is admitted. A judged run has some
+# hundred of them. Source of what it admits: docs/measurements/systematic.md.
+SYSTEMATIC_TAIL = 1e-6
+FREE_TAIL = 1e-4  # twice how often a free drift may; a run has few
 LEAST_DRAWS = 3  # what the quantile of fewer draws would say is beyond its expansion
 
 
@@ -28,11 +31,11 @@ def systematic_bound(
 ) -> float:
     """Return the bound on a systematic figure of stages that round alike.
 
-    The root mean square of the shares, times the quantile of Student's t for `TAIL` and as many
-    draws, is the share that is admitted; times the bound on relative L2 it is the bound. The root
-    mean square is taken as at least that of `size` independent differences, and the bound as at
-    least one unit in the last place, by which a constant that is rounded the other way scales or
-    shifts a whole tensor.
+    The root mean square of the shares, times the quantile of Student's t for `SYSTEMATIC_TAIL` and
+    as many draws, is the share that is admitted; times the bound on relative L2 it is the bound.
+    The root mean square is taken as at least that of `size` independent differences. The least part
+    of the bound that the judge takes is at least one unit in the last place, by which a constant
+    that is rounded the other way scales or shifts a whole tensor.
 
     Args:
         shares: The figure of each run and stage over its relative L2 drift; one per drift that is
@@ -43,11 +46,12 @@ def systematic_bound(
     """
     squares = math.fsum(share * share for share in shares)
     spread = max(math.sqrt(squares / max(len(shares), 1)), 1 / math.sqrt(size))
-    return max(quantile(TAIL, max(len(shares), LEAST_DRAWS)) * spread * rel_l2, last_place)
+    share = quantile(SYSTEMATIC_TAIL, max(len(shares), LEAST_DRAWS)) * spread
+    return max(share * rel_l2, last_place / LEAST_PART)
 
 
 def free_bound(drifts: Sequence[float]) -> float:
-    """Return what one more drift exceeds with the probability `TAIL` / 2; 0.0 where none moved.
+    """Return what one more drift exceeds with the probability `FREE_TAIL` / 2; 0.0 if none moved.
 
     It is the prediction bound of Student's t for the logarithms: their mean, and their standard
     deviation times the quantile times the root of 1 + 1 / n.
@@ -59,7 +63,7 @@ def free_bound(drifts: Sequence[float]) -> float:
     count = len(logarithms)
     if count < LEAST_DRAWS:
         return 0.0
-    reach = quantile(TAIL, max(count - 1, LEAST_DRAWS)) * math.sqrt(1 + 1 / count)
+    reach = quantile(FREE_TAIL, max(count - 1, LEAST_DRAWS)) * math.sqrt(1 + 1 / count)
     return math.exp(fmean(logarithms) + reach * stdev(logarithms))
 
 
@@ -71,9 +75,10 @@ def quantile(tail: float, freedom: float = math.inf) -> float:
         freedom: The degrees of freedom; infinite for the normal distribution.
 
     Returns:
-        The quantile by its expansion in 1 / `freedom`. For a tail of 1e-4 it is within 0.1 % from
-        20 degrees of freedom on, and larger by 13 % at 5. Source: Abramowitz and Stegun, Handbook
-        of Mathematical Functions, 26.7.5.
+        The quantile by its expansion in 1 / `freedom`. It is smaller than the exact one by at most
+        0.1 % from 20 degrees of freedom on; at 5 by 2 % for a tail of 1e-4 and 8 % for 1e-6; at 3
+        by 12 % and 37 %. Source: Abramowitz and Stegun, Handbook of Mathematical Functions, 26.7.5;
+        the exact ones by numerical integration.
     """
     z = NormalDist().inv_cdf(1 - tail / 2)
     terms = (

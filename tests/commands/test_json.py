@@ -173,7 +173,7 @@ CALIBRATION = Calibration(
     seeds=3,
     perturbations=8,
     noise={REL_L2: 1e-6},
-    platforms={"mkl": {REL_L2: 5e-6}, "aten": {REL_L2: 1e-7}},
+    draws={"mkl": [{REL_L2: 5e-6}], "aten": [{REL_L2: 1e-7}]},
     missed={"cuda": "no CUDA device"},
 )
 

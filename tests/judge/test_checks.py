@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from harness.judge.checks import check_local, check_output, failed
+from harness.judge.checks import LEAST_PART, check_local, check_output, failed
 from harness.judge.drift import measure
 from harness.records import Against, Check, Metric, Stage, StageDrift
 from harness.scenario.tolerance import NO_DIFFERENCE, Tolerance
@@ -136,3 +136,36 @@ def test_a_stage_without_a_value_is_the_worst_of_its_kind():
     tolerance = Tolerance.from_yaml({"local_rel_l2": 100.0})
     (found,) = check_local(stages(unet0=50.0, unet1=math.nan, step0=60.0), tolerance)
     assert (found.check.subject, found.check.passed) == ("unet#1/sample", False)
+
+
+# id: (relative L2 of the tensor, its bounds as YAML has them, the part of that on gain that holds)
+PARTS = {
+    "half-of-its-bound": (2.0, {"local_rel_l2": 4.0}, 0.5),
+    "at-its-bound": (4.0, {"local_rel_l2": 4.0}, 1.0),
+    "over-its-bound": (8.0, {"local_rel_l2": 4.0}, 1.0),
+    "hardly": (1e-9, {"local_rel_l2": 4.0}, LEAST_PART),
+    "no-value": (math.nan, {"local_rel_l2": 4.0}, 1.0),
+    "no-bound-of-its-own": (2.0, {}, 1.0),
+    "a-bound-of-zero": (2.0, {"local_rel_l2": 0.0}, 1.0),
+    "the-stage-s-own-bound": (2.0, {"local_rel_l2": {"unet": 2.0, "unet#0": 8.0}}, 0.25),
+}
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_a_bound_on_systematic_drift_shrinks_with_the_drift_of_the_tensor(name):
+    """What rounds less is shifted less, down to a least part of the bound."""
+    rel_l2, bounds, part = PARTS[name]
+    drift = StageDrift(Stage("unet", 0), "sample", l_inf=1.0, rel_l2=rel_l2, gain=1.0)
+    checks = check_local([drift], Tolerance.from_yaml({**bounds, "local_gain": 3.0}))
+    assert checks[-1].check == Check("unet#0/sample", Metric.LOCAL_GAIN, 1.0, 3.0 * part)
+
+
+def test_of_systematic_drift_the_tensor_that_uses_most_of_its_bound_is_told():
+    """It is not the one of the largest figure where that one drifts more as a whole."""
+    drifts = [
+        StageDrift(Stage("unet", index), "sample", l_inf=1.0, rel_l2=rel_l2, gain=gain)
+        for index, (rel_l2, gain) in enumerate([(4.0, 2.0), (1.0, 1.0)])
+    ]
+    bounds = Tolerance.from_yaml({"local_rel_l2": 4.0, "local_gain": 3.0})
+    (found,) = failed([each.check for each in check_local(drifts, bounds)])
+    assert found == Check("unet#1/sample", Metric.LOCAL_GAIN, 1.0, 0.75)

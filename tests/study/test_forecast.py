@@ -129,17 +129,13 @@ CALIBRATION = Calibration(
     seeds=1,
     perturbations=2,
     noise={local("noise#0"): 0.0, local("scheduler.step#0"): 2e-7, local("scheduler.step#1"): 9e-7},
-    platforms={
-        "fma": {local("noise#0"): 0.0, local("scheduler.step#0"): 1e-6},
-        "tf32": {local("noise#0"): 0.0, local("scheduler.step#0"): 1e-3},
-        "cpu-other": {local("noise#0"): 1e-2, local("scheduler.step#0"): 1e-2},
-    },
-    last_place=2.0**-23,
     draws={
         PERTURBATIONS: [{local("scheduler.step#0"): 2e-7}],
-        "fma": [{local("scheduler.step#0"): 1e-6}],
-        "tf32": [{local("scheduler.step#0"): 1e-3}],
+        "fma": [{local("noise#0"): 0.0, local("scheduler.step#0"): 1e-6}],
+        "tf32": [{local("noise#0"): 0.0, local("scheduler.step#0"): 1e-3}],
+        "cpu-other": [{local("noise#0"): 1e-2, local("scheduler.step#0"): 1e-2}],
     },
+    last_place=2.0**-23,
     missed={"online-softmax": "has no effect", "cuda": "no CUDA device"},
 )
 
