@@ -41,7 +41,6 @@ from harness.judge import drift
 from harness.judge.checks import check_local, check_output
 from harness.launch.process import PORTABLE
 from harness.records import Check, Drift, Stage, StageDrift
-from harness.scenario.fields import Expectation
 from harness.scenario.model import Case
 from harness.session import Session
 from harness.store.baselines import Store
@@ -64,11 +63,11 @@ from harness.study.platforms import (
 from harness.worker.files import digest_json
 from harness.worker.protocol import DetailRequest
 
-# Small scenarios of different families, and how many new seeds of each are affordable. Behind `+`
-# stands a changed call. About 5,000 comparisons in all.
+# Small scenarios of different families, and how many new seeds of each are affordable. About
+# 5,000 comparisons in all.
 SUBJECTS = {
     "ddim-digits": 100,
-    "ddim-digits+eta": 60,
+    "ddim-digits-eta": 60,
     "sd-digits": 20,
     "sd-digits-dpmsolver": 40,
     "sd-digits-img2img": 30,
@@ -78,7 +77,6 @@ SUBJECTS = {
     "unclip-synthetic": 10,
     "ltx-synthetic": 40,
 }
-CHANGED_CALLS: dict[str, dict[str, object]] = {"eta": {"eta": 1.0, "num_inference_steps": 5}}
 ELSEWHERE = "portable"
 # Platforms of which no calibration knows: kernels, threads and layouts in other combinations.
 UNSEEN = {
@@ -103,20 +101,6 @@ NO_STAGE: DetailRequest = {"stage": "", "to_end": True}  # one run, whose module
 ASSERT_CLOSE = "torch.testing.assert_close"
 
 
-def subject(name: str) -> Case:
-    """Return the first case of a scenario; behind `+`, with another call, and the same bounds.
-
-    That one is called twice, so that what the first call leaves behind shows.
-    """
-    scenario, _, change = name.partition("+")
-    case = first_case(scenario)
-    if not change:
-        return case
-    call = {**case.scenario.call, **CHANGED_CALLS[change]}
-    expect = (*case.scenario.expect, Expectation.STATELESS)
-    return replace(case, scenario=replace(case.scenario, call=call, expect=expect))
-
-
 def reseeded(case: Case, index: int) -> Case:
     """Return a case with seeds that no calibration uses."""
     seeds = tuple(seed + FIRST_SEED + SEED_STRIDE * index for seed in case.scenario.seeds)
@@ -129,7 +113,7 @@ def reseeded(case: Case, index: int) -> Case:
 def measure_faults(names: Sequence[str], out: Path) -> None:
     """Challenge each scenario that was not challenged with the bounds that it has now."""
     for name in names:
-        case = subject(name)
+        case = first_case(name)
         path = out / "faults" / f"{name}.json"
         digest = _digest_of_bounds(case)
         if path.is_file() and json.loads(path.read_text("utf-8"))["bounds"] == digest:
@@ -238,7 +222,7 @@ def _drift_from(found: dict[str, object]) -> StageDrift:
 
 def measure_alarms(seeds: dict[str, int], out: Path, free: int) -> None:
     """Measure what is not kept yet; a seed's base is recorded where one of its platforms is due."""
-    cases = {name: subject(name) for name in seeds}
+    cases = {name: first_case(name) for name in seeds}
     kept = {name: Kept(out, name) for name in seeds}
     with Session(Store(out / "store"), out / "run") as session:
         bases = _Bases(session, cases)
@@ -384,7 +368,7 @@ def _counts(name: str, out: Path) -> tuple[Counter[str], list[str]]:
             counts["close above"] += seen
             if not trial["caught"]:
                 missed.append(_missed(name, trial))
-    case = subject(name)
+    case = first_case(name)
     for comparison in Kept(out, name).comparisons:
         is_current = comparison.key == _key(case, comparison.seed, comparison.platform)
         if not is_current or not comparison.can_be_judged(case):

@@ -103,11 +103,11 @@ def _bounds_of(session: Session, recorded: Recorded, steps: Steps) -> str:
     try:
         bounds = add_bounds(session, recorded, step).bounds.by_key(Kind.CROSS_CLASS)
     except (NotRecordedError, UsageError) as error:
-        return f"no bounds for other classes; harness calibrate measures them: {error}"
+        return f"{error}; other classes owe the same bits until harness calibrate measures bounds"
     shown = [
         f"{key} {bound:g}" for key, bound in bounds.items() if key.metric not in SYSTEMATIC_METRICS
     ]
-    return f"{case.id}: bounds for other classes, by a quick calibration: {', '.join(shown)}"
+    return f"{case.id}: a quick calibration bounds other classes by {', '.join(shown)}"
 
 
 def _how_far(store: Store, written: Sequence[Path], new: Sequence[NewBaseline]) -> str:

@@ -253,15 +253,18 @@ class Store:
                 found[path.stem] = baseline.output_digests
         return found
 
+    def of_devices(self, case: Case, devices: Sequence[Device]) -> list[Baseline]:
+        """Return the baselines of `case` in its dtype on some devices, of any of its versions."""
+        keys = [replace(case, target=Target(device, case.target.dtype)).key for device in devices]
+        return [self.read(path) for key in keys for path in self.files(case.scenario.name, key)]
+
     def of_other_classes(
         self, case: Case, numerics_class: NumericsClass, devices: Sequence[Device]
     ) -> list[Baseline]:
         """Return the baselines of `case`, as it is now, of other numerics classes on `devices`."""
-        others = [replace(case, target=Target(device, case.target.dtype)).key for device in devices]
-        paths = [path for other in others for path in self.files(case.scenario.name, other)]
         return [
             baseline
-            for baseline in map(self.read, paths)
+            for baseline in self.of_devices(case, devices)
             if baseline.numerics_class.hash != numerics_class.hash
             and baseline.fingerprint == case.scenario.fingerprint
         ]

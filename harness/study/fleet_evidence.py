@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from harness.judge.environment_diff import FRAMEWORKS
-from harness.records import Comparison, Device, Outcome, Target, case_key
+from harness.records import Comparison, Outcome
 from harness.scenario.model import Case
 from harness.store.baselines import Baseline, Store
 from harness.store.recording import Environment
@@ -34,8 +34,7 @@ def from_runs(runs: Sequence[Path], case: Case, store: Store) -> Elsewhere:
     """
     baselines = {
         baseline.numerics_class.name: baseline
-        for device in held_together(case)
-        for baseline in map(store.read, _files(case, device, store))
+        for baseline in store.of_devices(case, held_together(case))
     }
     measured: dict[str, list[Figures]] = {}
     missed: dict[str, str] = {}
@@ -50,12 +49,6 @@ def from_runs(runs: Sequence[Path], case: Case, store: Store) -> Elsewhere:
                 measured.setdefault(outcome.numerics_class, []).append(_figures(outcome))
                 devices.add(outcome.target.device)
     return Elsewhere(measured, missed, frozenset(devices))
-
-
-def _files(case: Case, device: Device, store: Store) -> list[Path]:
-    """Return the baselines of a case as it is on a device."""
-    key = case_key(Target(device, case.target.dtype), case.scenario.variant)
-    return store.files(case.scenario.name, key)
 
 
 def _of_case(results: Results, case: Case) -> Iterator[Outcome]:

@@ -21,8 +21,8 @@ from harness.study.quick_calibration import needs_bounds
 
 POLICY = "require:\n  - {scenarios: [digits], on: [cpu]}\n"
 CASE = "digits[cpu-float32]"
-BOUNDS = f"{CASE}: bounds for other classes, by a quick calibration: local_rel_l2 of noise "
-NONE = f"no bounds for other classes; harness calibrate measures them: {CASE}: "
+BOUNDS = f"{CASE}: a quick calibration bounds other classes by local_rel_l2 of noise "
+NONE = "; other classes owe the same bits until harness calibrate measures bounds"
 
 
 def evidence(shop) -> dict[str, object] | None:
@@ -75,7 +75,7 @@ def test_without_a_quick_calibration_another_class_owes_the_same_bits(shop, monk
     """As the option asks; the baseline has no evidence."""
     shop.scenario()
     done = shop.harness("record", "--no-calibrate")
-    assert "bounds for other classes" not in done.out
+    assert "quick calibration" not in done.out
     assert evidence(shop) is None
     monkeypatch.setenv("ATEN_CPU_CAPABILITY", "avx2")
     done = shop.harness("run")
@@ -104,7 +104,7 @@ def test_what_takes_too_long_gets_no_bounds_and_says_so(shop, monkeypatch):
     shop.scenario()
     done = shop.harness("record")
     assert done.code == 0
-    assert f"{NONE}one run takes too long for a quick calibration" in done.out
+    assert f"{CASE}: one run takes too long for a quick calibration{NONE}" in done.out
     assert evidence(shop) is None
 
 
