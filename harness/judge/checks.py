@@ -73,7 +73,7 @@ def check_local(local: Sequence[StageDrift], tolerance: Tolerance) -> list[Local
             covered = [
                 LocalCheck(_check(drift, metric, bound, tolerance), drift)
                 for drift in local
-                if tolerance.local_pattern(metric, drift.stage) == pattern
+                if tolerance.local_pattern(metric, drift.held_as) == pattern
             ]
             uncovered = LocalCheck(Check(pattern or "no stage", metric, math.nan, bound), None)
             found.append(max(covered, key=_excess, default=uncovered))
@@ -105,7 +105,7 @@ def failed(checks: Sequence[Check]) -> list[Check]:
 
 def _check(drift: StageDrift, metric: Metric, bound: float, tolerance: Tolerance) -> Check:
     if metric in SYSTEMATIC_METRICS:
-        limit = tolerance.local_bound(Metric.LOCAL_REL_L2, drift.stage)
+        limit = tolerance.local_bound(Metric.LOCAL_REL_L2, drift.held_as)
         bound *= part_of_bound(drift.rel_l2, limit)
     return Check(drift.name, metric, drift.value(metric), bound)
 

@@ -26,7 +26,15 @@ from harness.records.differences import (
     DifferenceKind,
     EnvironmentChange,
 )
-from harness.records.drifts import Against, Check, Drift, Metric, StageDrift, worst_first
+from harness.records.drifts import (
+    Against,
+    Check,
+    Drift,
+    Metric,
+    StageDrift,
+    bounded_stage,
+    worst_first,
+)
 from harness.records.outcomes import (
     ContractKind,
     ContractOutcome,
@@ -90,6 +98,7 @@ __all__ = [
     "StructuralSimilarity",
     "Target",
     "Verdict",
+    "bounded_stage",
     "case_key",
     "worst_first",
 ]

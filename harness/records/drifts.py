@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from harness.records.cases import Stage
+from harness.worker.protocol import CLAMPED
 
 
 class Metric(StrEnum):
@@ -59,6 +60,15 @@ class Drift:
     channel_bias: float = math.nan
 
 
+def bounded_stage(stage: Stage, key: str) -> Stage:
+    """Return the stage under which a tolerance bounds a tensor: its own, nearly always.
+
+    What goes into the clamp of a step rounds coarsely, and what comes out hardly at all. So it has
+    bounds of its own: of `decoder_scheduler.step#0` under `decoder_scheduler.step.clamped#0`.
+    """
+    return replace(stage, kind=f"{stage.kind}.{CLAMPED}") if key == CLAMPED else stage
+
+
 @dataclass(frozen=True)
 class StageDrift:
     """How far one tensor of a stage moved; NaN where this run has no such tensor of that shape.
@@ -78,6 +88,11 @@ class StageDrift:
     def name(self) -> str:
         """`scheduler.step#3/sample`, or `noise#0`, which has one tensor only."""
         return f"{self.stage}/{self.key}" if self.key else str(self.stage)
+
+    @property
+    def held_as(self) -> Stage:
+        """The stage under which a tolerance bounds the tensor; see `bounded_stage`."""
+        return bounded_stage(self.stage, self.key)
 
     def value(self, metric: Metric) -> float:
         """Return the size of what `metric` measures: `LOCAL_L_INF` is this drift's `l_inf`."""

@@ -8,10 +8,11 @@ its bound is inside.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from harness.records import Device, Metric, Stage
+from harness.worker.protocol import CLAMPED
 
 ANY_STAGE = ""  # the pattern of a local bound that covers every stage which no other one covers
 EXACT = "identical"  # the word in YAML for a tolerance that admits no difference
@@ -98,10 +99,12 @@ class Tolerance:
     def local_pattern(self, metric: Metric, stage: Stage) -> str | None:
         """Return the pattern of the bound that covers `stage`; None where no bound does.
 
-        The most specific pattern covers it: its own name, else its kind, else `ANY_STAGE`.
+        The most specific pattern covers it: its own name, else its kind, else `ANY_STAGE`. What
+        goes into the clamp of a step is covered by the step's bounds where it has none of its own.
         """
         patterns = self.local.get(metric, {})
-        for pattern in (str(stage), stage.kind, ANY_STAGE):
+        step = replace(stage, kind=stage.kind.removesuffix(f".{CLAMPED}"))
+        for pattern in (str(stage), stage.kind, str(step), step.kind, ANY_STAGE):
             if pattern in patterns:
                 return pattern
         return None

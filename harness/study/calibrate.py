@@ -37,6 +37,7 @@ from harness.records import (
     Stage,
     StageDrift,
     Verdict,
+    bounded_stage,
     worst_first,
 )
 from harness.scenario.fields import Expectation, Framework
@@ -691,7 +692,7 @@ def local_figures(stages: Iterable[StageDrift]) -> Figures:
     found: Figures = {}
     for moved in stages:
         for metric in (Metric.LOCAL_REL_L2, *SYSTEMATIC_METRICS):
-            key = BoundKey(Kind.CROSS_CLASS, metric, str(moved.stage))
+            key = BoundKey(Kind.CROSS_CLASS, metric, str(moved.held_as))
             found[key] = max(found.get(key, 0.0), moved.value(metric), key=worst_first)
     return found
 
@@ -715,9 +716,9 @@ def _sizes(base: Recording) -> dict[BoundKey, int]:
 
 
 def _tensors(base: Recording) -> Iterator[tuple[Stage, Array]]:
-    """Yield every tensor of a stage, and the outputs, whose stage is `OUTPUT`."""
-    for (stage, _), tensor in base.stage_tensors.items():
-        yield stage, tensor
+    """Yield every tensor with the stage that bounds it; that of outputs is `OUTPUT`."""
+    for (stage, key), tensor in base.stage_tensors.items():
+        yield bounded_stage(stage, key), tensor
     for tensor in base.output_tensors.values():
         yield OUTPUT, tensor
 

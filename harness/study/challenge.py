@@ -345,7 +345,7 @@ def _shift(local: tuple[StageDrift, ...], noise: LocalNoise) -> Shift | None:
     found = []
     for metric, known in noise.items():
         for moved in local:
-            pattern = known.local_pattern(metric, moved.stage)
+            pattern = known.local_pattern(metric, moved.held_as)
             if pattern is not None:
                 largest = known.local[metric][pattern]
                 found.append(Shift(moved.name, metric, moved.value(metric), largest))

@@ -169,3 +169,30 @@ def test_of_systematic_drift_the_tensor_that_uses_most_of_its_bound_is_told():
     bounds = Tolerance.from_yaml({"local_rel_l2": 4.0, "local_gain": 3.0})
     (found,) = failed([each.check for each in check_local(drifts, bounds)])
     assert found == Check("unet#1/sample", Metric.LOCAL_GAIN, 1.0, 0.75)
+
+
+@pytest.mark.parametrize(
+    ("bounds", "covered"),
+    [
+        ({"scheduler.step": 9.0}, ["scheduler.step#0/clamped"]),
+        (
+            {"scheduler.step": 9.0, "scheduler.step.clamped": 8.0},
+            ["scheduler.step#0/sample", "scheduler.step#0/clamped"],
+        ),
+        (
+            {"scheduler.step#0": 9.0, "scheduler.step.clamped#0": 8.0},
+            ["scheduler.step#0/sample", "scheduler.step#0/clamped"],
+        ),
+        ({"scheduler.step.clamped": 8.0}, ["scheduler.step#0/clamped"]),
+    ],
+)
+def test_what_goes_into_a_clamp_has_bounds_of_its_own_or_else_the_step_s(bounds, covered):
+    """It rounds coarsely, and what comes out hardly at all."""
+    drifts = [
+        StageDrift(Stage("scheduler.step", 0), key, l_inf=size, rel_l2=size)
+        for key, size in (("clamped", 2.0), ("sample", 1.0))
+    ]
+    found = check_local(drifts, Tolerance.from_yaml({"local_rel_l2": bounds}))
+    assert [(each.check.subject, each.check.bound) for each in found] == [
+        (subject, bound) for subject, bound in zip(covered, bounds.values(), strict=True)
+    ]
