@@ -64,23 +64,23 @@ FOUND = Calibration(
 # From figures to bounds.
 
 
-def test_a_bound_is_six_perturbations_or_twice_the_worst_platform():
+def test_a_bound_is_seven_perturbations_or_twice_the_worst_platform():
     """Whichever is larger, rounded up to two digits.
 
     A stage that nothing moved gets two units in the last place.
     """
     assert FOUND.limits() == {
-        L_INF: 6e-5,  # of both
+        L_INF: 7e-5,  # of the perturbation
         NOISE: 2.4e-7,
-        STEP: 1.2e-6,  # of the perturbation
+        STEP: 1.4e-6,  # of the perturbation
         REL_L2: 2.5e-5,  # of the wild platform
     }
 
 
 def test_a_platform_left_out_is_held_against_what_the_others_say():
-    """The wild one exceeds six perturbations, so that the bounds without it do not admit it."""
+    """The wild one exceeds seven perturbations, so that the bounds without it do not admit it."""
     assert FOUND.left_out() == {"mild": True, "wild": False}
-    assert FOUND.limits(without="wild")[REL_L2] == 6e-6
+    assert FOUND.limits(without="wild")[REL_L2] == 7e-6
 
 
 def test_a_stage_far_above_its_kind_gets_a_bound_of_its_own():
@@ -142,7 +142,7 @@ def test_images_of_a_batch_get_a_bound_of_their_own():
     """It may be smaller than one unit in the last place, and is no part of the evidence's noise."""
     noise = {**FOUND.noise, BATCH: 1e-9}
     found = replace(FOUND, noise=noise)
-    assert found.bounds()[Kind.BATCH] == Tolerance(free={Metric.L_INF: 6e-9})
+    assert found.bounds()[Kind.BATCH] == Tolerance(free={Metric.L_INF: 7e-9})
     assert found.evidence().batch == found.bounds()[Kind.BATCH]
     assert found.evidence().noise == FOUND.evidence().noise
 
