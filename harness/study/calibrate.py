@@ -700,10 +700,13 @@ def local_figures(stages: Iterable[StageDrift]) -> Figures:
 def _sizes(base: Recording) -> dict[BoundKey, int]:
     """Return how many elements the systematic figures of each stage are sums of.
 
-    Of several tensors it is the smallest. A tensor of one channel has no figure for its channels.
+    Of several tensors it is the smallest. A tensor of one channel has no figure for its channels,
+    and one without elements has none.
     """
     found: dict[BoundKey, int] = {}
     for stage, tensor in _tensors(base):
+        if not tensor.size:
+            continue
         channels = drift.Channels.of(tensor.shape).count
         sizes = dict.fromkeys(SYSTEMATIC_METRICS, tensor.size)
         sizes[Metric.LOCAL_CHANNEL_BIAS] = tensor.size // channels
