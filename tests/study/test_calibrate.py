@@ -21,14 +21,17 @@ from harness.scenario.reading import read
 from harness.scenario.tolerance import BoundKey, Evidence, Kind, Tolerance, Tolerances
 from harness.scenario.write_tolerance import write_tolerance
 from harness.session import Session
+from harness.store.baselines import Store
 from harness.study import budget, calibrate, kept_drifts, platforms
 from harness.study.budget import Budget
 from harness.study.calibrate import (
     L_INF,
     REL_L2,
     Calibration,
+    Effort,
     Figure,
     Figures,
+    Known,
     check_writable,
     compact,
     is_comparable,
@@ -647,3 +650,18 @@ def test_a_budget_measures_every_platform_with_one_seed_first(shop, monkeypatch,
     assert ran[3:] == ["threads-2-0", "perturbation-1", "aten-default-1", "onednn-sse41-1"]
     evidence = read(path).tolerances.evidence
     assert (evidence.platforms, evidence.seeds, evidence.skipped) == (3, 1, ())
+
+
+def test_a_tensor_without_elements_gets_no_systematic_bound(tmp_path, monkeypatch):
+    """Such as an empty list of tokens; it has no gain to bound, and others have."""
+    kept = {"unet#0/ids": np.zeros((1, 0), np.float32), "vae.decode#0/0": builders.IMAGE}
+    base = builders.recording(tmp_path / "base", kept=kept)
+    monkeypatch.setattr(Session, "record", lambda *_args, **_options: base)
+    with Session(Store(tmp_path / "baselines"), tmp_path / "run") as session:
+        effort = Effort(seeds=1, perturbations=2)
+        known = Known(base)
+        found = calibrate.calibrate(
+            session, builders.case(), {}, effort=effort, on_step=print, known=known
+        )
+    assert {key.pattern for key in found.sizes} == {"noise#0", "vae.decode#0", "output#0"}
+    assert found.limits()
