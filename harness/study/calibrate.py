@@ -207,8 +207,8 @@ class Calibration:
         """Return the bounds on systematic drift, one per stage.
 
         Stages that one bound on relative L2 covers round alike, and their figures are taken
-        together. A figure that cannot exceed its bound while relative L2 is within its own gets
-        none: it is at most that drift times the root of how many such sums the tensor has.
+        together. A figure is at most that drift times the root of how many such sums the tensor
+        has, and so is its bound; a kind of which no stage has a smaller one gets none.
 
         Args:
             limits: The bounds on relative L2, one per stage.
@@ -220,14 +220,19 @@ class Calibration:
         for key in rel_l2:
             alike.setdefault(_covering_key(key, bounds), []).append(key)
         found: Figures = {}
+        bounded: set[BoundKey] = set()
         for covering, stages in alike.items():
             for metric in SYSTEMATIC_METRICS:
                 own = [replace(stage, metric=metric) for stage in stages]
                 keys = [key for key in own if key in self.sizes]
+                if not keys:
+                    continue
                 limit = self._systematic_limit(keys, bounds[covering], without)
-                if keys and limit < self._most(keys, bounds[covering]):
-                    found |= dict.fromkeys(keys, _round_up(limit))
-        return found
+                most = self._most(keys, bounds[covering])
+                found |= dict.fromkeys(keys, _round_up(min(limit, most)))
+                if limit < most:
+                    bounded |= {_of_its_kind(key) for key in keys}
+        return {key: limit for key, limit in found.items() if _of_its_kind(key) in bounded}
 
     def _systematic_limit(self, keys: list[BoundKey], rel_l2: float, without: str) -> float:
         shares = [
@@ -359,13 +364,9 @@ def calibrate(
         raise UsageError(f"{case.id} is expected to vary; there is no tolerance to calibrate")
     runs = _Runs(session, case, on_step, effort.budget)
     base = known.base or runs.record(_in_torch(case), "base-0")
+    machines = _on_other_machines(runs, case, base)
     perturbed, elsewhere = _in_rounds(runs, case, base, platforms, effort)
-    others = _other_machines(session, case, base, runs.seen)
-    machines = {
-        baseline.numerics_class.name: [runs.drifts(case, baseline, baseline.path.stem)]
-        for baseline in others.fit
-    }
-    of_machines = Elsewhere(machines, others.unfit, frozenset()).plus(known.fleet)
+    of_machines = _without(machines, runs.seen).plus(known.fleet)
     measured = elsewhere.measured | of_machines.measured
     everything = {PERTURBATIONS: perturbed, **measured}
     _check_finite(case, everything)
@@ -444,6 +445,11 @@ class _Runs:
         is_elsewhere = case.target.device is Device.CPU and case.settings != self._settings
         slot = self._session.slot(1 if is_elsewhere else 0)
         return self._session.record(case, slot, self._folder / name)
+
+    def baselines_of_others(self, case: Case, base: Recording) -> list[Baseline]:
+        """Return the baselines of a case that machines of other numerics classes left."""
+        devices = held_together(case)
+        return self._session.store.of_other_classes(case, base.numerics_class, devices)
 
     def drifts(self, case: Case, base: Observed, name: str) -> Figures:
         """Return the drifts of a case from `base`: those that are kept, or else measured now."""
@@ -622,29 +628,47 @@ def measure_platforms(
 
 
 @dataclass(frozen=True)
-class _OtherMachines:
-    """The baselines that other machines left of a case: those that fit, and why others do not."""
+class _Machine:
+    """A baseline that another machine left of a case.
 
-    fit: list[Baseline]
-    unfit: dict[str, str]
+    Attributes:
+        baseline: The baseline.
+        drifts: Of the case from it; None where that was not measured.
+        missed: Why it was not; else empty.
+    """
+
+    baseline: Baseline
+    drifts: Figures | None
+    missed: str
 
 
-def _other_machines(
-    session: Session, case: Case, base: Recording, seen: set[str]
-) -> _OtherMachines:
-    """Return the baselines of other machines, of numerics classes that were not `seen` yet."""
-    fit: list[Baseline] = []
-    unfit: dict[str, str] = {}
-    devices = held_together(case)
-    for baseline in session.store.of_other_classes(case, base.numerics_class, devices):
-        if baseline.numerics_class.hash in seen:
-            continue
-        if is_comparable(baseline, base):
-            fit.append(baseline)
-        else:
-            reason = "its baseline is of other weights, another structure or other releases"
-            unfit[baseline.numerics_class.name] = reason
-    return _OtherMachines(fit, unfit)
+def _on_other_machines(runs: _Runs, case: Case, base: Recording) -> list[_Machine]:
+    """Return how far a case is from the baselines of other machines, as far as that is afforded.
+
+    They come before synthetic platforms: real machines say more.
+    """
+    found = []
+    for baseline in runs.baselines_of_others(case, base):
+        missed = ""
+        if not is_comparable(baseline, base):
+            missed = "its baseline is of other weights, another structure or other releases"
+        elif not runs.budget.affords():
+            missed = NOT_AFFORDED
+        drifts = None if missed else runs.drifts(case, baseline, baseline.path.stem)
+        found.append(_Machine(baseline, drifts, missed))
+    return found
+
+
+def _without(machines: Sequence[_Machine], seen: set[str]) -> Elsewhere:
+    """Return what other machines gave, but for those whose class a synthetic platform has."""
+    others = {
+        each.baseline.numerics_class.name: each
+        for each in machines
+        if each.baseline.numerics_class.hash not in seen
+    }
+    measured = {name: [each.drifts] for name, each in others.items() if each.drifts is not None}
+    missed = {name: each.missed for name, each in others.items() if each.missed}
+    return Elsewhere(measured, missed, frozenset())
 
 
 def is_comparable(baseline: Observed, base: Observed) -> bool:

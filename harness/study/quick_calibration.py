@@ -1,9 +1,9 @@
 """The bounds across classes that `record` measures where a scenario sets none: a small calibration.
 
-It has a few perturbations and one platform, on which no kernel is that of this machine, and sums
-are divided among two threads. What these bounds admit was measured on scenarios of this repository
-and on pipelines of diffusers' tests (docs/measurements/quick-calibration.md). `harness calibrate`
-measures more.
+It has a few perturbations and two platforms: one on which no kernel is that of this machine, and
+one that divides sums among two threads. What these bounds admit was measured on scenarios of this
+repository and on pipelines of diffusers' tests (docs/measurements/quick-calibration.md). `harness
+calibrate` measures more.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.errors import UsageError
-from harness.records import Device
 from harness.scenario.fields import Framework
 from harness.scenario.model import Case
 from harness.scenario.tolerance import Evidence
@@ -22,13 +21,12 @@ from harness.store.baselines import Baseline, Store
 from harness.store.recording import Recording
 from harness.study.budget import Budget
 from harness.study.calibrate import Effort, Known, calibrate
-from harness.study.platforms import PLATFORMS, TWO_THREADS, Platform
+from harness.study.platforms import platforms_of
 
 FOLDER = "quick-calibrations"  # of their runs, in the folder of the run that recorded
-NAME = "oldest-threads-2"
-PLATFORM = Platform({**PLATFORMS["oldest"].variables, **TWO_THREADS})
+PLATFORMS = ("oldest", "threads-2")
 PERTURBATIONS = 4
-RUNS = PERTURBATIONS + 1
+RUNS = PERTURBATIONS + len(PLATFORMS)
 SECONDS = 60.0  # for one case; a step that would probably end later is not begun
 
 
@@ -91,7 +89,7 @@ def add_bounds(session: Session, recorded: Recorded, on_step: Callable[[str], No
     found = calibrate(
         session,
         case,
-        {NAME: PLATFORM} if case.target.device is Device.CPU else {},
+        {name: each for name, each in platforms_of(case).items() if name in PLATFORMS},
         effort=Effort(seeds=1, perturbations=PERTURBATIONS, budget=budget),
         on_step=on_step,
         known=Known(base),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import replace
-from types import SimpleNamespace
 
 import builders
 import numpy as np
@@ -99,6 +98,41 @@ def test_a_stage_far_above_its_kind_gets_a_bound_of_its_own():
         ("scheduler.step#0/sample", True),
         ("scheduler.step#1/sample", False),
     ]
+
+
+def test_a_stage_of_which_nothing_can_be_said_is_not_held_by_the_bound_of_another():
+    """Five runs of the first step spread too far to bound anything; the second step is held."""
+    rel_l2 = {0: 8e-7, 1: 9e-8}
+    shares = {0: (0.35, 0.08, 0.18, 0.26, 0.5), 1: (0.04, 0.05, 0.03, 0.03, 0.04)}
+    runs = [
+        {
+            replace(local(f"scheduler.step#{index}"), metric=metric): share * rel_l2[index]
+            for index in rel_l2
+            for metric, share in (
+                (Metric.LOCAL_REL_L2, 1.0),
+                (Metric.LOCAL_GAIN, 0.02),
+                (Metric.LOCAL_CHANNEL_BIAS, shares[index][run]),
+            )
+        }
+        for run in range(5)
+    ]
+    sizes = {
+        replace(local(f"scheduler.step#{index}"), metric=metric): size
+        for index in rel_l2
+        for metric, size in ((Metric.LOCAL_GAIN, 4096), (Metric.LOCAL_CHANNEL_BIAS, 1024))
+    }
+    found = replace(FOUND, noise={}, draws={"platform": runs}, sizes=sizes, last_place=1e-12)
+    bounds = Tolerance.from_keys(compact(found.limits()))
+    moved = [
+        StageDrift(Stage("scheduler.step", index), "sample", 0.0, size, channel_bias=2 * size)
+        for index, size in rel_l2.items()
+    ]
+    checks = [each.check for each in check_local(moved, bounds)]
+    assert [
+        (check.subject, check.passed)
+        for check in checks
+        if check.metric is Metric.LOCAL_CHANNEL_BIAS
+    ] == [("scheduler.step#0/sample", True), ("scheduler.step#1/sample", False)]
 
 
 @pytest.mark.parametrize(
@@ -407,18 +441,48 @@ def of_class(folder, letter: str, **changes):
     return builders.baseline(builders.recording(folder / letter, letter=letter, **changes))
 
 
-def test_baselines_of_other_machines_are_platforms_where_they_computed_the_same_thing(tmp_path):
+def test_baselines_of_other_machines_are_platforms_where_they_computed_the_same_thing(
+    tmp_path, monkeypatch
+):
     """One of other weights says nothing, and one of a class that was measured nothing new."""
-    fit = of_class(tmp_path, "b")
-    other_weights = of_class(tmp_path, "c", inputs=builders.inputs(unet="other"))
-    baselines = [fit, other_weights, of_class(tmp_path, "d")]
-    store = SimpleNamespace(of_other_classes=lambda *_: baselines)
-    session = SimpleNamespace(store=store)
+    others = [
+        of_class(tmp_path, "b"),
+        of_class(tmp_path, "c", inputs=builders.inputs(unet="other")),
+        of_class(tmp_path, "d"),
+    ]
+    monkeypatch.setattr(Store, "of_other_classes", lambda *_args: others)
     base = builders.recording(tmp_path / "base")
-    found = calibrate._other_machines(session, builders.case(), base, {"d" * 32})
-    assert found.fit == [fit]
+    of_d = builders.recording(tmp_path / "run", letter="d")
+    monkeypatch.setattr(Session, "record", lambda *_args, **_options: of_d)
+    with Session(Store(tmp_path / "baselines"), tmp_path / "out") as session:
+        found = calibrate.calibrate(
+            session,
+            builders.case(),
+            {"synthetic": Platform()},
+            effort=Effort(seeds=1, perturbations=0),
+            on_step=print,
+            known=Known(base),
+        )
+    assert list(found.platforms) == ["synthetic", "cpu-b"]
+    assert found.machines == 1
     reason = "its baseline is of other weights, another structure or other releases"
-    assert found.unfit == {"cpu-c": reason}
+    assert found.missed == {"cpu-c": reason}
+
+
+def test_other_machines_are_measured_as_far_as_the_budget_affords(tmp_path, monkeypatch):
+    """They are named among what is missed."""
+    monkeypatch.setattr(Store, "of_other_classes", lambda *_args: [of_class(tmp_path, "b")])
+    base = builders.recording(tmp_path / "base")
+    with Session(Store(tmp_path / "baselines"), tmp_path / "out") as session:
+        found = calibrate.calibrate(
+            session,
+            builders.case(),
+            {},
+            effort=Effort(seeds=1, budget=Budget(0.0)),
+            on_step=print,
+            known=Known(base),
+        )
+    assert (found.machines, found.missed) == (0, {"cpu-b": "the budget was spent"})
 
 
 def test_images_that_should_be_alike_are_measured_whatever_their_bound(tmp_path):
