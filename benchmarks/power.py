@@ -68,7 +68,7 @@ from harness.worker.protocol import DetailRequest
 SUBJECTS = {
     "ddim-digits": 100,
     "ddim-digits-eta": 60,
-    "sd-digits": 20,
+    "sd-digits": 22,
     "sd-digits-dpmsolver": 40,
     "sd-digits-img2img": 30,
     "sd-digits-inpaint": 15,
