@@ -67,8 +67,8 @@ if TYPE_CHECKING:
 # admit was measured (docs/measurements/systematic.md).
 OVER_NOISE = 7.0
 OVER_WORST = 2.0
-# A stage whose bound would be more than this many times the median of its kind, such as a badly
-# conditioned first step, gets a bound of its own.
+# A stage whose bound would be so many times the median of its kind, or that part of it, gets a
+# bound of its own: a badly conditioned first step, or one that a clamp decides.
 FAR = 4.0
 # The machine epsilon of each dtype: the distance from 1.0 to the next larger number. One unit in
 # the last place of any normal number is between a half and the whole of it, relative to the number.
@@ -800,7 +800,7 @@ def _check_finite(case: Case, measured: Mapping[str, Sequence[Figures]]) -> None
 def compact(limits: Mapping[BoundKey, float]) -> Figures:
     """Return limits with one local bound per kind of stage, in place of one per stage.
 
-    A stage whose limit is more than `FAR` times the median of its kind keeps its own. The kind's
+    A stage whose limit is `FAR` above or below the median of its kind keeps its own. The kind's
     bound is the largest limit of its other stages.
     """
     found = {key: limit for key, limit in limits.items() if key.metric not in LOCAL_METRICS}
@@ -809,9 +809,14 @@ def compact(limits: Mapping[BoundKey, float]) -> Figures:
         if key.metric in LOCAL_METRICS:
             kinds.setdefault(_of_its_kind(key), {})[key] = limit
     for kind, stages in kinds.items():
-        most = FAR * median_low(stages.values())
-        found |= {key: limit for key, limit in stages.items() if limit > most}
-        found[kind] = max(limit for limit in stages.values() if limit <= most)
+        middle = median_low(stages.values())
+        far = {
+            key: limit
+            for key, limit in stages.items()
+            if limit > FAR * middle or limit * FAR < middle
+        }
+        found |= far
+        found[kind] = max(limit for key, limit in stages.items() if key not in far)
     return found
 
 

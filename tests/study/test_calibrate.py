@@ -135,6 +135,14 @@ def test_a_stage_of_which_nothing_can_be_said_is_not_held_by_the_bound_of_anothe
     ] == [("scheduler.step#0/sample", True), ("scheduler.step#1/sample", False)]
 
 
+def test_a_stage_far_below_its_kind_gets_a_bound_of_its_own():
+    """A step that a clamp decides hardly rounds, and is held to that."""
+    measured = (2.4e-7, 8e-6, 9e-6, 1e-5)
+    steps = {local(f"scheduler.step#{index}"): limit for index, limit in enumerate(measured)}
+    kind, first = local("scheduler.step"), local("scheduler.step#0")
+    assert compact(steps) == {first: 2.4e-7, kind: 1e-5}
+
+
 @pytest.mark.parametrize(
     ("key", "expected"),
     [
