@@ -236,10 +236,14 @@ class Calibration:
 
     def _systematic_limit(self, keys: list[BoundKey], rel_l2: float, without: str) -> float:
         shares = [
-            run[key] / moved
-            for run in self._runs(without)
-            for key in keys
-            if (moved := run.get(replace(key, metric=Metric.LOCAL_REL_L2)))
+            [
+                run[key] / moved
+                for run in runs
+                for key in keys
+                if (moved := run.get(replace(key, metric=Metric.LOCAL_REL_L2)))
+            ]
+            for name, runs in self.draws.items()
+            if name != without
         ]
         return spread.systematic_bound(
             shares,
@@ -250,11 +254,13 @@ class Calibration:
 
     def _draws(self, key: BoundKey, without: str) -> list[float]:
         """Return the figure at `key` of every run that has it."""
-        return [run[key] for run in self._runs(without) if key in run]
-
-    def _runs(self, without: str) -> list[Figures]:
-        """Return what every run gave, but for those of the platform called `without`."""
-        return [run for name, each in self.draws.items() if name != without for run in each]
+        return [
+            run[key]
+            for name, runs in self.draws.items()
+            if name != without
+            for run in runs
+            if key in run
+        ]
 
     def _most(self, keys: list[BoundKey], rel_l2: float) -> float:
         """Return what a systematic figure is at most where relative L2 is `rel_l2`."""

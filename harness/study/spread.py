@@ -27,27 +27,32 @@ LEAST_DRAWS = 3  # what the quantile of fewer draws would say is beyond its expa
 
 
 def systematic_bound(
-    shares: Sequence[float], *, rel_l2: float, size: int, last_place: float
+    shares: Sequence[Sequence[float]], *, rel_l2: float, size: int, last_place: float
 ) -> float:
     """Return the bound on a systematic figure of stages that round alike.
 
-    The root mean square of the shares, times the quantile of Student's t for `SYSTEMATIC_TAIL` and
-    as many draws, is the share that is admitted; times the bound on relative L2 it is the bound.
-    The root mean square is taken as at least that of `size` independent differences. The least part
-    of the bound that the judge takes is at least one unit in the last place, by which a constant
-    that is rounded the other way scales or shifts a whole tensor.
+    The root mean square of the shares on the platform where it is largest, times the quantile of
+    Student's t for `SYSTEMATIC_TAIL` and as many draws as all platforms gave, is the share that is
+    admitted; times the bound on relative L2 it is the bound. The root mean square is taken as at
+    least that of `size` independent differences. The least part of the bound that the judge takes
+    is at least one unit in the last place, by which a constant that is rounded the other way scales
+    or shifts a whole tensor.
 
     Args:
-        shares: The figure of each run and stage over its relative L2 drift; one per drift that is
-            not zero.
+        shares: The figure of each run and stage over its relative L2 drift, platform by platform;
+            one per drift that is not zero.
         rel_l2: The bound on the relative L2 drift of the same stages.
         size: How many elements the figure is a sum of, in the smallest of their tensors.
         last_place: The machine epsilon of the tensors' dtype.
     """
-    squares = math.fsum(share * share for share in shares)
-    spread = max(math.sqrt(squares / max(len(shares), 1)), 1 / math.sqrt(size))
-    share = quantile(SYSTEMATIC_TAIL, max(len(shares), LEAST_DRAWS)) * spread
+    spread = max([1 / math.sqrt(size), *map(_root_mean_square, shares)])
+    draws = sum(map(len, shares))
+    share = quantile(SYSTEMATIC_TAIL, max(draws, LEAST_DRAWS)) * spread
     return max(share * rel_l2, last_place / LEAST_PART)
+
+
+def _root_mean_square(shares: Sequence[float]) -> float:
+    return math.sqrt(math.fsum(share * share for share in shares) / max(len(shares), 1))
 
 
 def free_bound(drifts: Sequence[float]) -> float:

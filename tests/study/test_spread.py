@@ -26,12 +26,12 @@ def test_fewer_draws_give_a_wider_bound():
     source = random.Random(0)  # noqa: S311 (nothing is secret)
     shares = [source.gauss(0.0, 0.02) for _ in range(200)]
     few, many = (
-        systematic_bound(shares[:count], rel_l2=1e-5, size=10_000, last_place=EPSILON)
+        systematic_bound([shares[:count]], rel_l2=1e-5, size=10_000, last_place=EPSILON)
         for count in (4, 200)
     )
     assert 2 * many < few
     assert many == pytest.approx(0.02 * quantile(SYSTEMATIC_TAIL, 200) * 1e-5, rel=0.2)
-    still = systematic_bound([0.0] * 200, rel_l2=1e-5, size=10_000, last_place=1e-9)
+    still = systematic_bound([[0.0] * 200], rel_l2=1e-5, size=10_000, last_place=1e-9)
     assert still == pytest.approx(0.01 * quantile(SYSTEMATIC_TAIL, 200) * 1e-5)
     nothing = systematic_bound([], rel_l2=1e-5, size=10_000, last_place=EPSILON)
     assert nothing > still
@@ -39,7 +39,7 @@ def test_fewer_draws_give_a_wider_bound():
 
 def test_a_constant_may_be_rounded_the_other_way():
     """It scales a whole tensor by one unit in the last place, however little the tensor drifts."""
-    bound = systematic_bound([1e-6] * 50, rel_l2=1e-6, size=10**9, last_place=EPSILON)
+    bound = systematic_bound([[1e-6] * 50], rel_l2=1e-6, size=10**9, last_place=EPSILON)
     assert bound * part_of_bound(0.0, 1e-6) == EPSILON
 
 
@@ -49,7 +49,7 @@ def test_random_draws_stay_inside_and_a_shift_does_not():
     size, rounding = 4096, 1e-6
     spread = rounding / math.sqrt(size)
     measured = [source.gauss(0.0, spread) / rounding for _ in range(60)]
-    bound = systematic_bound(measured, rel_l2=2 * rounding, size=size, last_place=1e-12)
+    bound = systematic_bound([measured], rel_l2=2 * rounding, size=size, last_place=1e-12)
     assert all(abs(source.gauss(0.0, spread)) < bound for _ in range(10_000))
     assert rounding > 4 * bound  # a shift of the size of the rounding itself is seen
 
@@ -64,3 +64,11 @@ def test_free_drift_is_bounded_by_the_spread_of_its_logarithm():
     assert free_bound([0.0, 1e-6]) == 0.0  # too few to say
     alike = free_bound([1e-6] * 10)
     assert alike == pytest.approx(1e-6)
+
+
+def test_the_platform_whose_drift_is_most_systematic_decides():
+    """Many others that round at random do not make its bound tighter."""
+    source = random.Random(3)  # noqa: S311 (nothing is secret)
+    platforms = [[source.gauss(0.0, spread) for _ in range(6)] for spread in (0.1, *[0.02] * 12)]
+    bound = systematic_bound(platforms, rel_l2=1e-5, size=10_000, last_place=1e-12)
+    assert all(abs(source.gauss(0.0, 0.1)) * 1e-5 < bound for _ in range(10_000))
