@@ -457,6 +457,11 @@ class _Runs:
         devices = held_together(case)
         return self._session.store.of_other_classes(case, base.numerics_class, devices)
 
+    def affords(self, case: Case, base: Observed) -> bool:
+        """Whether the drifts of a case from `base` are kept, or there is time to measure them."""
+        is_kept = self._keeper.get(self._keeper.key(case, base)) is not None
+        return is_kept or self.budget.affords()
+
     def drifts(self, case: Case, base: Observed, name: str) -> Figures:
         """Return the drifts of a case from `base`: those that are kept, or else measured now."""
         key = self._keeper.key(case, base)
@@ -562,9 +567,11 @@ def _perturbed(
     measured = []
     for index in range(effort.perturbations):
         replica = by_index.get(index % effort.seeds)
-        if replica is not None and runs.budget.affords():
-            perturbed = replace(_in_torch(replica.case), perturbation=index)
-            base = bases[replica.index]
+        if replica is None:
+            continue
+        perturbed = replace(_in_torch(replica.case), perturbation=index)
+        base = bases[replica.index]
+        if runs.affords(perturbed, base):
             measured.append(runs.drifts(perturbed, base, f"perturbation-{index}"))
     return measured
 
@@ -592,7 +599,8 @@ def _on_platforms(
         return [
             runs.drifts(platform.carry(each.case), bases[each.index], f"{name}-{each.index}")
             for each in replicas
-            if each.index < len(bases) and runs.budget.affords()
+            if each.index < len(bases)
+            and runs.affords(platform.carry(each.case), bases[each.index])
         ]
 
     return measure_platforms(platforms, measure)
@@ -658,7 +666,7 @@ def _on_other_machines(runs: _Runs, case: Case, base: Recording) -> list[_Machin
         missed = ""
         if not is_comparable(baseline, base):
             missed = "its baseline is of other weights, another structure or other releases"
-        elif not runs.budget.affords():
+        elif not runs.affords(case, baseline):
             missed = NOT_AFFORDED
         drifts = None if missed else runs.drifts(case, baseline, baseline.path.stem)
         found.append(_Machine(baseline, drifts, missed))

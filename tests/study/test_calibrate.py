@@ -737,3 +737,25 @@ def test_a_tensor_without_elements_gets_no_systematic_bound(tmp_path, monkeypatc
         )
     assert {key.pattern for key in found.sizes} == {"noise#0", "vae.decode#0", "output#0"}
     assert found.limits()
+
+
+def test_what_is_kept_costs_no_time_of_a_budget(tmp_path, monkeypatch):
+    """A second call within a spent budget says what the first one measured."""
+    base = builders.recording(tmp_path / "base")
+    monkeypatch.setattr(Session, "record", lambda *_args, **_options: base)
+    found = []
+    for spent in (Budget(), Budget(0.0)):
+        with Session(Store(tmp_path / "baselines"), tmp_path / "run") as session:
+            found.append(
+                calibrate.calibrate(
+                    session,
+                    builders.case(),
+                    {"synthetic": Platform()},
+                    effort=Effort(seeds=1, perturbations=1, budget=spent),
+                    on_step=print,
+                    known=Known(base),
+                )
+            )
+    first, second = found
+    assert second.draws == first.draws
+    assert (first.kept, second.kept) == (0, 2)
