@@ -36,6 +36,7 @@ def harness(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_a_new_user_s_pipeline_is_recorded_verified_and_its_edit_is_named(project: Path):
     """Identical at first; then the edited file is named, and another LoRA is named as such."""
     scenario = "scenarios/ink.yaml"

@@ -160,6 +160,7 @@ def verdicts(folder: Path) -> dict[str, str]:
     return {one.case: one.verdict for one in read_results(folder / RESULTS_FILE).outcomes}
 
 
+@pytest.mark.slow
 def test_a_server_is_held_against_itself_and_against_the_pipeline(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
