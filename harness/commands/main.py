@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.command is None:
             say(parser.format_help().rstrip())
             return UsageError.exit_code
-        return _run(arguments)
+        return _run(arguments, ends_process=argv is None)
 
 
 def commands_for(argv: Sequence[str] = ()) -> tuple[Command, ...]:
@@ -140,11 +140,16 @@ def build_parser(argv: Sequence[str] = ()) -> argparse.ArgumentParser:
     return parser
 
 
-def _run(arguments: argparse.Namespace) -> int:
-    """Run the command that was asked for, and return its exit code, or that of its error."""
+def _run(arguments: argparse.Namespace, *, ends_process: bool) -> int:
+    """Run the command that was asked for, and return its exit code, or that of its error.
+
+    Args:
+        arguments: What was typed.
+        ends_process: Whether the process ends with the command.
+    """
     for_git = getattr(arguments, "git_bisect", False)
     try:
-        with _signals_end_the_command():
+        with _signals_end_the_command(ends_process=ends_process):
             fill_in_project(arguments)
             code = int(arguments.command(arguments))
             send_out(arguments)
@@ -171,10 +176,11 @@ def _what_is_kept(arguments: argparse.Namespace) -> str:
 
 
 @contextmanager
-def _signals_end_the_command() -> Iterator[None]:
+def _signals_end_the_command(*, ends_process: bool) -> Iterator[None]:
     """Let ENDING_SIGNALS raise EndedBySignal; a signal that the caller ignores stays ignored.
 
-    Python handles signals in the main thread alone; in another one nothing changes.
+    Python handles signals in the main thread alone; in another one nothing changes. The caller's
+    handlers come back, unless a signal ends the process: another one must not change its exit code.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -185,6 +191,10 @@ def _signals_end_the_command() -> Iterator[None]:
             signal.signal(number, _end)
     try:
         yield
+    except EndedBySignal:
+        if ends_process:
+            handlers = {}
+        raise
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler or signal.SIG_DFL)
