@@ -22,7 +22,8 @@ if sys.argv[1] == "nohup":
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
 sys.executable = sys.argv[2]
 from harness.commands.main import main
-raise SystemExit(main(sys.argv[3:]))
+sys.argv[1:] = sys.argv[3:]
+raise SystemExit(main())
 """  # noqa: E501
 PACKAGE_ROOT = str(Path(harness.__file__).parents[1])
 SECONDS = 60.0  # until a test gives up
