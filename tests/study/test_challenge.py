@@ -703,7 +703,7 @@ def test_a_fault_in_each_part_of_unclip_is_named_by_its_stage_in_another_class(s
         def first_outside(fault: dict[str, Any] | None) -> Stage | None:
             carrier = replace(elsewhere, fault=fault, teacher_tensors=base.tensors_path)
             forced = session.record(carrier, folder=shop.root / "local")
-            outside = by_value(drift.of_stages(forced, base), (), bounds).outside
+            outside = by_value(drift.of_teacher_forced(forced, base), (), bounds).outside
             return None if outside is None else outside.drift.stage
 
         assert first_outside(None) is None
