@@ -16,6 +16,8 @@ from harness.records import OUTPUT, Drift, Stage, StageDrift
 from harness.worker.protocol import CLAMPED
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from harness.records import Array
     from harness.store.recording import ClampLimits, Observed, TensorFacts
 
@@ -41,11 +43,16 @@ def measure(actual: Array, expected: Array) -> Drift:
         gain         = sum d e / sum e^2
         bias         = mean d / sqrt(sum e^2 / N)
         channel_bias = (mean of d over a channel, the largest) / sqrt(sum e^2 / N)
+        spatial      = rel_l2 * (sum of d d' over neighbours, the mean over directions) / sum d^2
         abs_sum      = sum |a|
 
-    Rounding moves elements up and down alike. With N independent differences, gain and bias are
-    about rel_l2 / sqrt(N), and the largest channel's is that of the elements of one channel. What
-    scales or shifts a tensor moves them as far as rel_l2 itself.
+    Neighbours d and d' lie beside or below each other in an image, and one place apart in a
+    sequence (`Layout`).
+
+    Rounding moves elements up and down alike. With N independent differences, gain, bias and
+    spatial are about rel_l2 / sqrt(N), and the largest channel's bias is that of the elements of
+    one channel. What scales or shifts a tensor, or moves whole regions of it, moves them as far as
+    rel_l2 itself.
 
     Args:
         actual: This run's array, of any shape and real dtype.
@@ -53,10 +60,10 @@ def measure(actual: Array, expected: Array) -> Drift:
 
     Returns:
         The drift. `l_inf` and the sums are in the array's own unit, the others have none; these
-        are infinite where `expected` is zero and `actual` is not. `gain`, `bias` and `channel_bias`
-        have a sign. Where either side holds NaN or infinity, `finite` is false and all but the sums
-        are NaN, which no bound admits. `differing` counts the elements that compare unequal: 0.0
-        and -0.0 are equal.
+        are infinite where `expected` is zero and `actual` is not. `gain`, `bias`, `channel_bias`
+        and `spatial` have a sign. Where either side holds NaN or infinity, `finite` is false and
+        all but the sums are NaN, which no bound admits. `differing` counts the elements that
+        compare unequal: 0.0 and -0.0 are equal.
 
     Raises:
         ValueError: The shapes differ.
@@ -68,56 +75,60 @@ def measure(actual: Array, expected: Array) -> Drift:
         raise ValueError(f"shapes differ: {actual.shape} and {expected.shape}")
     flat_actual = np.asarray(actual).reshape(-1)  # a view, which slices faster than a memory map
     flat_expected = np.asarray(expected).reshape(-1)
-    channels = Channels.of(actual.shape)
-    sums = _Sums(min(CHUNK, flat_actual.size), channels)
+    layout = Layout.of(actual.shape)
+    sums = _Sums(min(CHUNK, flat_actual.size), layout)
     # Infinity minus infinity is invalid, and squares may overflow or underflow; none is an error.
     with np.errstate(all="ignore"):
-        for start, end in channels.chunks(flat_actual.size):
+        for start, end in layout.chunks(flat_actual.size):
             sums.add(flat_actual[start:end], flat_expected[start:end], start)
     return _drift(sums, flat_actual, flat_expected, actual.shape)
 
 
 @dataclass(frozen=True)
-class Channels:
-    """Where the channels of an array lie in its flat order.
+class Layout:
+    """Where the channels of an array, and its neighbours, lie in its flat order.
 
     Attributes:
-        count: How many channels there are; 1 where the array is taken as a whole.
+        channels: How many channels there are; 1 where the array is taken as a whole.
         together: How many elements of one channel lie side by side before the next channel begins.
+        row: How many elements lie from one element to the one below it in an image, or to the next
+            place in a sequence; 0 where the array is taken as a whole, and has no neighbours.
     """
 
-    count: int
+    channels: int
     together: int
+    row: int = 0
 
     @classmethod
-    def of(cls, shape: tuple[int, ...]) -> Channels:
-        """Return the channels of an array of this shape.
+    def of(cls, shape: tuple[int, ...]) -> Layout:
+        """Return the layout of an array of this shape.
 
-        They are on the second axis of images and videos (four axes or more: batch, channel, then
-        places), and on the last one of sequences (batch, place, channel). An array with fewer than
-        `LEAST_PER_CHANNEL` elements a channel is taken as a whole: so few average nothing out.
+        Channels are on the second axis of images and videos (four axes or more: batch, channel,
+        then places), and on the last one of sequences (batch, place, channel). An array with fewer
+        than `LEAST_PER_CHANNEL` elements a channel is taken as a whole: so few average nothing out.
         """
         size = math.prod(shape)
         whole = cls(1, max(size, 1))
         if len(shape) < SEQUENCE_DIMENSIONS or not size:
             return whole
-        places_follow = len(shape) >= IMAGE_DIMENSIONS
-        axis = 1 if places_follow else len(shape) - 1
-        found = cls(shape[axis], math.prod(shape[axis + 1 :]))
-        few = size < LEAST_PER_CHANNEL * found.count
-        return whole if few or found.count > CHUNK else found
+        is_image = len(shape) >= IMAGE_DIMENSIONS
+        axis = 1 if is_image else len(shape) - 1
+        row = shape[-1]  # of an image its width; of a sequence the channels of one place
+        found = cls(shape[axis], math.prod(shape[axis + 1 :]), row)
+        few = size < LEAST_PER_CHANNEL * found.channels
+        return whole if few or max(found.channels, row) > CHUNK else found
 
     def chunks(self, size: int) -> Iterator[tuple[int, int]]:
         """Yield the chunks of a flat array, as start and end.
 
-        Each holds whole runs of channels that lie side by side, or a part of one run.
+        Each holds whole channels that lie side by side, or whole rows of one channel.
         """
         if self.together == 1:
-            run = step = CHUNK // self.count * self.count
+            run = step = CHUNK // self.channels * self.channels
         elif self.together <= CHUNK:
             run = step = CHUNK // self.together * self.together
         else:
-            run, step = self.together, CHUNK
+            run, step = self.together, CHUNK // max(self.row, 1) * max(self.row, 1)
         for run_start in range(0, size, run):
             run_end = min(run_start + run, size)
             for start in range(run_start, run_end, step):
@@ -129,40 +140,61 @@ class Channels:
         Args:
             values: One of `chunks`, of shape `(elements,)`.
             start: Its flat index.
-            sums: One per channel, of shape `(count,)`; changed in place.
+            sums: One per channel, of shape `(channels,)`; changed in place.
         """
         if self.together == 1:
-            np.add(sums, values.reshape(-1, self.count).sum(axis=0), out=sums)
+            np.add(sums, values.reshape(-1, self.channels).sum(axis=0), out=sums)
             return
         first = start // self.together
         runs = values.reshape(-1, min(self.together, values.size)).sum(axis=1)
-        np.add.at(sums, (first + np.arange(runs.size)) % self.count, runs)
+        np.add.at(sums, (first + np.arange(runs.size)) % self.channels, runs)
+
+    def product_of_neighbours(self, values: NDArray[np.float64]) -> float:
+        """Return the sum of the products of neighbours in a chunk, the mean over directions.
+
+        Pairs of two chunks are left out: of a channel that has several, one row in each. Frames of
+        a video follow each other as rows do, and so do the sequences of a batch.
+
+        Args:
+            values: One of `chunks`, of shape `(elements,)`.
+        """
+        if not self.row:
+            return 0.0
+        if self.together == 1:
+            return float(np.einsum("i,i", values[self.row :], values[: -self.row]))
+        rows = min(self.together, values.size) // self.row
+        images = values.reshape(-1, rows, self.row)
+        below = np.einsum("nhw,nhw", images[:, 1:], images[:, :-1])
+        beside = np.einsum("nhw,nhw", images[:, :, 1:], images[:, :, :-1])
+        return float(below + beside) / 2
 
 
 class _Sums:
     """What one pass over two arrays accumulates, in float64.
 
     `worst` is the largest absolute difference so far, and `worst_at` its index in the flat array.
-    The products, squares and absolute values are sums over all elements so far, and `channels` has
-    the sums of the differences of each channel. Products are summed by `einsum`: `dot` starts the
+    The products, squares and absolute values are sums over all elements so far, `neighbours` is the
+    sum of the products of neighbouring differences, and `channels` has the sums of the differences
+    of each channel. Products are summed by `einsum`: `dot` starts the
     threads of BLAS, which wait for each other on a busy machine (measured: 25 times slower).
 
     Args:
         room: The number of elements of the largest chunk.
-        channels: Of the arrays.
+        layout: Of the arrays.
     """
 
-    def __init__(self, room: int, channels: Channels) -> None:
+    def __init__(self, room: int, layout: Layout) -> None:
         self.worst = 0.0
         self.worst_at = 0
         self.differing = 0
         self.square_difference = 0.0
         self.square_expected = 0.0
         self.product = 0.0
+        self.neighbours = 0.0
         self.abs_actual = 0.0
         self.abs_expected = 0.0
-        self.channels = np.zeros(channels.count)
-        self._layout = channels
+        self.channels = np.zeros(layout.channels)
+        self._layout = layout
         self._buffers = np.empty((3, room))
         self._unequal = np.empty(room, bool)
 
@@ -179,6 +211,7 @@ class _Sums:
             self.differing += differing
             self.square_difference += float(np.einsum("i,i", gap, gap))
             self.product += float(np.einsum("i,i", gap, wide_expected))
+            self.neighbours += self._layout.product_of_neighbours(gap)
             self._layout.add(gap, start, self.channels)
             if max(gap.max(), -gap.min()) > self.worst:
                 at = int(np.abs(gap, out=gap).argmax())
@@ -200,9 +233,11 @@ def _drift(sums: _Sums, flat_actual: Array, flat_expected: Array, shape: tuple[i
     # The sum over one channel, times the channels, over the size is the mean of that channel.
     farthest = max(sums.channels, key=abs, default=0.0) * sums.channels.size
     root_size = math.sqrt(size)
+    moved = math.sqrt(sums.square_difference)
+    alike = _ratio(sums.neighbours, moved * norm, sums)
     return Drift(
         l_inf=sums.worst if finite else math.nan,
-        rel_l2=_ratio(math.sqrt(sums.square_difference), norm, sums) if finite else math.nan,
+        rel_l2=_ratio(moved, norm, sums) if finite else math.nan,
         abs_sum=sums.abs_actual,
         abs_sum_expected=sums.abs_expected,
         differing=sums.differing,
@@ -214,6 +249,7 @@ def _drift(sums: _Sums, flat_actual: Array, flat_expected: Array, shape: tuple[i
         gain=_ratio(sums.product, sums.square_expected, sums) if finite else math.nan,
         bias=_ratio(float(sums.channels.sum()), norm * root_size, sums) if finite else math.nan,
         channel_bias=_ratio(float(farthest), norm * root_size, sums) if finite else math.nan,
+        spatial=alike if finite else math.nan,
     )
 
 
@@ -266,6 +302,7 @@ def none_of(output: TensorFacts) -> Drift:
         gain=0.0,
         bias=0.0,
         channel_bias=0.0,
+        spatial=0.0,
     )
 
 
@@ -278,6 +315,7 @@ class _NoValue:
     gain: float = math.nan
     bias: float = math.nan
     channel_bias: float = math.nan
+    spatial: float = math.nan
 
 
 def of_teacher_forced(actual: Observed, expected: Observed) -> tuple[StageDrift, ...]:
@@ -341,17 +379,60 @@ def _of_tensors(
     actual: Mapping[TensorName, Array], expected: Mapping[TensorName, Array]
 ) -> tuple[StageDrift, ...]:
     found = []
+    directions = _Directions()
     for (stage, key), expected_tensor in expected.items():
         tensor = actual.get((stage, key))
         if tensor is not None and tensor.shape == expected_tensor.shape:
-            moved: Drift | _NoValue = measure(tensor, expected_tensor)
+            moved = measure(tensor, expected_tensor)
+            share = 0.0
+            if moved.differing:
+                share = directions.add(stage.kind, key, tensor, expected_tensor)
+            found.append(_stage_drift(stage, key, moved, share * moved.rel_l2))
         else:
-            moved = _NoValue()
-        found.append(_stage_drift(stage, key, moved))
+            found.append(_stage_drift(stage, key, _NoValue(), math.nan))
     return tuple(found)
 
 
-def _stage_drift(stage: Stage, key: str, moved: Drift | _NoValue) -> StageDrift:
+class _Directions:
+    """Says how far the differences of a stage's tensor point the same way from call to call.
+
+    It holds one array in float64 for each kind of stage, in the shape of its tensor.
+    """
+
+    def __init__(self) -> None:
+        self._earlier: dict[tuple[str, str, tuple[int, ...]], tuple[int, NDArray[np.float64]]] = {}
+
+    def add(self, kind: str, key: str, actual: Array, expected: Array) -> float:
+        """Take the next tensor of a kind of stages that moved, and return how much of it repeats.
+
+        With u the difference over its norm, and v those of the k tensors before it, it is
+        sum(u v) / sqrt(k). Of independent differences of N elements that is about 1 / sqrt(N), and
+        of equal ones sqrt(k).
+
+        Returns:
+            The figure, with its sign; 0.0 for the first tensor, and NaN for one whose difference is
+            not finite.
+        """
+        with np.errstate(all="ignore"):  # as in `measure`
+            gap: NDArray[np.float64] = np.subtract(actual, expected, dtype=np.float64).reshape(-1)
+            norm = math.sqrt(float(np.einsum("i,i", gap, gap)))
+        if not norm or not math.isfinite(norm):
+            return 0.0 if norm == 0 else math.nan
+        gap /= norm
+        alike = kind, key, actual.shape
+        if alike not in self._earlier:
+            self._earlier[alike] = 1, gap
+            return 0.0
+        count, total = self._earlier[alike]
+        share = float(np.einsum("i,i", gap, total)) / math.sqrt(count)
+        total += gap
+        self._earlier[alike] = count + 1, total
+        return share
+
+
+def _stage_drift(
+    stage: Stage, key: str, moved: Drift | _NoValue, persistence: float = 0.0
+) -> StageDrift:
     return StageDrift(
         stage,
         key,
@@ -360,4 +441,6 @@ def _stage_drift(stage: Stage, key: str, moved: Drift | _NoValue) -> StageDrift:
         gain=moved.gain,
         bias=moved.bias,
         channel_bias=moved.channel_bias,
+        spatial=moved.spatial,
+        persistence=persistence,
     )

@@ -20,6 +20,8 @@ class Metric(StrEnum):
     LOCAL_GAIN = "local_gain"
     LOCAL_BIAS = "local_bias"
     LOCAL_CHANNEL_BIAS = "local_channel_bias"
+    LOCAL_SPATIAL = "local_spatial"
+    LOCAL_PERSISTENCE = "local_persistence"
     ABS_SUM = "abs_sum"
     BITS = "bits"
     SHAPE = "shape"
@@ -41,8 +43,8 @@ class Drift:
     """How far an array moved, over all its elements.
 
     Differences and sums are in float64 and in the array's own unit. The other figures have none,
-    and `gain`, `bias` and `channel_bias` have a sign; `judge/drift.py` has the formulas. They are
-    NaN where either side is not finite, and these three also in files of older releases.
+    and `gain`, `bias`, `channel_bias` and `spatial` have a sign; `judge/drift.py` has the formulas.
+    They are NaN where either side is not finite, and these four also in files of older releases.
     """
 
     l_inf: float
@@ -58,6 +60,7 @@ class Drift:
     gain: float = math.nan
     bias: float = math.nan
     channel_bias: float = math.nan
+    spatial: float = math.nan
 
 
 def bounded_stage(stage: Stage, key: str) -> Stage:
@@ -73,7 +76,8 @@ def bounded_stage(stage: Stage, key: str) -> Stage:
 class StageDrift:
     """How far one tensor of a stage moved; NaN where this run has no such tensor of that shape.
 
-    The figures are those of `Drift`.
+    The figures are those of `Drift`, and `persistence`: how much of the difference points the same
+    way as in the calls of the same stage before it, times `rel_l2`. It is 0.0 for the first call.
     """
 
     stage: Stage
@@ -83,6 +87,8 @@ class StageDrift:
     gain: float = math.nan
     bias: float = math.nan
     channel_bias: float = math.nan
+    spatial: float = math.nan
+    persistence: float = math.nan
 
     @property
     def name(self) -> str:
@@ -101,6 +107,8 @@ class StageDrift:
             Metric.LOCAL_GAIN: self.gain,
             Metric.LOCAL_BIAS: self.bias,
             Metric.LOCAL_CHANNEL_BIAS: self.channel_bias,
+            Metric.LOCAL_SPATIAL: self.spatial,
+            Metric.LOCAL_PERSISTENCE: self.persistence,
         }
         return abs(sizes.get(metric, self.rel_l2))
 

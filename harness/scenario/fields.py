@@ -116,6 +116,8 @@ _BOUNDS = Record(
         "local_gain": _LOCAL,
         "local_bias": _LOCAL,
         "local_channel_bias": _LOCAL,
+        "local_spatial": _LOCAL,
+        "local_persistence": _LOCAL,
     },
     help={
         "l_inf": "largest difference of any element, in the output's unit",
@@ -125,6 +127,8 @@ _BOUNDS = Record(
         "local_gain": "how far a stage's tensor is scaled as a whole: a ratio",
         "local_bias": "mean difference of a stage's tensor, over the RMS of the baseline's",
         "local_channel_bias": "the same of the channel that is shifted farthest",
+        "local_spatial": "how far neighbouring elements of a stage's tensor move alike: a ratio",
+        "local_persistence": "how far a stage's tensor moves alike from call to call: a ratio",
     },
 )
 _CROSS_CLASS = Either(Text((EXACT,)), replace(_BOUNDS, filled=True))

@@ -20,7 +20,13 @@ NO_WORSE = "no-worse"  # the word in YAML for a contract on accuracy
 LOOSE = 4  # a bound may be this many times the one that calibration derived, without a reason
 FREE_METRICS = (Metric.REL_L2, Metric.L_INF)
 # What rounding moves little, because it moves elements up and down alike.
-SYSTEMATIC_METRICS = (Metric.LOCAL_GAIN, Metric.LOCAL_BIAS, Metric.LOCAL_CHANNEL_BIAS)
+SYSTEMATIC_METRICS = (
+    Metric.LOCAL_GAIN,
+    Metric.LOCAL_BIAS,
+    Metric.LOCAL_CHANNEL_BIAS,
+    Metric.LOCAL_SPATIAL,
+    Metric.LOCAL_PERSISTENCE,
+)
 LOCAL_METRICS = (Metric.LOCAL_REL_L2, Metric.LOCAL_L_INF, *SYSTEMATIC_METRICS)
 
 # Bounds as YAML holds them: numbers by metric, or for a local metric numbers by stage pattern.

@@ -264,10 +264,16 @@ class Calibration:
 
     def _most(self, keys: list[BoundKey], rel_l2: float) -> float:
         """Return what a systematic figure is at most where relative L2 is `rel_l2`."""
-        parts = [
-            self.sizes[replace(key, metric=Metric.LOCAL_GAIN)] / self.sizes[key] for key in keys
-        ]
-        return rel_l2 * math.sqrt(max(parts))
+        return rel_l2 * math.sqrt(max(map(self._sums, keys)))
+
+    def _sums(self, key: BoundKey) -> float:
+        """Return of how many sums the figure at `key` is the largest, or adds up.
+
+        They are the channels of the tensor, or the calls before it; else one.
+        """
+        if key.metric is Metric.LOCAL_PERSISTENCE:
+            return Stage.parse(key.pattern).index or 1
+        return self.sizes[replace(key, metric=Metric.LOCAL_GAIN)] / self.sizes[key]
 
     def _least(self, key: BoundKey) -> float:
         """Return the least value of the bound at `key`, in the unit of its metric; 0.0 for none."""
@@ -738,30 +744,36 @@ def local_figures(stages: Iterable[StageDrift]) -> Figures:
 def _sizes(base: Recording) -> dict[BoundKey, int]:
     """Return how many elements the systematic figures of each stage are sums of.
 
-    Of several tensors it is the smallest. A tensor of one channel has no figure for its channels,
-    and one without elements has none.
+    Of several tensors it is the smallest. A tensor without elements has no figure, one of one
+    channel none for its channels, one that is taken as a whole none for neighbours, and the first
+    of its kind none for its persistence.
     """
     found: dict[BoundKey, int] = {}
-    for stage, tensor in _tensors(base):
+    earlier: set[tuple[str, str, tuple[int, ...]]] = set()
+    for stage, name, tensor in _tensors(base):
         if not tensor.size:
             continue
-        channels = drift.Channels.of(tensor.shape).count
-        sizes = dict.fromkeys(SYSTEMATIC_METRICS, tensor.size)
-        sizes[Metric.LOCAL_CHANNEL_BIAS] = tensor.size // channels
-        if channels == 1:
-            del sizes[Metric.LOCAL_CHANNEL_BIAS]
+        layout = drift.Layout.of(tensor.shape)
+        sizes = {Metric.LOCAL_GAIN: tensor.size, Metric.LOCAL_BIAS: tensor.size}
+        if layout.channels > 1:
+            sizes[Metric.LOCAL_CHANNEL_BIAS] = tensor.size // layout.channels
+        if layout.row:
+            sizes[Metric.LOCAL_SPATIAL] = tensor.size
+        if (stage.kind, name, tensor.shape) in earlier:
+            sizes[Metric.LOCAL_PERSISTENCE] = tensor.size
+        earlier.add((stage.kind, name, tensor.shape))
         for metric, size in sizes.items():
             key = BoundKey(Kind.CROSS_CLASS, metric, str(stage))
             found[key] = min(found.get(key, size), size)
     return found
 
 
-def _tensors(base: Recording) -> Iterator[tuple[Stage, Array]]:
-    """Yield every tensor with the stage that bounds it; that of outputs is `OUTPUT`."""
+def _tensors(base: Recording) -> Iterator[tuple[Stage, str, Array]]:
+    """Yield every tensor after the stage that bounds it and its key; outputs are at `OUTPUT`."""
     for (stage, key), tensor in base.stage_tensors.items():
-        yield bounded_stage(stage, key), tensor
-    for tensor in base.output_tensors.values():
-        yield OUTPUT, tensor
+        yield bounded_stage(stage, key), key, tensor
+    for name, tensor in base.output_tensors.items():
+        yield OUTPUT, name, tensor
 
 
 def _batch_figures(scenario: Scenario, batch: Recording, singles: list[Recording]) -> Figures:
@@ -814,23 +826,32 @@ def _check_finite(case: Case, measured: Mapping[str, Sequence[Figures]]) -> None
 def compact(limits: Mapping[BoundKey, float]) -> Figures:
     """Return limits with one local bound per kind of stage, in place of one per stage.
 
-    A stage whose limit is `FAR` above or below the median of its kind keeps its own. The kind's
-    bound is the largest limit of its other stages.
+    A stage whose limit on relative L2 is `FAR` above or below the median of its kind keeps its own
+    limits, those on systematic drift too. A kind's bound is the largest limit of its other stages.
     """
-    found = {key: limit for key, limit in limits.items() if key.metric not in LOCAL_METRICS}
+    far = _far(limits)
+    found: Figures = {}
+    for key, limit in limits.items():
+        is_kept = key.metric not in LOCAL_METRICS or key.pattern in far
+        covering = key if is_kept else _of_its_kind(key)
+        found[covering] = max(found.get(covering, 0.0), limit)
+    return found
+
+
+def _far(limits: Mapping[BoundKey, float]) -> set[str]:
+    """Return the stages whose limit on relative L2 is `FAR` from the median of their kind."""
     kinds: dict[BoundKey, Figures] = {}
     for key, limit in limits.items():
-        if key.metric in LOCAL_METRICS:
+        if key.metric is Metric.LOCAL_REL_L2:
             kinds.setdefault(_of_its_kind(key), {})[key] = limit
-    for kind, stages in kinds.items():
+    found: set[str] = set()
+    for stages in kinds.values():
         middle = median_low(stages.values())
-        far = {
-            key: limit
+        found |= {
+            key.pattern
             for key, limit in stages.items()
             if limit > FAR * middle or limit * FAR < middle
         }
-        found |= far
-        found[kind] = max(limit for key, limit in stages.items() if key not in far)
     return found
 
 
