@@ -45,6 +45,7 @@ def test_drift_is_what_numpy_says_in_float64(shape, dtype):
         gain=approx(((wide - wide_expected) * wide_expected).sum() / (wide_expected**2).sum()),
         bias=approx((wide - wide_expected).mean() / np.sqrt((wide_expected**2).mean())),
         channel_bias=approx(channel_bias(wide, wide_expected)),
+        spatial=pytest.approx(spatial(wide, wide_expected), abs=2e-3),  # pairs of two chunks
     )
 
 
@@ -59,6 +60,25 @@ def channel_bias(wide: np.ndarray, wide_expected: np.ndarray) -> float:
     others = None if axis is None else tuple(i for i in range(wide.ndim) if i != axis)
     means = np.atleast_1d((wide - wide_expected).mean(axis=others))
     return max(means, key=abs) / np.sqrt((wide_expected**2).mean())
+
+
+def spatial(wide: np.ndarray, wide_expected: np.ndarray) -> float:
+    """Return how far neighbours move alike, in units of the norm of the expected array.
+
+    The sequences of a batch follow each other, and so do the frames of a video.
+    """
+    gap = wide - wide_expected
+    if gap.ndim < 3:
+        return 0.0
+    if gap.ndim == 3:
+        places = gap.reshape(-1, gap.shape[2])
+        products = (places[1:] * places[:-1]).sum()
+    else:
+        images = gap.reshape(gap.shape[0] * gap.shape[1], -1, gap.shape[-1])
+        below = (images[:, 1:] * images[:, :-1]).sum()
+        beside = (images[:, :, 1:] * images[:, :, :-1]).sum()
+        products = (below + beside) / 2
+    return products / np.linalg.norm(gap) / np.linalg.norm(wide_expected)
 
 
 @pytest.mark.parametrize(
@@ -79,6 +99,31 @@ def test_the_bias_of_a_channel_is_found_whatever_the_layout_and_the_chunks(shape
     assert shifted.channel_bias == pytest.approx(1e-6, rel=0.5)
     assert abs(plain.channel_bias) < 0.5e-6
     assert shifted.bias == approx((rounding + shift).mean() / np.sqrt((expected**2).mean()))
+
+
+@pytest.mark.parametrize(
+    "shape", [(2, 3, 8, 8), (1, 70, 40, 40), (1, 5, 3, 16, 16), (2, 20, 48)], ids=str
+)
+def test_a_region_that_moves_has_neighbours_that_move_alike_and_rounding_has_not(shape):
+    """Both have the same relative L2."""
+    expected = spread(math.prod(shape), dtype="float64").reshape(shape)
+    rounding = 1e-6 * spread(math.prod(shape), 1, "float64").reshape(shape)
+    region = np.zeros(shape)
+    places = slice(0, shape[1] // 2) if len(shape) == 3 else (..., slice(0, shape[-1] // 2))
+    region[(slice(None), places) if len(shape) == 3 else places] = math.sqrt(2) * 1e-6
+    smooth, rough = measure(expected + region, expected), measure(expected + rounding, expected)
+    assert smooth.rel_l2 == pytest.approx(rough.rel_l2, rel=0.2)
+    assert smooth.spatial == approx(spatial(expected + region, expected))
+    assert rough.spatial == approx(spatial(expected + rounding, expected))
+    assert smooth.spatial > 0.75 * smooth.rel_l2
+    assert abs(rough.spatial) < 0.2 * rough.rel_l2
+
+
+def test_a_channel_of_several_chunks_loses_the_pairs_between_them_alone():
+    """One row of 217 has no row above it."""
+    expected = spread(3 * 300 * 301, dtype="float64").reshape(1, 3, 300, 301)
+    shifted = expected + 1e-6
+    assert measure(shifted, expected).spatial == pytest.approx(spatial(shifted, expected), rel=0.01)
 
 
 def test_a_scaled_tensor_has_a_gain_and_rounding_has_none():
@@ -235,13 +280,13 @@ def test_the_same_infinity_on_both_sides_is_measured_without_a_warning():
 @pytest.mark.parametrize("shape", [(0,), (0, 3), (2, 0, 2)], ids=str)
 def test_empty_arrays_do_not_drift(shape):
     """No element differs, and none is named."""
-    still = Drift(0.0, 0.0, 0.0, 0.0, 0, 0, (), 0.0, 0.0, True, 0.0, 0.0, 0.0)
+    still = Drift(0.0, 0.0, 0.0, 0.0, 0, 0, (), 0.0, 0.0, True, 0.0, 0.0, 0.0, 0.0)
     assert measure(np.zeros(shape), np.zeros(shape)) == still
 
 
 def test_a_number_without_dimensions_is_measured():
     """A 0-d array has one element, at the empty index."""
-    moved = Drift(1.0, 0.5, 3.0, 2.0, 1, 1, (), 3.0, 2.0, True, 0.5, 0.5, 0.5)
+    moved = Drift(1.0, 0.5, 3.0, 2.0, 1, 1, (), 3.0, 2.0, True, 0.5, 0.5, 0.5, 0.0)
     assert measure(np.array(3.0), np.array(2.0)) == moved
 
 
@@ -392,3 +437,43 @@ def test_without_what_went_in_on_both_sides_every_element_counts(made):
     found = of_teacher_forced(actual, expected)
     assert [each.key for each in found] == ["sample", "image"]
     assert found[0].l_inf == pytest.approx(0.01, rel=1e-5)
+
+
+def of_steps(made, differences: list[np.ndarray]) -> list[float]:
+    """Return the persistence of each step's tensor, over its relative L2."""
+    stages = [(f"scheduler.step#{index}", {}, {}) for index in range(len(differences))]
+    tensors = [spread(256, index, "float64") for index in range(len(differences))]
+    names = [f"scheduler.step#{index}/sample" for index in range(len(differences))]
+    moved = [tensor + gap for tensor, gap in zip(tensors, differences, strict=True)]
+    expected = made(stages=stages, kept=dict(zip(names, tensors, strict=True)), noise=[])
+    actual = made(stages=stages, kept=dict(zip(names, moved, strict=True)), noise=[])
+    steps = of_teacher_forced(actual, expected)[: len(differences)]
+    return [step.persistence / step.rel_l2 if step.rel_l2 else step.persistence for step in steps]
+
+
+def test_a_step_that_moves_as_those_before_it_persists(made):
+    """Its share of three steps before it is the root of three, whatever the sizes."""
+    gap = 1e-6 * spread(256, 9, "float64")
+    shares = of_steps(made, [gap, 3 * gap, gap, gap / 2])
+    assert shares == pytest.approx([0.0, 1.0, math.sqrt(2), math.sqrt(3)], rel=1e-6)
+
+
+def test_steps_that_round_independently_do_not_persist(made):
+    """Each share is that of 256 independent differences, however many came before."""
+    shares = of_steps(made, [1e-6 * spread(256, 50 + index, "float64") for index in range(12)])
+    assert all(abs(share) < 4 / math.sqrt(256) for share in shares)
+    assert np.sqrt(np.mean(np.square(shares[1:]))) == pytest.approx(1 / math.sqrt(256), rel=0.5)
+
+
+def test_a_step_that_did_not_move_has_no_direction(made):
+    """The steps around it are compared with each other."""
+    gap = 1e-6 * spread(256, 9, "float64")
+    assert of_steps(made, [gap, 0 * gap, -gap]) == pytest.approx([0.0, 0.0, -1.0], rel=1e-6)
+
+
+def test_a_step_that_is_not_finite_has_no_persistence_that_a_bound_admits(made):
+    """The next one is compared with the finite ones."""
+    gap = 1e-6 * spread(256, 9, "float64")
+    first, broken, last = of_steps(made, [gap, gap * math.nan, gap])
+    assert (first, last) == pytest.approx((0.0, 1.0), rel=1e-6)
+    assert math.isnan(broken)

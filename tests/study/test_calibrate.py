@@ -143,6 +143,23 @@ def test_a_stage_far_below_its_kind_gets_a_bound_of_its_own():
     assert compact(steps) == {first: 2.4e-7, kind: 1e-5}
 
 
+def test_bounds_on_systematic_drift_are_split_as_those_on_relative_l2():
+    """A stage of its own keeps both: its gain is no measure of what the others may be scaled by."""
+    measured = (9e-4, 2e-6, 1e-6, 3e-6)
+    limits = {}
+    for index, limit in enumerate(measured):
+        stage = local(f"scheduler.step#{index}")
+        limits |= {stage: limit, replace(stage, metric=Metric.LOCAL_GAIN): limit / 2}
+    kind, first = local("scheduler.step"), local("scheduler.step#0")
+    gain = Metric.LOCAL_GAIN
+    assert compact(limits) == {
+        first: 9e-4,
+        kind: 3e-6,
+        replace(first, metric=gain): 4.5e-4,
+        replace(kind, metric=gain): 1.5e-6,
+    }
+
+
 @pytest.mark.parametrize(
     ("key", "expected"),
     [
