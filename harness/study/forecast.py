@@ -14,10 +14,16 @@ from pathlib import Path
 
 from harness.errors import FileError, NotRecordedError, UsageError
 from harness.judge import drift
+from harness.judge.checks import part_of_bound
 from harness.records import Device, Metric, Stage, worst_first
 from harness.scenario.fields import Framework
 from harness.scenario.model import Case
-from harness.scenario.tolerance import BoundKey, Tolerance
+from harness.scenario.tolerance import (
+    LOCAL_METRICS,
+    SYSTEMATIC_METRICS,
+    BoundKey,
+    Tolerance,
+)
 from harness.session import Session
 from harness.store.recording import Observed, Recording
 from harness.study.budget import Budget
@@ -49,8 +55,9 @@ class Predicted:
         switched_off: What of deterministic mode keeps a GPU from doing this to the case; empty
             where a GPU may do it. The bounds that follow rest on the latter alone.
         local: The largest relative L2 drift of any stage, by its kind.
-        margins: The least margin of any stage to the scenario's bound on it, by its kind; below 1
-            the bound is exceeded. A kind without a bound, or that did not move, is missing.
+        margins: The least margin of any stage to one of the scenario's bounds on it, those on
+            systematic drift too, by its kind; below 1 a bound is exceeded. A kind without a bound,
+            or that did not move, is missing.
         seen: What was emulated, in words; empty where its recording is gone.
     """
 
@@ -326,32 +333,37 @@ def _by_kind(figures: Mapping[BoundKey, float]) -> ByKind:
 
 
 def _margins(figures: Mapping[BoundKey, float], tolerance: Tolerance | None) -> ByKind:
-    """Return the least margin of each kind, over its stages that moved and have a bound."""
+    """Return the least margin of each kind, over the figures of its stages that have a bound."""
     found: ByKind = {}
     for key, value in figures.items():
-        if key.metric is not Metric.LOCAL_REL_L2 or not value:
+        if key.metric not in LOCAL_METRICS or not value:
             continue
-        stage = Stage.parse(key.pattern)
-        bound = _bound_on(stage, tolerance)
-        if bound is not None:
-            found[stage.kind] = min(found.get(stage.kind, math.inf), bound / value)
+        bound = _bound_on(key, tolerance)
+        if bound is None:
+            continue
+        if key.metric in SYSTEMATIC_METRICS:
+            rel_l2 = replace(key, metric=Metric.LOCAL_REL_L2)
+            bound *= part_of_bound(figures[rel_l2], _bound_on(rel_l2, tolerance))
+        found[_kind(key)] = min(found.get(_kind(key), math.inf), bound / value)
     return found
 
 
-def _bound_on(stage: Stage, tolerance: Tolerance | None) -> float | None:
+def _bound_on(key: BoundKey, tolerance: Tolerance | None) -> float | None:
     if tolerance is None:
         return None
     if tolerance.exact:
         return 0.0
-    return tolerance.local_bound(Metric.LOCAL_REL_L2, stage)
+    return tolerance.local_bound(key.metric, Stage.parse(key.pattern))
 
 
 def _bounds(found: Calibration, tolerance: Tolerance | None) -> ByKind:
     """Return the loosest of the scenario's bounds on the stages of each kind."""
     bounds: ByKind = {}
     for key in found.noise:
-        bound = _bound_on(Stage.parse(key.pattern), tolerance)
-        if key.metric is Metric.LOCAL_REL_L2 and bound is not None:
+        if key.metric is not Metric.LOCAL_REL_L2:
+            continue
+        bound = _bound_on(key, tolerance)
+        if bound is not None:
             bounds[_kind(key)] = max(bounds.get(_kind(key), 0.0), bound)
     return bounds
 

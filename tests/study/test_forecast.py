@@ -140,11 +140,16 @@ CALIBRATION = Calibration(
 )
 
 
-def derived(case: Case, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Forecast:
-    """Return the forecast that follows from `CALIBRATION`."""
+def derived(
+    case: Case,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    measured: Calibration = CALIBRATION,
+) -> Forecast:
+    """Return the forecast that follows from what was measured."""
     base = builders.recording(tmp_path / "base")
     monkeypatch.setattr(Session, "record", lambda *_args, **_options: base)
-    monkeypatch.setattr(module, "calibrate", lambda *_args, **_options: CALIBRATION)
+    monkeypatch.setattr(module, "calibrate", lambda *_args, **_options: measured)
     with Session(Store(tmp_path / "baselines"), tmp_path / "run") as session:
         return forecast(session, case, Plan(), lambda _: None)
 
@@ -183,6 +188,20 @@ def test_the_bounds_now_are_held_against_what_is_expected(
     assert tf32.exceeds == ("scheduler.step",)
     assert found.is_within is is_within
     assert found.bounds["scheduler.step"] == bound
+
+
+def test_a_bound_on_systematic_drift_holds_in_proportion_for_an_emulation_too(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    """Its drift is a quarter of the bound on relative L2, and so is the part that holds."""
+    gain = replace(local("scheduler.step#0"), metric=Metric.LOCAL_GAIN)
+    fma = {**CALIBRATION.draws["fma"][0], gain: 3e-7}
+    measured = replace(CALIBRATION, draws={**CALIBRATION.draws, "fma": [fma]})
+    bounds = {"local_rel_l2": {"scheduler.step": 4e-6}, "local_gain": {"scheduler.step": 1e-6}}
+    case = builders.case(tolerance={"cross-class": bounds})
+    found = derived(case, monkeypatch, tmp_path, measured)
+    assert found.predicted[0].margins == {"scheduler.step": pytest.approx(0.25e-6 / 3e-7)}
+    assert not found.is_within
 
 
 def test_a_tolerance_that_admits_nothing_is_exceeded(
