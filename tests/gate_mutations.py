@@ -29,6 +29,7 @@ SHOWN_ALONE = {
     "effects", "abs_sum", "abs_sum_expected", "worst_index", "worst_actual", "worst_expected",
     "size", "actual", "expected", "source", "rel_l2", "differing", "file", "reference",
     "detection_rate", "peak_bytes_expected", "gain", "bias", "channel_bias", "batch", "test",
+    "spatial", "persistence",
 }  # fmt: skip
 
 # Reasons beside which only a recording can show other digests of outputs: `--recordings`.

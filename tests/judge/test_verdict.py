@@ -411,10 +411,11 @@ def test_an_outcome_holds_what_reports_show(made):
             gain=pytest.approx(2.0**-10 / 1.875),
             bias=pytest.approx(relative / 2),
             channel_bias=pytest.approx(relative / 2),
+            spatial=0.0,
         )
     }
     still, unet = outcome.free
-    assert still == StageDrift(Stage("noise", 0), "", 0.0, 0.0, 0.0, 0.0, 0.0)
+    assert still == StageDrift(Stage("noise", 0), "", 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
     assert (unet.stage, unet.key) == (Stage("unet", 0), "sample")
     assert (unet.l_inf, unet.rel_l2) == (2.0**-10, relative)
     assert outcome.baseline == JudgedBy(
@@ -443,7 +444,7 @@ def test_the_same_bits_are_reported_as_no_drift(made):
     """Arrays are not read for it; the sum comes from the baseline."""
     outcome = judge(builders.case(), made(), builders.match(made()), [])
     assert outcome.outputs == {
-        "image": Drift(0.0, 0.0, 2.5, 2.5, 0, 4, (), 0.0, 0.0, True, 0.0, 0.0, 0.0)
+        "image": Drift(0.0, 0.0, 2.5, 2.5, 0, 4, (), 0.0, 0.0, True, 0.0, 0.0, 0.0, 0.0)
     }
     assert (outcome.first_difference, outcome.free, outcome.checks) == (None, (), ())
 
