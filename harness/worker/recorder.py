@@ -321,10 +321,10 @@ class Recorder:
                 capture.on_draw(stage, tracer.on_result(stage, drawn))
 
         @contextmanager
-        def around(stage: Stage, component: Any) -> Iterator[None]:
+        def around(stage: Stage, component: Any, inputs: Dict[str, Any]) -> Iterator[None]:
             with reads.paused():
                 with unobserved():
-                    capture.before(stage)
+                    capture.before(stage, inputs)
                 with tracer.around(stage, component), capture.during(stage):
                     yield
 

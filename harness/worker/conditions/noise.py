@@ -155,7 +155,7 @@ def intercepted_draws(
 
     def randn_tensor(*args: Any, **kwargs: Any) -> torch.Tensor:
         stage = Stage(DRAW, next(indices))
-        with around(stage, None):
+        with around(stage, None, {}):
             drawn = make(*args, **kwargs)
         if on_draw is not None:
             on_draw(stage, as_tensor(drawn))

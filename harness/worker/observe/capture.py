@@ -57,7 +57,8 @@ class Capture:
             kept and then overwritten by the baseline's, so that the next stage gets the baseline's
             inputs and shows its own arithmetic alone.
         perturbation: A seed. What is fed on is moved by one unit in the last place: the teacher
-            tensors, or without them the initial noise.
+            tensors, or without them the initial noise. So is what the stages before that take,
+            such as the picture that a VAE encodes: nothing that is fed on reaches it.
         last_stage: The name of the stage after which the run ends with `Enough`; None for none.
         keep_every: N where the tensor of every N-th step of a scheduler is kept.
         evaluation: The evaluation in float64 that the run is; None for an ordinary run.
@@ -111,10 +112,19 @@ class Capture:
         self._noise.append(self._kept[name])
         self._end_after(stage)
 
-    def before(self, stage: Stage) -> None:
-        """Note what a scheduler holds before its first step."""
+    def before(self, stage: Stage, inputs: Mapping[str, Any]) -> None:
+        """Note what a scheduler holds before its first step, and perturb what an encoder takes."""
         if stage.scheduler is not None and stage.index == 0:
             self._before_step[stage.scheduler] = self._held_by(stage.scheduler)
+        if self._perturbation is not None and stage.scheduler is None and not self._has_begun:
+            for key, tensor in tensors_in(inputs).items():
+                if not _shares_memory_within(tensor):
+                    tensor.copy_(perturbed(tensor, f"{self._perturbation} {stage.name} {key}"))
+
+    @property
+    def _has_begun(self) -> bool:
+        """Whether noise was drawn or a scheduler stepped: what is fed on reaches what follows."""
+        return bool(self._noise or self._after_step)
 
     def during(self, stage: Stage) -> ContextManager[None]:
         """Return what a stage runs within, so that its clamps are noted."""
@@ -279,6 +289,12 @@ def perturbed(tensor: torch.Tensor, stream: str) -> torch.Tensor:
     neighbours = bits + torch.where(goes_up, 1, -1).to(bits.dtype)
     moves &= torch.isfinite(neighbours.view(tensor.dtype))  # above the largest number is infinity
     return torch.where(moves, neighbours, bits).view(tensor.dtype)
+
+
+def _shares_memory_within(tensor: torch.Tensor) -> bool:
+    """Return whether several elements lie in one place, as after `expand`: none can be written."""
+    strides = zip(tensor.stride(), tensor.shape)
+    return any(stride == 0 and size > 1 for stride, size in strides)
 
 
 def _kept_name(stage: Stage, key: str) -> str:

@@ -58,8 +58,9 @@ class Stage:
 OnStage = Callable[[Stage, Dict[str, Any], Any], Any]
 # Takes the name of the scheduler that made a step.
 OnStep = Callable[[str], None]
-# Takes a stage and the component that is called; returns what the call runs within.
-Around = Callable[[Stage, Any], ContextManager[Any]]
+# Takes a stage, the component that is called and its inputs by parameter; returns what the call
+# runs within.
+Around = Callable[[Stage, Any, Dict[str, Any]], ContextManager[Any]]
 # Takes a method and returns what stands in its place.
 Wrapper = Callable[[Any], Any]
 
@@ -73,7 +74,7 @@ class _EntryPoint(NamedTuple):
     scheduler: Optional[str] = None
 
 
-def nothing_around(_stage: Stage, _component: Any) -> ContextManager[Any]:
+def nothing_around(_stage: Stage, _component: Any, _inputs: Dict[str, Any]) -> ContextManager[Any]:
     """Let every stage run as it is."""
     return nullcontext()
 
@@ -220,14 +221,14 @@ class _Observer:
             if self._is_inside_stage:
                 return original(*args, **kwargs)
             stage = Stage(point.kind, next(indices), point.scheduler)
+            inputs = _by_parameter(signature, args, kwargs)
+            inputs.pop("self", None)  # a scheduler's step is wrapped on its class
             self._is_inside_stage = True
             try:
-                with self._around(stage, point.owner):
+                with self._around(stage, point.owner, inputs):
                     result = original(*args, **kwargs)
             finally:
                 self._is_inside_stage = False
-            inputs = _by_parameter(signature, args, kwargs)
-            inputs.pop("self", None)  # a scheduler's step is wrapped on its class
             return self._on_stage(stage, inputs, result)
 
         return call

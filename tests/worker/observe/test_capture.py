@@ -245,6 +245,30 @@ def test_a_result_is_kept_as_the_stage_returned_it():
     assert torch.equal(capture.tensors()["stage/text_encoder#0/states"], torch.ones(2, 3))
 
 
+def test_a_perturbation_reaches_what_an_encoder_takes():
+    """Nothing is fed on before it; what comes after the first noise is reached by that."""
+    view = SimpleNamespace(scheduler_configuration=lambda: {"scheduler": {}})
+    capture = Capture(view, perturbation=3)  # type: ignore[arg-type]
+    picture, tokens, spread = torch.ones(4, 4), torch.ones(2, dtype=torch.int64), torch.ones(1)
+    taken = {"x": picture, "ids": tokens, "mask": spread.expand(3)}
+    capture.before(Stage("vae.encode", 0), taken)
+    assert torch.equal(picture, perturbed(torch.ones(4, 4), "3 vae.encode#0 x"))
+    assert not (picture == 1).any()
+    assert (tokens.tolist(), spread.tolist()) == ([1, 1], [1.0])
+    later = torch.ones(4, 4)
+    capture.on_draw(Stage("noise", 0), torch.ones(2))
+    capture.before(Stage("unet", 0), {"sample": later})
+    assert torch.equal(later, torch.ones(4, 4))
+
+
+def test_without_a_perturbation_nothing_that_a_stage_takes_is_changed():
+    """An ordinary run only looks."""
+    capture = Capture(SimpleNamespace())  # type: ignore[arg-type]
+    picture = torch.ones(4, 4)
+    capture.before(Stage("vae.encode", 0), {"x": picture})
+    assert torch.equal(picture, torch.ones(4, 4))
+
+
 def test_what_goes_into_a_clamp_that_decides_a_step_is_kept(record: Record):
     """A U-Net that predicts no noise leaves all of it to the division by a number near zero."""
     fault = {"kind": "weights", "component": "unet", "modules": "convolution", "at": 0.999}

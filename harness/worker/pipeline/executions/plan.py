@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
-from typing import Any, ContextManager, Iterator, List, Sequence, Set
+from typing import Any, ContextManager, Dict, Iterator, List, Sequence, Set
 
 import torch
 
@@ -131,12 +131,12 @@ class Executions:
     def around(self, inner: Around) -> Around:
         """Return what a stage runs within: every execution that watches it, and `inner`."""
 
-        def enter(stage: Stage, component: Any) -> ContextManager[Any]:
+        def enter(stage: Stage, component: Any, inputs: Dict[str, Any]) -> ContextManager[Any]:
             stack = ExitStack()
             if self._is_watching:
                 for execution in self._all:
                     stack.enter_context(execution.around(stage))
-            stack.enter_context(inner(stage, component))
+            stack.enter_context(inner(stage, component, inputs))
             return stack
 
         return enter if self._all else inner
