@@ -208,7 +208,8 @@ class Calibration:
 
         Stages that one bound on relative L2 covers round alike, and their figures are taken
         together. A figure is at most that drift times the root of how many such sums the tensor
-        has, and so is its bound; a kind of which no stage has a smaller one gets none.
+        has, and so is its bound. Where the bound is no smaller than that it says nothing, and there
+        is none; but a stage that its kind's bound would cover then keeps its own.
 
         Args:
             limits: The bounds on relative L2, one per stage.
@@ -220,7 +221,7 @@ class Calibration:
         for key in rel_l2:
             alike.setdefault(_covering_key(key, bounds), []).append(key)
         found: Figures = {}
-        bounded: set[BoundKey] = set()
+        telling: set[BoundKey] = set()
         for covering, stages in alike.items():
             for metric in SYSTEMATIC_METRICS:
                 own = [replace(stage, metric=metric) for stage in stages]
@@ -231,8 +232,12 @@ class Calibration:
                 most = self._most(keys, bounds[covering])
                 found |= dict.fromkeys(keys, _round_up(min(limit, most)))
                 if limit < most:
-                    bounded |= {_of_its_kind(key) for key in keys}
-        return {key: limit for key, limit in found.items() if _of_its_kind(key) in bounded}
+                    telling |= {replace(covering, metric=metric), *keys}
+        return {
+            key: limit
+            for key, limit in found.items()
+            if key in telling or _of_its_kind(key) in telling
+        }
 
     def _systematic_limit(self, keys: list[BoundKey], rel_l2: float, without: str) -> float:
         shares = [
