@@ -103,7 +103,7 @@ class Calibration:
         perturbations: How many perturbations were run, over the replicas in turn.
         noise: The median drift over perturbations by one unit in the last place. A free run starts
             from a perturbed initial noise; in a teacher-forced run, every tensor that is fed on is
-            perturbed. In both, so is what the stages before the first noise take.
+            perturbed. In both, so is what a VAE encodes, and what stages before the noise take.
         draws: What every run gave, by the platform's name; that of perturbed inputs stands under
             `PERTURBATIONS`.
         machines: How many of the platforms are classes of other machines, and not synthetic.

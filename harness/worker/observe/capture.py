@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from .float64 import Float64
 
 FIRST_NOISE = f"{NOISE}0"  # the name of the initial noise in a recording
+ENCODE = ".encode"  # how the kind of a stage ends in which a VAE encodes
 # The integer type of each width, in bytes, whose order is that of floating-point numbers.
 INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 PendingDigests = Dict[str, PendingDigest]
@@ -57,8 +58,8 @@ class Capture:
             kept and then overwritten by the baseline's, so that the next stage gets the baseline's
             inputs and shows its own arithmetic alone.
         perturbation: A seed. What is fed on is moved by one unit in the last place: the teacher
-            tensors, or without them the initial noise. So is what the stages before that take,
-            such as the picture that a VAE encodes: nothing that is fed on reaches it.
+            tensors, or without them the initial noise. So is what the stages before that take, and
+            what is encoded, such as a picture: nothing that is fed on reaches it.
         last_stage: The name of the stage after which the run ends with `Enough`; None for none.
         keep_every: N where the tensor of every N-th step of a scheduler is kept.
         evaluation: The evaluation in float64 that the run is; None for an ordinary run.
@@ -116,15 +117,18 @@ class Capture:
         """Note what a scheduler holds before its first step, and perturb what an encoder takes."""
         if stage.scheduler is not None and stage.index == 0:
             self._before_step[stage.scheduler] = self._held_by(stage.scheduler)
-        if self._perturbation is not None and stage.scheduler is None and not self._has_begun:
+        if self._perturbation is not None and not self._is_reached(stage):
             for key, tensor in tensors_in(inputs).items():
                 if not _shares_memory_within(tensor):
                     tensor.copy_(perturbed(tensor, f"{self._perturbation} {stage.name} {key}"))
 
-    @property
-    def _has_begun(self) -> bool:
-        """Whether noise was drawn or a scheduler stepped: what is fed on reaches what follows."""
-        return bool(self._noise or self._after_step)
+    def _is_reached(self, stage: Stage) -> bool:
+        """Return whether something that is fed on reaches what a stage takes.
+
+        It reaches whatever follows the first noise or the first step, but for what is encoded.
+        """
+        has_begun = bool(self._noise or self._after_step)
+        return stage.scheduler is not None or (has_begun and not stage.kind.endswith(ENCODE))
 
     def during(self, stage: Stage) -> ContextManager[None]:
         """Return what a stage runs within, so that its clamps are noted."""

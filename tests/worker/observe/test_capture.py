@@ -246,7 +246,7 @@ def test_a_result_is_kept_as_the_stage_returned_it():
 
 
 def test_a_perturbation_reaches_what_an_encoder_takes():
-    """Nothing is fed on before it; what comes after the first noise is reached by that."""
+    """Nothing that is fed on reaches it; all else is reached by the first noise."""
     view = SimpleNamespace(scheduler_configuration=lambda: {"scheduler": {}})
     capture = Capture(view, perturbation=3)  # type: ignore[arg-type]
     picture, tokens, spread = torch.ones(4, 4), torch.ones(2, dtype=torch.int64), torch.ones(1)
@@ -259,6 +259,8 @@ def test_a_perturbation_reaches_what_an_encoder_takes():
     capture.on_draw(Stage("noise", 0), torch.ones(2))
     capture.before(Stage("unet", 0), {"sample": later})
     assert torch.equal(later, torch.ones(4, 4))
+    capture.before(Stage("vae.encode", 1), {"x": later})
+    assert torch.equal(later, perturbed(torch.ones(4, 4), "3 vae.encode#1 x"))
 
 
 def test_without_a_perturbation_nothing_that_a_stage_takes_is_changed():
