@@ -175,8 +175,8 @@ class _Sums:
     `worst` is the largest absolute difference so far, and `worst_at` its index in the flat array.
     The products, squares and absolute values are sums over all elements so far, `neighbours` is the
     sum of the products of neighbouring differences, and `channels` has the sums of the differences
-    of each channel. Products are summed by `einsum`: `dot` starts the
-    threads of BLAS, which wait for each other on a busy machine (measured: 25 times slower).
+    of each channel. Products are summed by `einsum`: `dot` starts the threads of BLAS, which wait
+    for each other on a busy machine (measured: 25 times slower).
 
     Args:
         room: The number of elements of the largest chunk.
@@ -234,7 +234,7 @@ def _drift(sums: _Sums, flat_actual: Array, flat_expected: Array, shape: tuple[i
     farthest = max(sums.channels, key=abs, default=0.0) * sums.channels.size
     root_size = math.sqrt(size)
     moved = math.sqrt(sums.square_difference)
-    alike = _ratio(sums.neighbours, moved * norm, sums)
+    alike = _ratio(sums.neighbours, moved * norm, sums) if moved else 0.0  # squares may vanish
     return Drift(
         l_inf=sums.worst if finite else math.nan,
         rel_l2=_ratio(moved, norm, sums) if finite else math.nan,

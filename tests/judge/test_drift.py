@@ -126,6 +126,16 @@ def test_a_channel_of_several_chunks_loses_the_pairs_between_them_alone():
     assert measure(shifted, expected).spatial == pytest.approx(spatial(shifted, expected), rel=0.01)
 
 
+def test_differences_whose_squares_vanish_have_no_neighbours():
+    """As their relative L2, which is zero too; only L-inf sees them."""
+    expected = np.ones((1, 1, 8, 8))
+    expected[0, 0, 0, 0] = 1e-200
+    actual = expected.copy()
+    actual[0, 0, 0, 0] = 2e-200
+    moved = measure(actual, expected)
+    assert (moved.l_inf, moved.rel_l2, moved.spatial) == (1e-200, 0.0, 0.0)
+
+
 def test_a_scaled_tensor_has_a_gain_and_rounding_has_none():
     """Both have the same relative L2."""
     expected = spread(40_000, dtype="float64").reshape(1, 4, 100, 100)
