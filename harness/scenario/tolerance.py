@@ -57,6 +57,16 @@ class BoundKey:
         return subject if self.kind is Kind.CROSS_CLASS else f"{self.kind} {subject}"
 
 
+def patterns_of(stage: Stage) -> tuple[str, ...]:
+    """Return the patterns of the bounds that may cover a stage, the most specific one first.
+
+    They are its own name, its kind, and `ANY_STAGE`. What goes into the clamp of a step is covered
+    by the step's bounds where it has none of its own.
+    """
+    step = replace(stage, kind=stage.kind.removesuffix(f".{CLAMPED}"))
+    return str(stage), stage.kind, str(step), step.kind, ANY_STAGE
+
+
 @dataclass(frozen=True)
 class Tolerance:
     """The bounds of one kind of comparison; with `exact`, no difference is admitted.
@@ -105,15 +115,10 @@ class Tolerance:
     def local_pattern(self, metric: Metric, stage: Stage) -> str | None:
         """Return the pattern of the bound that covers `stage`; None where no bound does.
 
-        The most specific pattern covers it: its own name, else its kind, else `ANY_STAGE`. What
-        goes into the clamp of a step is covered by the step's bounds where it has none of its own.
+        The most specific pattern covers it.
         """
         patterns = self.local.get(metric, {})
-        step = replace(stage, kind=stage.kind.removesuffix(f".{CLAMPED}"))
-        for pattern in (str(stage), stage.kind, str(step), step.kind, ANY_STAGE):
-            if pattern in patterns:
-                return pattern
-        return None
+        return next((each for each in patterns_of(stage) if each in patterns), None)
 
     def local_bound(self, metric: Metric, stage: Stage) -> float | None:
         """Return the bound that covers `stage`; None where no bound does."""

@@ -50,6 +50,7 @@ from harness.scenario.tolerance import (
     Evidence,
     Kind,
     Tolerance,
+    patterns_of,
 )
 from harness.session import Session
 from harness.store.baselines import Baseline
@@ -209,7 +210,7 @@ class Calibration:
         Stages that one bound on relative L2 covers round alike, and their figures are taken
         together. A figure is at most that drift times the root of how many such sums the tensor
         has, and so is its bound. Where the bound is no smaller than that it says nothing, and there
-        is none; but a stage that its kind's bound would cover then keeps its own.
+        is none; but a stage that another bound would cover then keeps its own.
 
         Args:
             limits: The bounds on relative L2, one per stage.
@@ -234,9 +235,7 @@ class Calibration:
                 if limit < most:
                     telling |= {replace(covering, metric=metric), *keys}
         return {
-            key: limit
-            for key, limit in found.items()
-            if key in telling or _of_its_kind(key) in telling
+            key: limit for key, limit in found.items() if not telling.isdisjoint(_covering(key))
         }
 
     def _systematic_limit(self, keys: list[BoundKey], rel_l2: float, without: str) -> float:
@@ -893,6 +892,11 @@ def _covering_key(key: BoundKey, bounds: Mapping[BoundKey, float]) -> BoundKey:
     if key in bounds or key.metric not in LOCAL_METRICS:
         return key
     return _of_its_kind(key)
+
+
+def _covering(key: BoundKey) -> list[BoundKey]:
+    """Return the keys of the bounds that may cover the figure of one stage at `key`."""
+    return [replace(key, pattern=pattern) for pattern in patterns_of(Stage.parse(key.pattern))]
 
 
 def _of_its_kind(key: BoundKey) -> BoundKey:

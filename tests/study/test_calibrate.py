@@ -135,6 +135,31 @@ def test_a_stage_of_which_nothing_can_be_said_is_not_held_by_the_bound_of_anothe
     ] == [("scheduler.step#0/sample", True), ("scheduler.step#1/sample", False)]
 
 
+def test_what_goes_into_a_clamp_is_not_held_by_a_bound_on_what_comes_out():
+    """A few runs say nothing of the bias of what goes in; the step's own bound is far smaller."""
+    stages = {"scheduler.step.clamped#0": (1e-5, 0.4), "scheduler.step#0": (1e-6, 0.01)}
+    run = {
+        replace(local(stage), metric=metric): share * rel_l2
+        for stage, (rel_l2, bias) in stages.items()
+        for metric, share in (
+            (Metric.LOCAL_REL_L2, 1.0),
+            (Metric.LOCAL_GAIN, 0.01),
+            (Metric.LOCAL_BIAS, bias),
+        )
+    }
+    sizes = {
+        replace(local(stage), metric=metric): 4096
+        for stage in stages
+        for metric in (Metric.LOCAL_GAIN, Metric.LOCAL_BIAS)
+    }
+    found = replace(FOUND, noise={}, draws={"platform": [run] * 6}, sizes=sizes, last_place=1e-12)
+    bounds = Tolerance.from_keys(compact(found.limits()))
+    moved = StageDrift(Stage("scheduler.step", 0), "clamped", 0.0, 1e-5, bias=4e-6)
+    checks = [each.check for each in check_local([moved], bounds) if each.drift is not None]
+    (bias,) = (check for check in checks if check.metric is Metric.LOCAL_BIAS)
+    assert bias.passed
+
+
 def test_a_stage_far_below_its_kind_gets_a_bound_of_its_own():
     """A step that a clamp decides hardly rounds, and is held to that."""
     measured = (2.4e-7, 8e-6, 9e-6, 1e-5)
