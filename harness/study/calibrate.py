@@ -834,11 +834,11 @@ def compact(limits: Mapping[BoundKey, float]) -> Figures:
     limits, those on systematic drift too. A kind's bound is the largest limit of its other stages.
     """
     far = _far(limits)
-    found: Figures = {}
+    found = {key: limit for key, limit in limits.items() if key.metric not in LOCAL_METRICS}
     for key, limit in limits.items():
-        is_kept = key.metric not in LOCAL_METRICS or key.pattern in far
-        covering = key if is_kept else _of_its_kind(key)
-        found[covering] = max(found.get(covering, 0.0), limit)
+        if key.metric in LOCAL_METRICS:
+            covering = key if key.pattern in far else _of_its_kind(key)
+            found[covering] = max(found.get(covering, 0.0), limit)
     return found
 
 
