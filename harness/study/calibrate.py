@@ -888,10 +888,10 @@ def _value(figure: Figure) -> float:
 
 
 def _covering_key(key: BoundKey, bounds: Mapping[BoundKey, float]) -> BoundKey:
-    """Return which of `bounds` covers the figure at `key`: its own, else that of its kind."""
-    if key in bounds or key.metric not in LOCAL_METRICS:
+    """Return which of `bounds` covers the figure at `key`; that of its kind where none does."""
+    if key.metric not in LOCAL_METRICS:
         return key
-    return _of_its_kind(key)
+    return next((each for each in _covering(key) if each in bounds), _of_its_kind(key))
 
 
 def _covering(key: BoundKey) -> list[BoundKey]:

@@ -1,11 +1,12 @@
 """Derives bounds from the spread of what was measured, with a stated tail.
 
-**Systematic drift**: gain, bias, and the bias of a channel. Rounding moves the elements of a tensor
-up and down alike. How much of a drift is systematic is therefore a draw around zero, and the
-largest of a few draws says little about the next one. A bound follows from the spread of all draws
-instead. Each draw is taken as a share, the figure divided by the relative L2 drift of the same run:
-platforms round more or less strongly, and the share hardly depends on it. The judge multiplies the
-share that is admitted by the drift of the tensor that it judges (`judge/checks.py`).
+**Systematic drift**: gain, bias, the bias of a channel, and whether neighbours or successive calls
+move alike. Rounding moves the elements of a tensor up and down alike. How much of a drift is
+systematic is therefore a draw around zero, and the largest of a few draws says little about the
+next one. A bound follows from the spread of all draws instead. Each draw is taken as a share, the
+figure divided by the relative L2 drift of the same run: platforms round more or less strongly, and
+the share hardly depends on it. The judge multiplies the share that is admitted by the drift of the
+tensor that it judges (`judge/checks.py`).
 
 **Free drift** depends on the seed, and a run amplifies it: its size is spread over a factor, not
 over a sum. Its logarithm is taken as normal.
